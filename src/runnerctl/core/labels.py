@@ -1,0 +1,55 @@
+"""The labels a slot should have, and how two sets of labels compare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runnerctl.errors import ConfigError
+
+__all__ = ["ARCHITECTURES", "READ_ONLY", "architecture_label", "check_label", "custom_labels", "normalise"]
+
+# `uname -m` -> GitHub's name for it (actions/runner, Constants.Architecture).
+ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
+# What GitHub adds by itself and reports as type `read-only`.
+READ_ONLY = frozenset({"self-hosted", "linux", "x64", "arm64", "arm"})
+MAX_LENGTH = 256  # actions/runner, ConfigurationManager: a longer label is refused
+
+
+def architecture_label(machine: str) -> str:
+    """GitHub's label for an architecture as ``uname -m`` prints it. Raises ConfigError for any other."""
+    try:
+        return ARCHITECTURES[machine]
+    except KeyError:
+        raise ConfigError(
+            f"architecture {machine!r} is not supported", remedy="use an x86_64 or aarch64 host"
+        ) from None
+
+
+def check_label(label: str) -> str | None:
+    """What is wrong with a label, or None.
+
+    A comma separates labels on ``config.sh``'s command line; GitHub takes up to 256 characters.
+    """
+    if not label.strip() or label != label.strip():
+        return "is empty or begins or ends with a space"
+    if "," in label:
+        return "contains a comma"
+    if len(label) > MAX_LENGTH:
+        return f"has {len(label)} characters, more than {MAX_LENGTH}"
+    if not label.isprintable():
+        return "contains a control character"
+    return None
+
+
+def normalise(labels: Iterable[str]) -> frozenset[str]:
+    """GitHub compares labels without case and returns them in no order: compare as lower-cased sets."""
+    return frozenset(label.lower() for label in labels)
+
+
+def custom_labels(own: Iterable[str], *, gpus: int) -> tuple[str, ...]:
+    """The custom labels of a slot: inventory's own and ``gpu`` when it has GPUs; sorted, lower-cased.
+
+    The fixed ones (``self-hosted``, ``linux``, the architecture) are GitHub's to add.
+    """
+    wanted = normalise(own) | ({"gpu"} if gpus else set())
+    return tuple(sorted(wanted - READ_ONLY))
