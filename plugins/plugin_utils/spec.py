@@ -1,0 +1,63 @@
+"""The spec of the host a task runs for, read from the task's variables on the controller."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.plugins.action import ActionBase
+
+try:
+    from runnerctl.core.spec import SECTIONS, HostSpec, Problem, host_spec
+    from runnerctl.errors import RunnerctlError
+except ImportError as error:
+    raise AnsibleActionFail(
+        f"the controller's Python lacks {error.name}: run `pip install 'runnerctl[controller]'` "
+        "in the environment that holds ansible-playbook"
+    ) from error
+
+__all__ = ["RunnerctlError", "plain", "read_spec", "spec_from_task"]
+
+
+def plain(value: Any) -> Any:
+    """Turn Ansible's lazy, tagged containers (ansible-core 2.19) into plain Python data."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, str):
+        return "".join((value, ""))  # an exact str: `str(value)` would keep the tagged subclass
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return value
+
+
+def read_spec(action: ActionBase, task_vars: Mapping[str, Any]) -> tuple[HostSpec | None, list[Problem]]:
+    """The spec, or None and every problem with it."""
+    prefixes = tuple(f"{section}_" for section in SECTIONS)
+    values: dict[str, Any] = {}
+    problems = []
+    for name in sorted(task_vars):
+        if not name.startswith(prefixes):
+            continue
+        try:
+            values[name] = plain(action._templar.template(task_vars[name]))
+        except AnsibleError as error:
+            reason = str(error).splitlines()[0]
+            problems.append(Problem(name, f"cannot be templated: {reason}", "define what it refers to"))
+    spec, found = host_spec(str(task_vars["inventory_hostname"]), values)
+    problems += found
+    return (None, problems) if problems else (spec, [])
+
+
+def spec_from_task(action: ActionBase, task_vars: Mapping[str, Any]) -> HostSpec:
+    """The spec of the task's host.
+
+    Raises AnsibleActionFail with one line a problem: the variable, what is wrong, what to do.
+    """
+    spec, problems = read_spec(action, task_vars)
+    if spec is None:
+        host = str(task_vars["inventory_hostname"])
+        raise AnsibleActionFail("\n".join(problem.line(host) for problem in problems))
+    return spec
