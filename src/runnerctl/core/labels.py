@@ -46,10 +46,11 @@ def normalise(labels: Iterable[str]) -> frozenset[str]:
     return frozenset(label.lower() for label in labels)
 
 
-def custom_labels(own: Iterable[str], *, gpus: int) -> tuple[str, ...]:
+def custom_labels(own: Iterable[str], *, gpus: int, fixed: bool = True) -> tuple[str, ...]:
     """The custom labels of a slot: inventory's own and ``gpu`` when it has GPUs; sorted, lower-cased.
 
-    The fixed ones (``self-hosted``, ``linux``, the architecture) are GitHub's to add.
+    The ``fixed`` ones (``self-hosted``, ``linux``, the architecture) are GitHub's to add; without them an
+    inventory may name them itself.
     """
     wanted = normalise(own) | ({"gpu"} if gpus else set())
-    return tuple(sorted(wanted - READ_ONLY))
+    return tuple(sorted(wanted - READ_ONLY if fixed else wanted))

@@ -136,7 +136,9 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def slot_labels(self, slot: Slot) -> tuple[str, ...]:
         """The custom labels of a slot (see `runnerctl.core.labels.custom_labels`)."""
-        return custom_labels((*self.github_runner.labels, *slot.labels), gpus=len(slot.gpus))
+        runner = self.github_runner
+        own = (*runner.labels, *slot.labels)
+        return custom_labels(own, gpus=len(slot.gpus), fixed=not runner.no_default_labels)
 
     def runner_name(self, slot: Slot) -> str:
         """The name on GitHub: ``<host>-<slot>``."""

@@ -1,0 +1,170 @@
+"""What must happen so that a slot's registration is what its spec says.
+
+Three readings are compared: the spec, what the host reports (its ``.runner`` and our own state file) and
+GitHub's record. Nothing here touches any of them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from runnerctl.core.labels import normalise
+from runnerctl.core.spec import HostSpec, Slot
+
+__all__ = ["LocalSlot", "Record", "Registration", "SlotPlan", "plan_slot"]
+
+
+class LocalSlot(msgspec.Struct, frozen=True):
+    """What the host reports of a slot.
+
+    ``registering`` is true when a registration was begun and its end was never noted: the process was
+    killed in between, so a record of that name is ours.
+    """
+
+    name: str
+    agent_id: int | None = None
+    agent_name: str | None = None
+    url: str | None = None
+    registering: bool = False
+    busy: bool = False
+    active: bool = False
+    hold: str | None = None
+    pending_restart: bool = False
+    changes: tuple[str, ...] = ()
+
+
+class Record(msgspec.Struct, frozen=True):
+    """GitHub's record of a runner. ``labels`` are lower-cased; ``read_only`` those that GitHub added."""
+
+    id: int
+    name: str
+    online: bool
+    busy: bool
+    labels: frozenset[str]
+    read_only: frozenset[str]
+    group_id: int | None = None
+
+
+class Registration(msgspec.Struct, frozen=True):
+    """A registration to make. ``replace`` takes the record's place; ``delete`` removes an older one first."""
+
+    replace: bool = False
+    delete: int | None = None
+    delete_url: str | None = None
+
+
+class SlotPlan(msgspec.Struct, frozen=True):
+    """Everything to do for one slot on GitHub, and why.
+
+    ``error`` stops the run before anything changes; ``waits_for`` says why a needed change is not made now.
+    """
+
+    name: str
+    runner_name: str
+    registration: Registration | None = None
+    labels: tuple[str, ...] | None = None
+    move_to_group: int | None = None
+    reasons: tuple[str, ...] = ()
+    error: str | None = None
+    waits_for: Literal["idle"] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """Whether GitHub will differ afterwards."""
+        return self.registration is not None or self.labels is not None or self.move_to_group is not None
+
+
+def plan_slot(
+    spec: HostSpec,
+    slot: Slot,
+    local: LocalSlot,
+    *,
+    named: Record | None,
+    own: Record | None,
+    group_id: int | None = None,
+) -> SlotPlan:
+    """Decide for one slot.
+
+    ``named`` is the record with the slot's runner name in its scope, ``own`` the one whose id stands in the
+    local ``.runner`` (the same one, as a rule). ``group_id`` is the wanted group's id, when one is wanted.
+    """
+    runner_name = spec.runner_name(slot)
+    here = local.agent_id is not None and _same_url(local.url, spec.slot_scope(slot).url)
+    if here and own is not None and own.name.lower() == runner_name.lower():
+        if reason := _fixed_labels_reason(spec, own):
+            return _register(spec, slot, local, None, f"{reason}: registering again", delete=own.id)
+        return _repair(spec, slot, own, group_id)
+    if here and own is not None:
+        reason = f"is registered as {own.name}"
+        return _register(spec, slot, local, named, reason, delete=own.id)
+    if here:
+        return _register(spec, slot, local, named, f"record {local.agent_id} is gone from GitHub")
+    if local.agent_id is not None:
+        reason = f"moves from {local.url}"
+        return _register(spec, slot, local, named, reason, delete=local.agent_id, delete_url=local.url)
+    return _register(spec, slot, local, named, "is not registered")
+
+
+def _same_url(one: str | None, other: str) -> bool:
+    return (one or "").rstrip("/").lower() == other.rstrip("/").lower()
+
+
+def _register(
+    spec: HostSpec,
+    slot: Slot,
+    local: LocalSlot,
+    named: Record | None,
+    reason: str,
+    *,
+    delete: int | None = None,
+    delete_url: str | None = None,
+) -> SlotPlan:
+    runner_name = spec.runner_name(slot)
+    ours = local.registering or spec.github_runner.replace == "offline"
+    if named is not None and named.id != delete and (named.online or not ours):
+        return SlotPlan(slot.name, runner_name, error=_foreign(spec, slot, named))
+    if local.busy or (named is not None and named.busy):
+        return SlotPlan(slot.name, runner_name, reasons=(reason,), waits_for="idle")
+    replace = named is not None and named.id != delete
+    registration = Registration(replace=replace, delete=delete, delete_url=delete_url)
+    return SlotPlan(slot.name, runner_name, registration=registration, reasons=(reason,))
+
+
+def _foreign(spec: HostSpec, slot: Slot, named: Record) -> str:
+    state = "online" if named.online else "offline"
+    remedy = (
+        "rename the slot or remove that runner"
+        if named.online
+        else "remove that runner, or set github_runner_replace: offline if this host was reinstalled"
+    )
+    where = spec.slot_scope(slot).name
+    return f"the name {named.name} at {where} belongs to another runner (id {named.id}, {state}); {remedy}"
+
+
+def _fixed_labels_reason(spec: HostSpec, own: Record) -> str | None:
+    """GitHub sets its fixed labels at registration only, and never lets the API change them."""
+    if spec.github_runner.no_default_labels and own.read_only:
+        return "has GitHub's default labels"
+    if not spec.github_runner.no_default_labels and "self-hosted" not in own.read_only | own.labels:
+        return "lacks GitHub's default labels"
+    return None
+
+
+def _repair(spec: HostSpec, slot: Slot, own: Record, group_id: int | None) -> SlotPlan:
+    wanted = normalise(spec.slot_labels(slot))
+    have = own.labels
+    reasons = []
+    labels = None
+    if have != wanted:
+        labels = tuple(sorted(wanted))
+        changes = [f"+{name}" for name in sorted(wanted - have)] + [f"-{name}" for name in sorted(have - wanted)]
+        reasons.append(f"labels {' '.join(changes)}")
+    move = None
+    if group_id is not None and own.group_id is not None and own.group_id != group_id:
+        move = group_id
+        reasons.append(f"group {own.group_id} -> {group_id}")
+    return SlotPlan(
+        slot.name, spec.runner_name(slot), labels=labels, move_to_group=move, reasons=tuple(reasons)
+    )
