@@ -1,0 +1,62 @@
+"""Every check, in the order in which findings are listed. A new check is one more name here."""
+
+from __future__ import annotations
+
+from runnerctl.core.checks.driver import DRIVER_MISMATCH, DRIVER_NVML
+from runnerctl.core.checks.github import (
+    GITHUB_GROUP,
+    GITHUB_LABELS,
+    GITHUB_ONLINE,
+    GITHUB_RECORD,
+    GITHUB_VERSION,
+)
+from runnerctl.core.checks.gpu import GPU_ANSWERS, GPU_COUNT, GPU_SLOTS
+from runnerctl.core.checks.host import (
+    HOST_API,
+    HOST_CLOCK,
+    HOST_DISK,
+    HOST_INODES,
+    HOST_READ_ONLY,
+    HOST_SPEC,
+    HOST_TIME_SYNC,
+)
+from runnerctl.core.checks.services import CONDA_INSTALLED, DOCKER_ENGINE
+from runnerctl.core.checks.slot import (
+    SLOT_CONNECTION,
+    SLOT_LISTENER,
+    SLOT_PENDING_RESTART,
+    SLOT_REGISTERED,
+    SLOT_UNIT,
+    SLOT_VERSION,
+)
+from runnerctl.core.findings import Check
+
+__all__ = ["CHECKS"]
+
+CHECKS: tuple[Check, ...] = (
+    HOST_SPEC,
+    DRIVER_NVML,
+    DRIVER_MISMATCH,
+    GPU_COUNT,
+    GPU_ANSWERS,
+    GPU_SLOTS,
+    SLOT_REGISTERED,
+    SLOT_UNIT,
+    SLOT_LISTENER,
+    SLOT_CONNECTION,
+    SLOT_VERSION,
+    SLOT_PENDING_RESTART,
+    HOST_DISK,
+    HOST_INODES,
+    HOST_READ_ONLY,
+    HOST_API,
+    HOST_CLOCK,
+    HOST_TIME_SYNC,
+    DOCKER_ENGINE,
+    CONDA_INSTALLED,
+    GITHUB_RECORD,
+    GITHUB_ONLINE,
+    GITHUB_LABELS,
+    GITHUB_GROUP,
+    GITHUB_VERSION,
+)

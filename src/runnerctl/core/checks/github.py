@@ -1,0 +1,188 @@
+"""GitHub's view of each slot; only where a credential is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from runnerctl.core.checks.expect import limits, spec_slot
+from runnerctl.core.findings import Check, Verdict, critical, ok, warning
+from runnerctl.core.labels import READ_ONLY, normalise
+from runnerctl.core.snapshot import GithubRecord, Registration, SlotReading, Snapshot
+from runnerctl.core.spec import HostSpec
+
+__all__ = ["GITHUB_GROUP", "GITHUB_LABELS", "GITHUB_ONLINE", "GITHUB_RECORD", "GITHUB_VERSION"]
+
+_PROVISION = "run the provision playbook for this host again"
+
+
+def _asked(snapshot: Snapshot) -> bool:
+    slots = snapshot.slots
+    return isinstance(slots, tuple) and any(slot.github is not None for slot in slots)
+
+
+def _judge_record(
+    slot: SlotReading,
+    record: GithubRecord | None,
+    registration: Registration | None,
+    *,
+    spec: HostSpec | None,
+) -> Iterable[Verdict]:
+    del slot, spec
+    if record is None:
+        return
+    data = {"id": record.id, "name": record.name}
+    if not record.found:
+        yield critical("GitHub has no record of this runner", **data)
+    elif registration is None:
+        remedy = (
+            "another host may use this name; if it is this host's own, set github_runner_replace: offline"
+        )
+        yield warning(
+            f"GitHub has a record named {record.name}, and this host no registration", remedy, **data
+        )
+    elif record.id != registration.agent_id:
+        remedy = "another host took the name: rename one of the two and provision again"
+        yield critical(f"the record has id {record.id}, this host {registration.agent_id}", remedy, **data)
+    else:
+        yield ok(f"record {record.id}, {record.name}", **data)
+
+
+def _judge_online(
+    slot: SlotReading, record: GithubRecord | None, *, spec: HostSpec | None
+) -> Iterable[Verdict]:
+    del spec
+    if record is None or not record.found:
+        return
+    data = {"status": record.status, "busy": record.busy}
+    if record.status == "online":
+        yield ok("online and busy" if record.busy else "online and idle", **data)
+    elif isinstance(slot.hold, str):
+        yield ok("offline, as it is held", **data)
+    else:
+        yield critical(f"GitHub shows it {record.status}", **data)
+
+
+def _judge_labels(
+    slot: SlotReading, record: GithubRecord | None, *, spec: HostSpec | None
+) -> Iterable[Verdict]:
+    wanted_slot = spec_slot(spec, slot.name)
+    if record is None or not record.found or spec is None or wanted_slot is None:
+        return
+    have = normalise(record.labels) - READ_ONLY
+    want = normalise(spec.slot_labels(wanted_slot)) - READ_ONLY
+    data = {"labels": sorted(have), "missing": sorted(want - have), "extra": sorted(have - want)}
+    if have == want:
+        yield ok(f"labels as the spec says: {', '.join(sorted(have)) or 'none of its own'}", **data)
+        return
+    parts = [
+        f"{word} {', '.join(sorted(labels))}"
+        for word, labels in (("lacks", want - have), ("has besides", have - want))
+        if labels
+    ]
+    yield warning("; ".join(parts), **data)
+
+
+def _judge_group(
+    slot: SlotReading, record: GithubRecord | None, *, spec: HostSpec | None
+) -> Iterable[Verdict]:
+    wanted_slot = spec_slot(spec, slot.name)
+    if record is None or not record.found or spec is None or wanted_slot is None or record.group is None:
+        return
+    wanted = spec.slot_group(wanted_slot)
+    data = {"group": record.group, "wanted": wanted}
+    if wanted is None and record.group_is_default is False:
+        yield warning(f"is in group {record.group}, and the spec names none", **data)
+    elif wanted is not None and record.group != wanted:
+        yield warning(f"is in group {record.group}, and should be in {wanted}", **data)
+    else:
+        yield ok(f"in group {record.group}", **data)
+
+
+def _judge_version(
+    slot: SlotReading, record: GithubRecord | None, time: datetime, *, spec: HostSpec | None
+) -> Iterable[Verdict]:
+    if record is None or not record.found:
+        return
+    version = record.version or slot.running_version
+    if version is None:
+        return
+    end = record.runtime_deprecates_at
+    data = {"version": version, "runtime_deprecates_at": _stamp(end)}
+    warn = timedelta(days=limits(spec).health_version_expiry_warning_days)
+    if not record.deprecations_known:
+        yield ok(f"runner {version}; this GitHub gives no date for its end", **data)
+    elif end is None:
+        yield ok(f"runner {version}, the newest: no end is announced", **data)
+    elif end <= time:
+        yield critical(f"runner {version} gets no jobs since {end:%Y-%m-%d}", **data)
+    elif end - time <= warn:
+        left = (end - time).days
+        yield warning(f"runner {version} gets no jobs from {end:%Y-%m-%d}, in {left} days", **data)
+    else:
+        yield ok(f"runner {version}, accepted until {end:%Y-%m-%d}", **data)
+
+
+def _stamp(time: datetime | None) -> str | None:
+    return f"{time:%Y-%m-%dT%H:%M:%SZ}" if time else None
+
+
+GITHUB_RECORD = Check(
+    id="github.record",
+    title="GitHub knows the runner",
+    docs=(
+        "Looks up the record by the id in .runner, and by name where there is none. A record with the "
+        "same name and another id belongs to somebody else."
+    ),
+    remedy=_PROVISION,
+    judge=_judge_record,
+    needs=(".github", ".registration"),
+    over="slots",
+    when=_asked,
+)
+GITHUB_ONLINE = Check(
+    id="github.online",
+    title="GitHub sees the runner online",
+    docs="Jobs are given to online runners only. GitHub's view may lag behind the unit by a few minutes.",
+    remedy="look at slot.unit and slot.connection; if both are fine, wait five minutes and restart the unit",
+    judge=_judge_online,
+    needs=(".github",),
+    over="slots",
+    when=_asked,
+)
+GITHUB_LABELS = Check(
+    id="github.labels",
+    title="The labels are the spec's",
+    docs=(
+        "Compares the record's custom labels with the spec's, without case and without those that "
+        "GitHub adds itself. A job whose labels no runner has waits for a day and then fails."
+    ),
+    remedy=_PROVISION,
+    judge=_judge_labels,
+    needs=(".github",),
+    over="slots",
+    when=_asked,
+)
+GITHUB_GROUP = Check(
+    id="github.group",
+    title="The runner group is the spec's",
+    docs="The group decides which repositories may use the runner. Repositories have no groups.",
+    remedy=_PROVISION,
+    judge=_judge_group,
+    needs=(".github",),
+    over="slots",
+    when=_asked,
+)
+GITHUB_VERSION = Check(
+    id="github.version",
+    title="GitHub still accepts the runner's version",
+    docs=(
+        "Asks GitHub until when it gives jobs to the runner's version; the age of a release tells "
+        "nothing. Limit: runnerctl_health_version_expiry_warning_days."
+    ),
+    remedy="run the upgrade playbook",
+    judge=_judge_version,
+    needs=(".github", "time"),
+    over="slots",
+    when=_asked,
+)

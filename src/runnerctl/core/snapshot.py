@@ -1,0 +1,377 @@
+"""What a host is: the *snapshot*, taken by the probes and judged by the checks.
+
+A field holds a reading, or `Unavailable` where it could not be taken, or None where it was not asked for (no
+credential: no ``github``; no Docker wanted: no ``docker``). Sizes are bytes, times UTC. ``runnerctl snapshot
+-o json`` saves one and ``runnerctl health --from FILE`` judges it anywhere.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from runnerctl.core.spec import HostSpec
+from runnerctl.errors import DataError
+
+__all__ = [
+    "SCHEMA",
+    "Api",
+    "Clock",
+    "Conda",
+    "Docker",
+    "Filesystem",
+    "GithubRecord",
+    "Gpu",
+    "Host",
+    "LogLine",
+    "NvidiaModule",
+    "Nvml",
+    "NvmlFailure",
+    "PciGpu",
+    "Process",
+    "Registration",
+    "SlotReading",
+    "SlotState",
+    "Snapshot",
+    "SpecFile",
+    "Stage",
+    "Taken",
+    "TimeSync",
+    "Unavailable",
+    "Unit",
+    "decode",
+    "encode",
+]
+
+SCHEMA = "runnerctl.snapshot/1"
+
+UnavailableKind = Literal["error", "timeout", "crash", "denied"]
+NvmlKind = Literal[
+    "library_missing",  # libnvidia-ml.so.1 cannot be loaded
+    "driver_not_loaded",  # NVML_ERROR_DRIVER_NOT_LOADED, 9
+    "mismatch",  # NVML_ERROR_LIB_RM_VERSION_MISMATCH, 18
+    "no_permission",  # NVML_ERROR_NO_PERMISSION, 4
+    "gpu_lost",  # NVML_ERROR_GPU_IS_LOST, 15
+    "reset_required",  # NVML_ERROR_RESET_REQUIRED, 16
+    "unknown",  # NVML_ERROR_UNKNOWN, 999, and every other code
+    "hang",  # a call that did not return
+    "crash",  # the library ended the process
+    "not_reached",  # an earlier call hung or crashed
+]
+
+
+class Unavailable(msgspec.Struct, frozen=True, tag_field="reading", tag="unavailable"):
+    """A reading that could not be taken; ``call`` names what was being asked, ``gpu`` an NVML index."""
+
+    reason: str
+    call: str = ""
+    gpu: int | None = None
+    kind: UnavailableKind = "error"
+
+
+class Taken(msgspec.Struct, frozen=True, tag_field="reading", tag="taken"):
+    """Base of every reading that stands where an `Unavailable` may stand."""
+
+
+class Host(Taken, frozen=True):
+    """The machine itself. ``container`` names its kind when this is one; ``root``: probed as root."""
+
+    name: str
+    os_id: str
+    os_version: str
+    os_name: str
+    kernel: str
+    machine: str
+    container: str | None = None
+    root: bool = True
+    systemd: bool = True
+
+
+class SpecFile(Taken, frozen=True):
+    """``/etc/runnerctl/host.json``; ``spec`` is None when there is none: a host never provisioned."""
+
+    path: str
+    spec: HostSpec | None = None
+
+
+class NvmlFailure(msgspec.Struct, frozen=True):
+    """An NVML call that failed, and what kind of failure that is. ``code`` is NVML's return value."""
+
+    kind: NvmlKind
+    call: str
+    message: str
+    code: int | None = None
+    gpu: int | None = None
+
+
+class Gpu(msgspec.Struct, frozen=True):
+    """One GPU as NVML shows it. None: not supported there, or not reached because of ``failure``."""
+
+    index: int
+    failure: NvmlFailure | None = None
+    uuid: str | None = None
+    name: str | None = None
+    pci_bus_id: str | None = None
+    minor: int | None = None
+    memory_total_bytes: int | None = None
+    memory_used_bytes: int | None = None
+    temperature_celsius: int | None = None
+    power_watts: float | None = None
+    utilization_percent: int | None = None
+    persistence: bool | None = None
+    compute_mode: int | None = None
+    mig_current: int | None = None
+    mig_pending: int | None = None
+    mig_uuids: tuple[str, ...] = ()
+    ecc: bool | None = None
+
+
+class Nvml(Taken, frozen=True):
+    """NVML's answer. ``failure``: what stopped it as a whole (a GPU's own failure stands in the GPU)."""
+
+    failure: NvmlFailure | None = None
+    driver_version: str | None = None
+    nvml_version: str | None = None
+    cuda_version: str | None = None
+    count: int | None = None
+    gpus: tuple[Gpu, ...] = ()
+
+
+class NvidiaModule(Taken, frozen=True):
+    """The kernel module; both versions are None when it is not loaded (or this is a container)."""
+
+    sys_version: str | None = None
+    proc_version: str | None = None
+    open_modules: bool | None = None
+
+    @property
+    def version(self) -> str | None:
+        """The loaded version."""
+        return self.sys_version or self.proc_version
+
+
+class PciGpu(msgspec.Struct, frozen=True):
+    """A PCI function of class 03 (display) and vendor 10de (NVIDIA)."""
+
+    address: str
+    device: str
+    driver: str | None = None
+
+
+class Filesystem(msgspec.Struct, frozen=True):
+    """One filesystem and the paths of interest on it; ``free`` is what an unprivileged user may still use."""
+
+    paths: tuple[str, ...]
+    device: str
+    total_bytes: int
+    free_bytes: int
+    total_inodes: int
+    free_inodes: int
+    read_only: bool = False
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One timed step of a connection: proxy, dns, tcp, tls, http."""
+
+    name: str
+    seconds: float
+
+
+class Api(msgspec.Struct, frozen=True):
+    """One unauthenticated request to a GitHub API. ``failed_stage`` names the step that failed."""
+
+    url: str
+    stages: tuple[Stage, ...] = ()
+    failed_stage: str | None = None
+    message: str = ""
+    status: int | None = None
+    date: datetime | None = None
+    local_time: datetime | None = None
+    proxy: bool = False
+
+
+class Clock(Taken, frozen=True):
+    """The local clock against the ``Date`` of an API's answer; above 0: the local one is ahead."""
+
+    skew_seconds: float
+    source: str
+
+
+class TimeSync(Taken, frozen=True):
+    """Whether something keeps the clock right: the kernel's own flag, and the services that are running."""
+
+    synchronized: bool
+    services: tuple[str, ...] = ()
+
+
+class Docker(Taken, frozen=True):
+    """The Docker Engine; ``failure`` says why it did not answer."""
+
+    failure: str | None = None
+    version: str | None = None
+    api_version: str | None = None
+    runtimes: tuple[str, ...] = ()
+
+
+class Conda(Taken, frozen=True):
+    """Miniforge at its prefix. ``version`` is conda's own; None when it is not installed."""
+
+    prefix: str
+    version: str | None = None
+    owner_uid: int | None = None
+    writable_by_others: bool = False
+
+
+class Unit(Taken, frozen=True):
+    """A slot's systemd unit, as ``systemctl show`` prints it."""
+
+    name: str
+    load_state: str
+    active_state: str
+    sub_state: str
+    result: str = "success"
+    exec_main_code: int = 0
+    exec_main_status: int = 0
+    main_pid: int = 0
+    restarts: int = 0
+    enabled: str = ""
+    ever_started: bool = False
+    control_group: str = ""
+    invocation_id: str = ""
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process in a unit's control group."""
+
+    pid: int
+    comm: str
+
+
+class LogLine(msgspec.Struct, frozen=True):
+    """A line the unit's processes wrote to the journal."""
+
+    time: datetime
+    message: str
+    invocation_id: str = ""
+
+
+class Registration(Taken, frozen=True):
+    """The runner's own ``.runner``. ``url`` is absent in a just-in-time configuration."""
+
+    agent_id: int
+    name: str
+    url: str | None = None
+
+
+class SlotState(Taken, frozen=True):
+    """What the toolkit wrote down about a slot when it registered it."""
+
+    name: str
+    url: str | None = None
+    runner_name: str | None = None
+    agent_id: int | None = None
+    version: str | None = None
+    registering: bool = False
+
+
+class GithubRecord(Taken, frozen=True):
+    """A runner's record on GitHub; ``labels`` are the custom ones. ``found`` is False when there is none."""
+
+    found: bool
+    id: int | None = None
+    name: str | None = None
+    status: str | None = None
+    busy: bool | None = None
+    labels: tuple[str, ...] = ()
+    group: str | None = None
+    group_is_default: bool | None = None
+    version: str | None = None
+    deprecations_known: bool = False
+    registration_deprecates_at: datetime | None = None
+    runtime_deprecates_at: datetime | None = None
+
+
+class SlotReading(msgspec.Struct, frozen=True):
+    """One slot of this host: from the spec, or found on disk. None: there is no such file."""
+
+    name: str
+    unit: Unit | Unavailable
+    processes: tuple[Process, ...] | Unavailable
+    log: tuple[LogLine, ...] | Unavailable
+    connections: int | Unavailable
+    registration: Registration | Unavailable | None = None
+    state: SlotState | Unavailable | None = None
+    hold: str | Unavailable | None = None
+    pending_restart: str | Unavailable | None = None
+    bound_version: str | Unavailable | None = None
+    running_version: str | None = None
+    github: GithubRecord | Unavailable | None = None
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """One host at one time."""
+
+    schema: str = SCHEMA
+    tool_version: str = ""
+    redacted: bool = False
+    time: datetime
+    duration_seconds: float
+    host: Host
+    spec: SpecFile | Unavailable
+    nvml: Nvml | Unavailable
+    nvidia_module: NvidiaModule | Unavailable
+    pci_gpus: tuple[PciGpu, ...] | Unavailable
+    filesystems: tuple[Filesystem, ...] | Unavailable
+    time_sync: TimeSync | Unavailable
+    conda: Conda | Unavailable
+    slots: tuple[SlotReading, ...] | Unavailable
+    api: tuple[Api, ...] | Unavailable | None = None
+    clock: Clock | Unavailable | None = None
+    docker: Docker | Unavailable | None = None
+
+    @property
+    def host_spec(self) -> HostSpec | None:
+        """What the host should be, when that is known."""
+        return self.spec.spec if isinstance(self.spec, SpecFile) else None
+
+    @property
+    def measured_skew_seconds(self) -> float | None:
+        """The measured skew of the local clock, when it could be measured."""
+        return self.clock.skew_seconds if isinstance(self.clock, Clock) else None
+
+    @property
+    def gpus(self) -> tuple[Gpu, ...] | Unavailable:
+        """The GPUs that NVML shows; none at all where neither NVML nor the PCI bus knows of any."""
+        if isinstance(self.nvml, Unavailable):
+            return self.nvml
+        failure = self.nvml.failure
+        if failure is None or self.nvml.gpus:
+            return self.nvml.gpus
+        if self.pci_gpus == () and failure.kind in ("library_missing", "driver_not_loaded"):
+            return ()
+        return Unavailable(failure.message, call=failure.call, gpu=failure.gpu)
+
+
+def encode(snapshot: Snapshot) -> bytes:
+    """The snapshot as indented JSON with a final line break."""
+    return msgspec.json.format(msgspec.json.encode(snapshot), indent=2) + b"\n"
+
+
+def decode(data: bytes, *, where: str = "snapshot") -> Snapshot:
+    """Read a saved snapshot. Raises DataError when it is none, or of a newer schema."""
+    try:
+        head = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        schema = msgspec.json.decode(head.get("schema", msgspec.Raw(b'""')), type=str)
+    except msgspec.MsgspecError as error:
+        raise DataError(
+            f"is not a snapshot: {error}", where=where, remedy="save one with `runnerctl snapshot -o json`"
+        ) from None
+    if schema != SCHEMA:
+        message = f"has schema {schema[:40]!r}, and this runnerctl reads {SCHEMA!r}"
+        raise DataError(message, where=where, remedy="use the runnerctl that wrote it, or a newer one")
+    try:
+        return msgspec.json.decode(data, type=Snapshot)
+    except msgspec.MsgspecError as error:
+        raise DataError(f"is damaged: {error}", where=where, remedy="save the snapshot again") from None
