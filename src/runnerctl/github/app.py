@@ -1,0 +1,205 @@
+"""A GitHub App as credential: sign, find the installation, mint a token with just the rights that are needed.
+
+Source: GitHub's documentation of authenticating as an App and as an App's installation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runnerctl.core.scope import Scope
+from runnerctl.errors import AccessError, ConfigError
+from runnerctl.github.auth import Bearer, CredentialInfo
+from runnerctl.github.permissions import APP_PERMISSIONS
+from runnerctl.redact import register_secret
+
+if TYPE_CHECKING:
+    from runnerctl.github.client import GitHubClient
+
+__all__ = ["AppCredential", "load_key"]
+
+_BEFORE_SECONDS = 60  # a JWT is dated back: clocks differ
+_JWT_SECONDS = 540  # GitHub takes at most 600
+_MARGIN_SECONDS = 300  # a token that ends within a call is worth nothing
+_SOURCE = "RUNNERCTL_APP_ID"
+
+
+def load_key(text: str, *, path: str) -> Any:
+    """The RSA private key of a PEM text. Raises ConfigError naming ``path`` when it is none."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    register_secret(text)
+    try:
+        key = load_pem_private_key(text.encode(), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, RSAPrivateKey):
+        raise ConfigError(
+            "the file is no RSA private key in PEM form",
+            where=f"RUNNERCTL_APP_KEY_FILE ({path})",
+            remedy="download a private key from the App's settings, as GitHub gives it, without a password",
+        )
+    return key
+
+
+class _Token(msgspec.Struct):
+    """GitHub's answer to a minting."""
+
+    token: str
+    expires_at: datetime
+    permissions: dict[str, str] = {}
+
+
+class _Signed:
+    """The App itself, by a JWT of its own; ``renew`` is False, since a new one would be refused alike."""
+
+    def __init__(self, app_id: str, key: Any, now: Callable[[], float]) -> None:
+        self._app_id, self._key, self._now = app_id, key, now
+        self.source = f"{_SOURCE} {app_id}"
+        self.advice = "check that the private key belongs to this App"
+
+    def token(self) -> str:
+        """A JWT for the next nine minutes."""
+        import jwt
+
+        moment = int(self._now())
+        claims = {"iat": moment - _BEFORE_SECONDS, "exp": moment + _JWT_SECONDS, "iss": self._app_id}
+        return jwt.encode(claims, self._key, algorithm="RS256")
+
+    def renew(self) -> bool:
+        """False."""
+        return False
+
+
+class AppCredential:
+    """An App's installation for one scope. Tokens are minted when needed and kept until five minutes before
+    their end.
+
+    ``connect`` makes a client for the App itself; ``now`` is UTC in epoch seconds.
+    """
+
+    advice = ""
+
+    def __init__(
+        self,
+        app_id: str,
+        key: Any,
+        *,
+        scope: Scope | None,
+        installation_id: int | None,
+        connect: Callable[[Bearer], GitHubClient],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.source = f"{_SOURCE} {app_id}"
+        self._app_id = app_id
+        self._scope = scope
+        self._installation_id = installation_id
+        self._now = now
+        self._client = connect(_Signed(app_id, key, now))
+        self._minted: _Token | None = None
+
+    def __repr__(self) -> str:
+        return f"AppCredential(app_id={self._app_id!r})"
+
+    def token(self) -> str:
+        """An installation token; minted when there is none or it ends within five minutes.
+
+        Raises AccessError when the App is not installed, suspended, or was not granted the permission.
+        """
+        if self._minted is None or self._minted.expires_at.timestamp() - _MARGIN_SECONDS <= self._now():
+            self._minted = self._mint()
+            register_secret(self._minted.token)
+        return self._minted.token
+
+    def renew(self) -> bool:
+        """Drop the token: the next call mints another."""
+        self._minted = None
+        return True
+
+    def describe(self, client: GitHubClient | None = None) -> CredentialInfo:
+        """What this is; with ``client`` also the App's name, and the rights and end of its token."""
+        info = CredentialInfo(
+            kind="app", source=_SOURCE, token_type="App installation", identity=self._app_id
+        )
+        if client is None:
+            return info
+        app = self._client.get("/app", what="check the App").json() or {}
+        self.token()
+        if self._minted is None:
+            return info
+        return msgspec.structs.replace(
+            info,
+            identity=str(app.get("slug") or app.get("name") or self._app_id),
+            permissions=self._minted.permissions,
+            expires_at=self._minted.expires_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )
+
+    def _mint(self) -> _Token:
+        if self._installation_id is None:
+            self._installation_id = self._find_installation()
+        wanted = APP_PERMISSIONS[self._scope.kind] if self._scope else {}
+        answer = self._client.post(
+            f"/app/installations/{self._installation_id}/access_tokens",
+            {"permissions": wanted} if wanted else None,
+            what="mint the App's installation token",
+            accept=(403, 404, 422),
+            repeatable=True,
+        )
+        if answer.status == 201:
+            token: _Token = answer.decode(_Token)
+            return token
+        raise AccessError(
+            f"cannot mint the App's installation token: GitHub answered {answer.status} ({answer.message})",
+            where=f"App {self._app_id}, installation {self._installation_id}",
+            remedy=_mint_remedy(answer.status, wanted),
+        )
+
+    def _find_installation(self) -> int:
+        """Ask for the scope's installation; where that is not answered, walk through all of the App's."""
+        if self._scope is None:
+            raise ConfigError(
+                "the App's installation depends on the scope",
+                where=self.source,
+                remedy="give a URL (RUNNERCTL_URL), or set RUNNERCTL_APP_INSTALLATION_ID",
+            )
+        what = f"find the App's installation on {self._scope.name}"
+        answer = self._client.get(f"{self._scope.path}/installation", what=what, accept=(404,))
+        found = answer.json() if answer.status == 200 else self._walk(self._scope, what)
+        if not found:
+            raise AccessError(
+                f"the App {self._app_id} is not installed on {self._scope.name}",
+                where=self._scope.url,
+                remedy="install it there, or give the RUNNERCTL_APP_ID of one that is",
+            )
+        if found.get("suspended_at"):
+            raise AccessError(
+                f"the App {self._app_id} is suspended on {self._scope.name}",
+                where=self._scope.url,
+                remedy="ask an owner there to unsuspend it",
+            )
+        return int(found["id"])
+
+    def _walk(self, scope: Scope, what: str) -> dict[str, Any] | None:
+        owner = scope.name.split("/", 1)[0].casefold()
+        for item in self._client.pages("/app/installations", what=what):
+            account = item.get("account") or {}
+            names = {str(account.get(field) or "").casefold() for field in ("login", "slug")}
+            if owner in names:
+                return item
+        return None
+
+
+def _mint_remedy(status: int, wanted: dict[str, str]) -> str:
+    if status == 422 and wanted:
+        rights = ", ".join(f"{name}: {access}" for name, access in wanted.items())
+        return f"grant the App {rights} in its settings, and accept that on the installation"
+    if status == 403:
+        return "ask an owner whether the installation is suspended"
+    return "check RUNNERCTL_APP_INSTALLATION_ID, or leave it out: it is found by itself"

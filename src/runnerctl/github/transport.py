@@ -1,0 +1,232 @@
+"""One HTTP exchange with GitHub: bounded in time and size, and its credential never leaves the API's host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+import msgspec
+import requests
+import urllib3
+from requests.structures import CaseInsensitiveDict
+
+from runnerctl.errors import DataError
+from runnerctl.redact import redact
+
+__all__ = ["Exchange", "LostError", "Response", "exchange", "origin"]
+
+CONNECT_SECONDS = 5.0
+READ_SECONDS = 30.0  # GitHub ends a request after about 10 s by itself
+MAX_BODY_BYTES = 32 * 1024 * 1024
+MAX_REDIRECTS = 5
+# A GET may be sent again as it is; 307 and 308 say that any other method may as well (RFC 9110, 15.4).
+_REPEATS_GET = frozenset({301, 302, 303, 307, 308})
+_REPEATS_ANY = frozenset({307, 308})
+
+T = TypeVar("T")
+
+
+class LostError(Exception):
+    """No complete answer came. ``reason`` is for people; ``again`` says whether another try can help."""
+
+    def __init__(self, reason: str, *, again: bool = True) -> None:
+        self.reason = reason
+        self.again = again
+        super().__init__(reason)
+
+
+class Response(NamedTuple):
+    """A complete answer. ``body`` is bytes as received: an error page may be HTML."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+    def json(self) -> Any:
+        """The body as JSON; None when it is empty. Raises DataError when it is no JSON."""
+        return self.decode(Any) if self.body.strip() else None
+
+    def decode(self, kind: type[T] | Any) -> Any:
+        """The body as ``kind``, unknown fields ignored. Raises DataError when it does not fit."""
+        try:
+            return msgspec.json.decode(self.body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"the answer cannot be read: {error}",
+                where=urlsplit(self.url).path,
+                remedy="check that the API URL is GitHub's and no proxy answers in its place",
+            ) from None
+
+    @property
+    def message(self) -> str:
+        """GitHub's own words for an error, on one line, without secrets; empty when it gave none."""
+        try:
+            found = msgspec.json.decode(self.body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return ""
+        if not isinstance(found, dict):
+            return ""
+        parts = [str(found.get("message") or "")]
+        errors = found.get("errors")
+        parts += [_error_text(item) for item in (errors if isinstance(errors, list) else [])]
+        return one_line(": ".join(part for part in parts if part))
+
+
+class Exchange(NamedTuple):
+    """What one exchange needs. ``ends`` is a reading of ``clock``, in seconds."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+    ends: float
+    clock: Callable[[], float]
+
+
+def _error_text(item: Any) -> str:
+    """One entry of ``errors``: a text, or an object whose ``message`` is not always there."""
+    if not isinstance(item, dict):
+        return str(item)
+    return str(item.get("message") or " ".join(str(item.get(key, "")) for key in ("field", "code")))
+
+
+def one_line(text: str, *, limit: int = 300) -> str:
+    """Text from outside, made safe to show: printable, one line, bounded, without secrets."""
+    clean = "".join(character if character.isprintable() else " " for character in redact(text))
+    clean = " ".join(clean.split())
+    return clean if len(clean) <= limit else f"{clean[: limit - 3]}..."
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port: what must agree before a credential goes along."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), port or {"https": 443, "http": 80}.get(scheme, 0)
+
+
+def exchange(session: requests.Session, request: Exchange) -> Response:
+    """Send one request and read its whole answer; redirects only on the same host and scheme.
+
+    Raises LostError when no complete answer came before ``request.ends``, or when it leads elsewhere.
+    """
+    home = origin(request.url)
+    for _ in range(MAX_REDIRECTS + 1):
+        response = _send(session, request)
+        target = response.headers.get("location", "")
+        if response.status not in _REPEATS_GET or not target:
+            return response
+        request = request._replace(url=_follow(request, response, target=target, home=home))
+    raise LostError(f"more than {MAX_REDIRECTS} redirects", again=False)
+
+
+def _follow(request: Exchange, response: Response, *, target: str, home: tuple[str, str, int]) -> str:
+    target = urljoin(request.url, target)
+    if origin(target) != home:
+        host = one_line(urlsplit(target).netloc.rpartition("@")[2])
+        raise LostError(
+            f"the answer leads to another address ({host}), which gets no credential", again=False
+        )
+    if request.method != "GET" and response.status not in _REPEATS_ANY:
+        raise LostError(
+            f"it was moved (answer {response.status}): the repository or organisation was renamed",
+            again=False,
+        )
+    return target
+
+
+def _send(session: requests.Session, request: Exchange) -> Response:
+    left = request.ends - request.clock()
+    if left <= 0:
+        raise LostError("the time for this call is over", again=False)
+    try:
+        answer = session.request(
+            request.method,
+            request.url,
+            data=request.body,
+            auth=_Headers(request.headers),
+            timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),
+            allow_redirects=False,
+            stream=True,
+        )
+        return Response(answer.status_code, _headers(answer), _body(answer, request), request.url)
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise _lost(error) from None
+
+
+class _Headers(requests.auth.AuthBase):
+    """Sets our headers last: otherwise an entry in ``~/.netrc`` would replace the Authorization header."""
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers.update(self._headers)
+        return request
+
+
+def _headers(answer: requests.Response) -> Mapping[str, str]:
+    return CaseInsensitiveDict(answer.headers)
+
+
+def _body(answer: requests.Response, request: Exchange) -> bytes:
+    """Read piece by piece: a read timeout alone would let a body that drips go on for ever."""
+    pieces, size = [], 0
+    try:
+        while piece := answer.raw.read1(65536, decode_content=True):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MAX_BODY_BYTES:
+                raise LostError(f"the answer is larger than {MAX_BODY_BYTES} bytes", again=False)
+            if request.clock() > request.ends:
+                raise LostError("the answer took too long")
+    except BaseException:
+        answer.close()
+        raise
+    answer.raw.release_conn()
+    return b"".join(pieces)
+
+
+def _lost(error: Exception) -> LostError:
+    """A library's exception in our words; certificates and malformed URLs do not heal by trying again."""
+    if isinstance(error, requests.exceptions.SSLError):
+        return LostError(
+            f"TLS failed ({one_line(_root(error))}); check the clock, the CA bundle and any proxy",
+            again=False,
+        )
+    if isinstance(error, requests.exceptions.ProxyError):
+        return LostError("the proxy did not answer (see HTTPS_PROXY)")
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return LostError(f"no connection within {CONNECT_SECONDS:g} s")
+    if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
+        return LostError(f"no answer within {READ_SECONDS:g} s")
+    broken = (
+        requests.exceptions.InvalidURL,
+        requests.exceptions.MissingSchema,
+        requests.exceptions.InvalidSchema,
+    )
+    return LostError(one_line(_root(error)), again=not isinstance(error, broken))
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause: the outer ones repeat the pool, the URL and each other."""
+    seen = 0
+    while seen < 8:
+        seen += 1
+        inner = getattr(error, "reason", None) or next(
+            (item for item in error.args if isinstance(item, BaseException)), None
+        )
+        if not isinstance(inner, BaseException):
+            break
+        error = inner
+    if isinstance(error, urllib3.exceptions.NameResolutionError):
+        return "the name does not resolve"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = str(error)
+    return text.rsplit(": ", 1)[-1] if "object at 0x" in text else text or type(error).__name__
