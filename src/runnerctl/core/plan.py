@@ -58,7 +58,8 @@ class Registration(msgspec.Struct, frozen=True):
 class SlotPlan(msgspec.Struct, frozen=True):
     """Everything to do for one slot on GitHub, and why.
 
-    ``error`` stops the run before anything changes; ``waits_for`` says why a needed change is not made now.
+    ``error`` stops the run before anything changes; ``waits_for`` says why a needed change is not made now;
+    ``online`` is what GitHub said when it was asked.
     """
 
     name: str
@@ -69,6 +70,7 @@ class SlotPlan(msgspec.Struct, frozen=True):
     reasons: tuple[str, ...] = ()
     error: str | None = None
     waits_for: Literal["idle"] | None = None
+    online: bool = False
 
     @property
     def changes(self) -> bool:
@@ -126,7 +128,7 @@ def _register(
     if named is not None and named.id != delete and (named.online or not ours):
         return SlotPlan(slot.name, runner_name, error=_foreign(spec, slot, named))
     if local.busy or (named is not None and named.busy):
-        return SlotPlan(slot.name, runner_name, reasons=(reason,), waits_for="idle")
+        return SlotPlan(slot.name, runner_name, reasons=(reason,), waits_for="idle", online=True)
     replace = named is not None and named.id != delete
     registration = Registration(replace=replace, delete=delete, delete_url=delete_url)
     return SlotPlan(slot.name, runner_name, registration=registration, reasons=(reason,))
@@ -159,12 +161,19 @@ def _repair(spec: HostSpec, slot: Slot, own: Record, group_id: int | None) -> Sl
     labels = None
     if have != wanted:
         labels = tuple(sorted(wanted))
-        changes = [f"+{name}" for name in sorted(wanted - have)] + [f"-{name}" for name in sorted(have - wanted)]
+        changes = [f"+{name}" for name in sorted(wanted - have)] + [
+            f"-{name}" for name in sorted(have - wanted)
+        ]
         reasons.append(f"labels {' '.join(changes)}")
     move = None
     if group_id is not None and own.group_id is not None and own.group_id != group_id:
         move = group_id
         reasons.append(f"group {own.group_id} -> {group_id}")
     return SlotPlan(
-        slot.name, spec.runner_name(slot), labels=labels, move_to_group=move, reasons=tuple(reasons)
+        slot.name,
+        spec.runner_name(slot),
+        labels=labels,
+        move_to_group=move,
+        reasons=tuple(reasons),
+        online=own.online,
     )

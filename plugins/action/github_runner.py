@@ -1,0 +1,175 @@
+"""Controller half of ``github_runner``: ask GitHub, read the host, plan, write, wait until online."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
+    RunnerctlError,
+    plain,
+    spec_from_task,
+)
+from runnerctl.core.plan import LocalSlot, SlotPlan
+from runnerctl.core.spec import HostSpec
+from runnerctl.errors import TryAgainError
+from runnerctl.reconcile import Fleet, desired_slot
+
+import msgspec
+
+display = Display()
+PLACEHOLDER = {"token": "", "replace": False}  # check mode predicts a registration without minting a token
+
+
+class ActionModule(TargetAction):
+    """See the module's documentation: ``ansible-doc runnerctl.gpu_runner.github_runner``."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Converge or remove the host's slots; errors are one line each."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        spec = spec_from_task(self, variables)
+        fleet = Fleet(spec, os.environ)
+        try:
+            if self._task.args.get("state", "present") == "absent":
+                result = self._absent(fleet, variables)
+            else:
+                result = _Present(self, fleet, variables).run()
+        except RunnerctlError as error:
+            raise AnsibleActionFail(f"{spec.host}: {error}") from None
+        result["api_calls"] = fleet.calls()
+        return result
+
+    # -- state: absent -----------------------------------------------------------------------------------
+
+    def _absent(self, fleet: Fleet, variables: dict[str, Any]) -> dict[str, Any]:
+        if plain(self._templar.template(self._task.args.get("host_is_dead", False))) is True:
+            return self._dead(fleet)
+        observed = self.execute("github_runner", {"slots": []}, variables, check=True)
+        absent = [_local(report) for report in observed["absent"]]
+        if not absent:
+            return {**observed, "changed": False}
+        if self._task.check_mode:
+            actions = [f"removal of slot {slot.name}" for slot in absent]
+            return {**observed, "changed": True, "actions": actions}
+        for slot in absent:
+            fleet.remove_record(slot, seconds=fleet.spec.github_runner.drain_timeout_seconds)
+        names = [slot.name for slot in absent]
+        return self.execute("github_runner", {"slots": [], "remove": names}, variables)
+
+    def _dead(self, fleet: Fleet) -> dict[str, Any]:
+        if self._task.check_mode:
+            return {"changed": False, "skipped": True, "msg": "GitHub is not asked in check mode"}
+        removed = fleet.remove_dead()
+        return {"changed": bool(removed), "actions": [f"record {name} removed" for name in removed]}
+
+
+class _Present:
+    """One converge of one host's slots."""
+
+    def __init__(self, action: ActionModule, fleet: Fleet, variables: dict[str, Any]) -> None:
+        self.action = action
+        self.fleet = fleet
+        self.variables = variables
+        self.spec: HostSpec = fleet.spec
+        self.check = bool(action._task.check_mode)
+        version = variables.get("__github_runner_release", {}).get("version", "")
+        self.slots = [desired_slot(self.spec, slot, str(version)) for slot in self.spec.github_runner.slots]
+
+    def run(self) -> dict[str, Any]:
+        """Read, plan, act."""
+        observed = self._execute({}, check=True)
+        plans = self.fleet.plans({report["name"]: _local(report) for report in observed["slots"]})
+        if errors := [plan.error for plan in plans if plan.error]:
+            raise AnsibleActionFail(f"{self.spec.host}: {'; '.join(errors)}")
+        absent = [_local(report) for report in observed["absent"]]
+        result = observed
+        register = [plan for plan in plans if plan.registration is not None]
+        if self.check and register:
+            result = self._execute({"enrolments": {plan.name: PLACEHOLDER for plan in register}}, check=True)
+        elif not self.check and (observed["actions"] or register or absent):
+            result = self._act(plans, absent)
+        self._repair(plans, result)
+        _explain(result, plans, absent, check=self.check)
+        if not self.check:
+            self._wait(plans, result)
+        return result
+
+    def _execute(self, args: dict[str, Any], *, check: bool) -> dict[str, Any]:
+        return self.action.execute("github_runner", {"slots": self.slots, **args}, self.variables, check=check)
+
+    def _act(self, plans: list[SlotPlan], absent: list[LocalSlot]) -> dict[str, Any]:
+        """What differs on the host, registrations included; then slots that inventory no longer has."""
+        enrolments = {}
+        for plan in plans:
+            if plan.registration is not None:
+                enrolments[plan.name] = self.fleet.enrolment(plan)
+                self.fleet.delete_before(plan)
+        remove = []
+        for slot in absent:
+            try:
+                self.fleet.remove_record(slot)
+                remove.append(slot.name)
+            except TryAgainError:
+                display.warning(f"{self.spec.host}: slot {slot.name} runs a job: it is removed by a later run")
+        return self._execute({"enrolments": enrolments, "remove": remove}, check=False)
+
+    def _repair(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
+        agents = {report["name"]: report["agent_id"] for report in result["slots"]}
+        for plan in plans:
+            if plan.labels is not None or plan.move_to_group is not None:
+                if not self.check:
+                    self.fleet.write(plan, agents[plan.name])
+                result["actions"] += [f"{plan.runner_name} on GitHub: {reason}" for reason in plan.reasons]
+        result["changed"] = bool(result["actions"])
+
+    def _wait(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
+        """Started means online on GitHub: wait for what was started, and for what should run."""
+        agents = {
+            report["name"]: report["agent_id"]
+            for report in result["slots"]
+            if report["agent_id"] is not None and report["hold"] is None
+        }
+        started = {
+            name
+            for name in agents
+            if any(action.endswith(f" gha-runner@{name}.service") for action in result["actions"])
+        }
+        waiting = started | {plan.name for plan in plans if not plan.online and plan.name in agents}
+        if not waiting:
+            return
+        seconds = self.spec.github_runner.online_timeout_seconds
+        states = self.fleet.wait_online({name: agents[name] for name in waiting}, seconds=seconds)
+        if offline := sorted(name for name, state in states.items() if state != "online"):
+            raise AnsibleActionFail(
+                f"{self.spec.host}: slot {', '.join(offline)} is registered but not online after {seconds} s; "
+                f"see `runnerctl logs {offline[0]}` and `runnerctl health` on the host",
+                result=result,
+            )
+
+
+def _local(report: dict[str, Any]) -> LocalSlot:
+    return msgspec.convert(report, LocalSlot)
+
+
+def _explain(
+    result: dict[str, Any], plans: list[SlotPlan], absent: list[LocalSlot], *, check: bool
+) -> None:
+    """Say why: in the result, and on GitHub's side in the diff."""
+    for plan in plans:
+        if plan.waits_for:
+            text = f"{plan.runner_name}: {', '.join(plan.reasons)}: waits until its job has ended"
+            display.warning(text)
+            result.setdefault("waiting", []).append(text)
+        if plan.changes:
+            header = f"GitHub: {plan.runner_name}"
+            after = "".join(f"{reason}\n" for reason in plan.reasons)
+            result["diff"].append(
+                {"before_header": header, "after_header": header, "before": "", "after": after}
+            )
+    if check:
+        result["actions"] += [f"removal of slot {slot.name}" for slot in absent if not slot.busy]
+        result["changed"] = bool(result["actions"])

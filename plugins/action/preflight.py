@@ -1,0 +1,57 @@
+"""Controller half of ``preflight``: everything that can be refused is refused here, before the first change."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+from ansible.errors import AnsibleActionFail
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
+    RunnerctlError,
+    plain,
+    spec_from_task,
+)
+from runnerctl.core.preflight import HostFacts, host_problems
+from runnerctl.core.spec import HostSpec
+from runnerctl.reconcile import Fleet
+
+
+class ActionModule(TargetAction):
+    """See the module's documentation: ``ansible-doc runnerctl.gpu_runner.preflight``."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Check the spec, then the host, then the credential."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        spec = spec_from_task(self, variables)
+        report = self.execute("preflight", {}, variables)
+        facts = msgspec.convert(report, HostFacts)
+        if problems := host_problems(spec, facts):
+            raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
+        result = {**report, "changed": False, "host_json": None}
+        if spec.github_runner.slots and _wants_runners(variables):
+            try:
+                result["ansible_facts"] = {"__github_runner_release": self._ask_github(spec, facts)}
+            except RunnerctlError as error:
+                raise AnsibleActionFail(f"{spec.host}: {error}") from None
+        return result
+
+    def _ask_github(self, spec: HostSpec, facts: HostFacts) -> dict[str, Any]:
+        """Prove that the credential is enough, and learn which release to install."""
+        fleet = Fleet(spec, os.environ)
+        new = {slot.name for slot in spec.github_runner.slots} - set(facts.registered)
+        fleet.prove_access(register=new if not self._task.check_mode else set())
+        release = fleet.release(facts.machine, installed=facts.releases)
+        return {
+            "version": release.version,
+            "url": release.url,
+            "sha256": release.sha256,
+            "needs_token": release.token is not None,
+        }
+
+
+def _wants_runners(variables: dict[str, Any]) -> bool:
+    run, skip = (plain(variables.get(name, [])) for name in ("ansible_run_tags", "ansible_skip_tags"))
+    return bool({"all", "github_runner", "tagged"} & set(run or ["all"])) and "github_runner" not in skip

@@ -1,0 +1,381 @@
+"""Bring the slots of a host to what their specs say: read, compare, act. Standard library only.
+
+The module ``github_runner`` and the CLI on the host call the same code. Nothing here speaks to GitHub: the
+caller has asked, decided, and hands over a registration token where one is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .atomic import atomic_write
+from .receipt import Receipt
+from .slot_files import (
+    Layout,
+    SlotSpec,
+    env_text,
+    read_runner_file,
+    restart_unit_text,
+    slot_unit_text,
+    unit_text,
+)
+from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, register
+from .slot_system import System, UnitState
+
+__all__ = ["Converger", "Outcome", "Report", "known_slots"]
+
+ROLE = "github_runner"
+
+
+@dataclass
+class Report:
+    """What a host says of one slot, and what differs from its spec. Plain data: it travels as JSON."""
+
+    name: str
+    agent_id: int | None = None
+    agent_name: str | None = None
+    url: str | None = None
+    registering: bool = False
+    busy: bool = False
+    active: bool = False
+    hold: str | None = None
+    pending_restart: bool = False
+    changes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """What was done, or in check mode would be."""
+
+    reports: list[Report] = field(default_factory=list)
+    absent: list[Report] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    diff: list[dict[str, str]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The module's return values."""
+        return {
+            "changed": bool(self.actions),
+            "slots": [asdict(report) for report in self.reports],
+            "absent": [asdict(report) for report in self.absent],
+            "actions": self.actions,
+            "diff": self.diff,
+        }
+
+
+def known_slots(layout: Layout) -> list[str]:
+    """The names of all slots this host has, wanted or not."""
+    folder = layout.path("/var/lib/runnerctl/slots")
+    return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+
+
+@dataclass
+class Converger:
+    """One pass over a host. With ``check`` it only reads."""
+
+    layout: Layout
+    system: System
+    check: bool = False
+    outcome: Outcome = field(default_factory=Outcome)
+    _reload: bool = False
+    _receipt: Receipt | None = None
+
+    def run(self, slots: list[SlotSpec], *, enrolments: dict[str, Enrolment], remove: list[str]) -> Outcome:
+        """Bring ``slots`` to their specs; register those with an enrolment; remove those named."""
+        absent = sorted(set(known_slots(self.layout)) - {slot.name for slot in slots})
+        units = self.system.unit_states(
+            [f"gha-runner@{name}.service" for name in [*(slot.name for slot in slots), *absent]]
+        )
+        self._reload = any(state.needs_reload for state in units.values())
+        if slots:
+            self._templates(slots, units)
+        for slot in slots:
+            self._files(slot, units[slot.unit])
+        if self._reload:
+            self._act("systemd reads its units again", lambda: self.system.systemctl("daemon-reload"))
+        for slot in slots:
+            self._registration(slot, units[slot.unit], enrolments.get(slot.name))
+            self._service(slot, self._state_now(slot, units))
+        for name in absent:
+            self._absent(name, units[f"gha-runner@{name}.service"], remove=name in remove)
+        return self.outcome
+
+    def _state_now(self, slot: SlotSpec, units: dict[str, UnitState]) -> UnitState:
+        """The unit's state after what was done; in check mode nothing was."""
+        return units[slot.unit] if self.check else self.system.unit_states([slot.unit])[slot.unit]
+
+    # -- acting ------------------------------------------------------------------------------------------
+
+    def _act(
+        self, action: str, do: Callable[[], object], *, diff: tuple[str, str, str] | None = None
+    ) -> None:
+        self.outcome.actions.append(action)
+        if diff is not None:
+            path, before, after = diff
+            header = {"before_header": path, "after_header": path}
+            self.outcome.diff.append({**header, "before": before, "after": after})
+        if not self.check:
+            do()
+
+    @property
+    def receipt(self) -> Receipt:
+        """The host's receipt, opened when first needed."""
+        if self._receipt is None:
+            self._receipt = Receipt(self.layout.path("/var/lib/runnerctl/receipt.json"))
+        return self._receipt
+
+    def _file(self, action: str, path: Path, text: str, *, mode: int = 0o644) -> bool:
+        """Write a root-owned file when it differs; True when it did."""
+        before = path.read_text() if path.is_file() else ""
+        same = path.is_file() and before == text and _mode(path) == mode and path.stat().st_uid == _ROOT_UID
+        if same:
+            return False
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(str(path), text.encode(), mode=mode)
+
+        self._act(action, write, diff=(str(path), before, text))
+        return True
+
+    # -- templates of the host ---------------------------------------------------------------------------
+
+    def _templates(self, slots: list[SlotSpec], units: dict[str, UnitState]) -> None:
+        path = self.layout.units / "gha-runner@.service"
+        if not path.is_file() or path.read_text() != unit_text():
+            for slot in slots:
+                if units[slot.unit].running:
+                    self._mark_pending(slot)
+        texts = {path: unit_text(), self.layout.units / "gha-restart@.service": restart_unit_text()}
+        for unit, text in texts.items():
+            if not self.check:
+                self.receipt.record("unit", str(unit), role=ROLE)
+            self._reload |= self._file(f"unit {unit.name}", unit, text)
+
+    def _mark_pending(self, slot: SlotSpec) -> None:
+        """Note that a restart is due *before* what makes it due: a kill in between loses nothing."""
+        path = self.layout.state("pending", slot.name)
+        if not self.check and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o644)
+
+    # -- files of one slot -------------------------------------------------------------------------------
+
+    def _files(self, slot: SlotSpec, unit: UnitState) -> None:
+        report = self._report(slot.name, unit)
+        self.outcome.reports.append(report)
+        before = len(self.outcome.actions)
+        self._user(slot)
+        self._directories(slot)
+        drop_in, env = self.layout.drop_in(slot.name), self.layout.slot_root(slot.name) / ".env"
+        texts = {drop_in: slot_unit_text(slot), env: env_text(slot)}
+        if unit.running and any(not _is(path, text) for path, text in texts.items()):
+            self._mark_pending(slot)
+            report.pending_restart = True
+        self._reload |= self._file(f"unit of slot {slot.name}", drop_in, texts[drop_in])
+        self._file(f"environment of slot {slot.name}", env, texts[env])
+        report.changes += self.outcome.actions[before:]
+
+    def _report(self, name: str, unit: UnitState) -> Report:
+        runner = read_runner_file(self.layout.slot_root(name) / ".runner") or {}
+        state = self._state(name)
+        hold = self.layout.state("hold", name)
+        agent_id = runner.get("agentid")
+        return Report(
+            name=name,
+            agent_id=agent_id if isinstance(agent_id, int) else None,
+            agent_name=runner.get("agentname"),
+            url=runner.get("githuburl") or state.get("url"),
+            registering=bool(state.get("registering")),
+            busy=self.system.busy(f"gha-runner@{name}.service"),
+            active=unit.running,
+            hold=hold.read_text().strip() or "no reason given" if hold.is_file() else None,
+            pending_restart=self.layout.state("pending", name).exists(),
+        )
+
+    def _state(self, name: str) -> dict[str, Any]:
+        try:
+            data = json.loads(self.layout.state("slots", name).read_text())
+        except (OSError, ValueError):
+            return {}
+        return data if isinstance(data, dict) else {}
+
+    def _user(self, slot: SlotSpec) -> None:
+        if self.system.user_exists(slot.user):
+            return
+
+        def add() -> None:
+            self.receipt.record("user", slot.user, role=ROLE)
+            self.system.add_user(slot.user, str(self.layout.slot_root(slot.name) / "home"))
+
+        self._act(f"user {slot.user}", add)
+
+    def _directories(self, slot: SlotSpec) -> None:
+        """The structure belongs to root; the job's user owns what is below ``_work``, ``_diag`` and home."""
+        root = self.layout.slot_root(slot.name)
+        known = self.system.user_exists(slot.user)
+        uid, gid = self.system.ids(slot.user) if known else (-1, -1)
+        wanted = [(root.parent, 0, 0, 0o755), (root, 0, gid, 0o750)]
+        wanted += [(root / name, 0, 0, 0o755) for name in ("bin", "externals")]
+        wanted += [(root / name, uid, gid, 0o700) for name in ("_work", "_diag", "home")]
+        wrong = [entry for entry in wanted if not _directory_is(*entry)]
+        if not wrong and self.layout.state("slots", slot.name).exists():
+            return
+
+        def make() -> None:
+            self.receipt.record("path", [str(root.parent), str(root)], role=ROLE)
+            if not self.layout.state("slots", slot.name).exists():
+                self._write_state(slot, agent_id=None, registering=False)
+            for path, owner, group, mode in wrong:
+                path.mkdir(exist_ok=True)
+                os.chown(path, owner, group, follow_symlinks=False)
+                path.chmod(mode)
+
+        self._act(f"directories of slot {slot.name}", make)
+
+    def _write_state(self, slot: SlotSpec, *, agent_id: int | None, registering: bool) -> None:
+        data = {
+            "name": slot.name,
+            "url": slot.url,
+            "runner_name": slot.runner_name,
+            "agent_id": agent_id,
+            "version": slot.version,
+            "registering": registering,
+        }
+        path = self.layout.state("slots", slot.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(str(path), (json.dumps(data, indent=2) + "\n").encode())
+
+    # -- registration ------------------------------------------------------------------------------------
+
+    def _registration(self, slot: SlotSpec, unit: UnitState, enrolment: Enrolment | None) -> None:
+        if enrolment is None:
+            self._settle(slot)
+            return
+        report = next(report for report in self.outcome.reports if report.name == slot.name)
+
+        def do() -> None:
+            if unit.running:
+                self.system.systemctl("stop", slot.unit, seconds=360)
+            self.system.kill_all_of(slot.user)
+            self._write_state(slot, agent_id=None, registering=True)
+            forget_registration(self.layout, slot)
+            report.agent_id = register(self.layout, self.system, slot, enrolment)
+            report.agent_name, report.url, report.registering = slot.runner_name, slot.url, False
+            self._write_state(slot, agent_id=report.agent_id, registering=False)
+
+        self._act(f"registration of {slot.runner_name}", do)
+        report.changes.append("registration")
+
+    def _settle(self, slot: SlotSpec) -> None:
+        """Note what is already true: a finished registration, the version, who owns the credential files."""
+        state = self._state(slot.name)
+        runner = read_runner_file(self.layout.slot_root(slot.name) / ".runner") or {}
+        agent_id = runner.get("agentid")
+        wanted = (agent_id, slot.version, False)
+        stale = (state.get("agent_id"), state.get("version"), bool(state.get("registering"))) != wanted
+        if agent_id is not None and stale and not self.check:
+            self._write_state(slot, agent_id=agent_id, registering=False)
+        if not self.system.user_exists(slot.user):
+            return
+        gid = self.system.ids(slot.user)[1]
+        for name in CREDENTIAL_FILES:
+            path = self.layout.slot_root(slot.name) / name
+            if path.is_file() and not _file_is(path, gid, 0o640):
+                self._act(f"owner of {name} of slot {slot.name}", lambda path=path: _own(path, gid))
+
+    # -- the service -------------------------------------------------------------------------------------
+
+    def _service(self, slot: SlotSpec, unit: UnitState) -> None:
+        report = next(report for report in self.outcome.reports if report.name == slot.name)
+        before = len(self.outcome.actions)
+        if unit.load == "masked":
+            self._act(f"unmask {slot.unit}", lambda: self.system.systemctl("unmask", slot.unit))
+        if not self.layout.wanted(slot.name).is_symlink():
+            self._act(f"enable {slot.unit}", lambda: self.system.systemctl("enable", "--quiet", slot.unit))
+        registered = report.agent_id is not None or "registration" in report.changes
+        if registered and report.hold is None:
+            self._run_or_restart(slot, unit, report)
+        report.changes += self.outcome.actions[before:]
+
+    def _run_or_restart(self, slot: SlotSpec, unit: UnitState, report: Report) -> None:
+        pending = self.layout.state("pending", slot.name)
+        due = report.pending_restart or pending.exists()
+        if not unit.running or "registration" in report.changes:
+
+            def start() -> None:
+                self.system.systemctl("reset-failed", slot.unit)
+                self.system.systemctl("start", slot.unit)
+                pending.unlink(missing_ok=True)
+
+            self._act(f"start {slot.unit}", start)
+            report.active, report.pending_restart = True, False
+        elif due and not self.system.busy(slot.unit):
+
+            def restart() -> None:
+                self.system.systemctl("restart", slot.unit, seconds=360)
+                pending.unlink(missing_ok=True)
+
+            self._act(f"restart {slot.unit}", restart)
+            report.pending_restart = False
+        elif due:
+            report.pending_restart = True
+            if not self.check and self.layout.path("/opt/runnerctl/bin/runnerctl").exists():
+                self.system.systemctl("start", "--no-block", f"gha-restart@{slot.name}.service")
+
+    # -- slots that inventory no longer has --------------------------------------------------------------
+
+    def _absent(self, name: str, unit: UnitState, *, remove: bool) -> None:
+        self.outcome.absent.append(self._report(name, unit))
+        if not remove:
+            return
+        user, unit_name = f"gha-{name}", f"gha-runner@{name}.service"
+
+        def do() -> None:
+            self.system.systemctl("disable", "--now", "--quiet", unit_name, seconds=360)
+            self.system.kill_all_of(user)
+            for path in (self.layout.drop_in(name).parent, self.layout.slot_root(name)):
+                shutil.rmtree(path, ignore_errors=True)
+            self.system.systemctl("daemon-reload")
+            self.system.remove_user(user)
+            for kind in ("pending", "hold"):
+                self.layout.state(kind, name).unlink(missing_ok=True)
+            self.receipt.forget("user", user)
+            self.receipt.forget("path", str(self.layout.slot_root(name)))
+            self.layout.state("slots", name).unlink(missing_ok=True)  # last: until then the slot is known
+
+        self._act(f"removal of slot {name}", do)
+
+
+_ROOT_UID = os.geteuid()
+
+
+def _is(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text() == text
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+def _directory_is(path: Path, owner: int, group: int, mode: int) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    stat = path.stat()
+    return (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (owner, group, mode)
+
+
+def _file_is(path: Path, group: int, mode: int) -> bool:
+    stat = path.stat()
+    return (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (_ROOT_UID, group, mode)
+
+
+def _own(path: Path, group: int) -> None:
+    os.chown(path, _ROOT_UID, group, follow_symlinks=False)
+    path.chmod(0o640)

@@ -1,0 +1,204 @@
+"""What a slot's files on a host say: the unit, its drop-in, the environment. Pure; standard library only."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "Layout",
+    "SlotSpec",
+    "env_text",
+    "read_runner_file",
+    "restart_unit_text",
+    "slot_unit_text",
+    "unit_text",
+]
+
+MANAGED = "# Managed by runnerctl: changes here are undone by the next converge.\n"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of a slot stands. ``root`` is ``/`` on a host."""
+
+    root: Path = Path("/")
+
+    def path(self, absolute: str) -> Path:
+        """A path of the host under ``root``."""
+        return self.root / absolute.lstrip("/")
+
+    def slot_root(self, slot: str) -> Path:
+        """The runner's root directory."""
+        return self.path(f"/var/lib/gha-runner/{slot}")
+
+    def release(self, version: str) -> Path:
+        """The one verified copy of a runner release on this host."""
+        return self.path(f"/opt/actions-runner/{version}")
+
+    @property
+    def units(self) -> Path:
+        """Where systemd reads the administrator's units."""
+        return self.path("/etc/systemd/system")
+
+    def drop_in(self, slot: str) -> Path:
+        """What is this slot's own in its unit."""
+        return self.units / f"gha-runner@{slot}.service.d" / "10-slot.conf"
+
+    def wanted(self, slot: str) -> Path:
+        """The link that starts the slot at boot."""
+        return self.units / "multi-user.target.wants" / f"gha-runner@{slot}.service"
+
+    def state(self, kind: str, slot: str) -> Path:
+        """A file of our own state: ``slots`` (JSON), ``hold`` (a reason), ``pending`` (a restart is due)."""
+        name = f"{slot}.json" if kind == "slots" else slot
+        return self.path(f"/var/lib/runnerctl/{kind}/{name}")
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """One slot as the controller wants it; every field is final."""
+
+    name: str
+    runner_name: str
+    url: str
+    version: str
+    labels: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    group: str | None = None
+    no_default_labels: bool = False
+    env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SlotSpec:
+        """Read the module's argument."""
+        known = {key: data[key] for key in cls.__dataclass_fields__ if data.get(key) is not None}
+        for key in ("labels", "gpus"):
+            known[key] = tuple(known.get(key, ()))
+        return cls(**known)
+
+    @property
+    def user(self) -> str:
+        """The system user the slot's jobs run as."""
+        return f"gha-{self.name}"
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit of a persistent slot."""
+        return f"gha-runner@{self.name}.service"
+
+
+# Why each line stands here: docs/explanation/unit.md.
+_UNIT = """\
+{managed}
+[Unit]
+Description=GitHub Actions runner of slot %i
+Documentation=https://github.com/runnerctl/runnerctl
+After=network-online.target nvidia-persistenced.service
+Wants=network-online.target
+ConditionPathExists=!/var/lib/runnerctl/hold/%i
+StartLimitIntervalSec=600
+StartLimitBurst=20
+
+[Service]
+Type=exec
+User=gha-%i
+Group=gha-%i
+UMask=0077
+WorkingDirectory=/var/lib/gha-runner/%i
+Environment=HOME=/var/lib/gha-runner/%i/home
+Environment=LANG=C.UTF-8
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+Environment=ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
+ExecStart=/var/lib/gha-runner/%i/bin/Runner.Listener run --startuptype service
+Restart=on-abnormal
+RestartForceExitStatus=2
+RestartSec=5
+KillMode=mixed
+KillSignal=SIGINT
+TimeoutStopSec=330
+OOMPolicy=continue
+
+ProtectSystem=strict
+ReadWritePaths=/var/lib/gha-runner/%i/_work /var/lib/gha-runner/%i/_diag /var/lib/gha-runner/%i/home
+ProtectHome=yes
+PrivateTmp=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_RESTART_UNIT = """\
+{managed}
+[Unit]
+Description=Restart the runner of slot %i as soon as it is idle
+ConditionPathExists=/var/lib/runnerctl/pending/%i
+
+[Service]
+Type=exec
+ExecStart=/opt/runnerctl/bin/runnerctl restart %i --when-idle
+Restart=on-failure
+RestartSec=30
+"""
+
+
+def unit_text() -> str:
+    """The template unit of persistent slots."""
+    return _UNIT.format(managed=MANAGED)
+
+
+def restart_unit_text() -> str:
+    """The template unit that applies a pending restart."""
+    return _RESTART_UNIT.format(managed=MANAGED)
+
+
+def slot_unit_text(slot: SlotSpec) -> str:
+    """The slot's drop-in: its release, bind-mounted, and its GPUs.
+
+    The runner takes the parent of the directory that really holds ``Runner.Listener`` as its root and follows
+    links (actions/runner, HostContext): a bind mount keeps one verified copy a host and the root per slot.
+    """
+    root, release = f"/var/lib/gha-runner/{slot.name}", f"/opt/actions-runner/{slot.version}"
+    lines = [
+        MANAGED,
+        "[Service]",
+        f"BindReadOnlyPaths={release}/bin:{root}/bin",
+        f"BindReadOnlyPaths={release}/externals:{root}/externals",
+    ]
+    # Advice to well-behaved programs; a slot without GPUs is told that there are none.
+    gpus = ",".join(slot.gpus)
+    lines += [
+        f"Environment=CUDA_VISIBLE_DEVICES={gpus or '-1'}",
+        f"Environment=NVIDIA_VISIBLE_DEVICES={gpus or 'none'}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def env_text(slot: SlotSpec) -> str:
+    """The runner's ``.env``: ``KEY=VALUE`` lines, no quotes, no comments (actions/runner, Program.cs)."""
+    return "".join(f"{key}={value}\n" for key, value in sorted(slot.env.items()))
+
+
+def read_runner_file(path: Path) -> dict[str, Any] | None:
+    """The runner's own ``.runner``: JSON, perhaps with a byte order mark; keys lower-cased.
+
+    None when it is absent or cannot be read as JSON: then the slot is not registered.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError):
+        return None
+    return {str(key).lower(): value for key, value in data.items()} if isinstance(data, dict) else None

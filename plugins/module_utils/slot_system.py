@@ -1,0 +1,167 @@
+"""The host under a slot: systemd, users and processes. Standard library only; every call has a deadline."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import process
+from .errors import HostError
+from .process import Result
+
+__all__ = ["Process", "System", "UnitState", "run"]
+
+DEADLINE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a slot."""
+
+    pid: int
+    comm: str
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """What systemd says of a unit."""
+
+    active: str = "inactive"
+    enabled: str = ""
+    load: str = ""
+    needs_reload: bool = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a listener is there, or on its way."""
+        return self.active in ("active", "activating", "reloading", "deactivating")
+
+
+def run(
+    argv: list[str], *, stdin: str | None = None, seconds: float = DEADLINE_SECONDS, check: bool = True
+) -> Result:
+    """Run a command with a deadline; with ``check``, a failure is a HostError with its last line of output."""
+    done = process.run(argv, timeout=seconds, stdin=stdin)
+    if check and done.rc:
+        lines = (done.err.strip() or done.out.strip()).splitlines() or [f"exit {done.rc}"]
+        raise HostError(lines[-1], where=" ".join(argv[:2]))
+    return done
+
+
+class System:
+    """The real host."""
+
+    def unit_states(self, units: list[str]) -> dict[str, UnitState]:
+        """The state of every unit, in one call."""
+        if not units:
+            return {}
+        keys = "Id,ActiveState,UnitFileState,LoadState,NeedDaemonReload"
+        out = run(["systemctl", "show", f"--property={keys}", "--", *units], check=False).out
+        states = {}
+        for block in out.strip().split("\n\n"):
+            pairs = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            states[pairs.get("Id", "")] = UnitState(
+                active=pairs.get("ActiveState", ""),
+                enabled=pairs.get("UnitFileState", ""),
+                load=pairs.get("LoadState", ""),
+                needs_reload=pairs.get("NeedDaemonReload") == "yes",
+            )
+        return {unit: states.get(unit, UnitState()) for unit in units}
+
+    def systemctl(self, *words: str, seconds: float = DEADLINE_SECONDS) -> None:
+        """Run systemctl. Raises HostError."""
+        run(["systemctl", *words], seconds=seconds)
+
+    def user_exists(self, name: str) -> bool:
+        """Whether the system user is there."""
+        try:
+            pwd.getpwnam(name)
+        except KeyError:
+            return False
+        return True
+
+    def add_user(self, name: str, home: str) -> None:
+        """Add a system user with a group of its own name, no login and no other group."""
+        try:
+            grp.getgrnam(name)
+        except KeyError:
+            run(["groupadd", "--system", "--", name])
+        run(
+            ["useradd", "--system", "--gid", name, "--home-dir", home, "--no-create-home"]
+            + ["--shell", "/usr/sbin/nologin", "--comment", "GitHub Actions runner", "--", name]
+        )
+
+    def remove_user(self, name: str) -> None:
+        """Remove the user and its group, when they are there."""
+        if self.user_exists(name):
+            run(["userdel", "--", name])
+        try:
+            grp.getgrnam(name)
+        except KeyError:
+            return
+        run(["groupdel", "--", name])
+
+    def ids(self, name: str) -> tuple[int, int]:
+        """uid and gid of a user."""
+        entry = pwd.getpwnam(name)
+        return entry.pw_uid, entry.pw_gid
+
+    def processes_in(self, unit: str) -> list[Process]:
+        """Every process in a unit's control group (v1 or v2)."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                if f"/{unit}" in (entry / "cgroup").read_text():
+                    found.append(Process(int(entry.name), (entry / "comm").read_text().strip()))
+            except OSError:
+                continue  # it ended while we looked
+        return found
+
+    def busy(self, unit: str) -> bool:
+        """Whether a job runs: a ``Runner.Worker`` in the unit's control group, nothing less (see the docs)."""
+        return any(process.comm == "Runner.Worker" for process in self.processes_in(unit))
+
+    def kill_all_of(self, user: str, *, seconds: float = 10.0) -> int:
+        """End every process of a user and wait until none is left; returns how many there were.
+
+        Raises HostError when some outlive SIGKILL (uninterruptible sleep): a token must not come near.
+        """
+        if not self.user_exists(user):
+            return 0
+        uid, _ = self.ids(user)
+        killed: set[int] = set()
+        deadline = time.monotonic() + seconds
+        while pids := _pids_of(uid):
+            if time.monotonic() > deadline:
+                raise HostError(f"processes {sorted(pids)} do not end", where=user, remedy="reboot the host")
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            killed |= pids
+            time.sleep(0.05)
+        return len(killed)
+
+
+def _pids_of(uid: int) -> set[int]:
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = (entry / "status").read_text()
+        except OSError:
+            continue
+        fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+        ids = {int(value) for value in fields.get("Uid", "").split()}
+        if uid in ids and not fields.get("State", "").strip().startswith("Z"):
+            found.add(int(entry.name))
+    return found

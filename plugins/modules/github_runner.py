@@ -1,0 +1,139 @@
+#!/usr/bin/python
+"""Target half of the module; the controller's half is plugins/action/github_runner.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: github_runner
+short_description: Bring a host's GitHub Actions runners to what inventory says
+version_added: 0.1.0
+description:
+  - Reads the spec of the host from its variables (roles C(github_runner) and others), asks GitHub for the records of
+    its runners, reads the host, and makes both agree.
+  - Registration tokens are minted on the controller, only when a slot must be registered, and reach the host by
+    standard input; they are in no file, argument or log.
+  - A slot that runs a job is never restarted. What needs a restart is noted and applied as soon as it is idle.
+  - Slots that inventory no longer has are unregistered and removed, when they are idle.
+options:
+  state:
+    description:
+      - V(present) brings every slot of the spec to what it should be.
+      - V(absent) drains, unregisters and removes every slot of the host.
+    type: str
+    choices: [present, absent]
+    default: present
+  host_is_dead:
+    description:
+      - With O(state=absent), do not contact the host; delete the offline records of its slots on GitHub by name.
+    type: bool
+    default: false
+  slots:
+    description: Set by the action plugin. The slots as they should be.
+    type: list
+    elements: dict
+    default: []
+  enrolments:
+    description: Set by the action plugin. Slot name to registration token and whether to take a record's place.
+    type: dict
+    default: {}
+  remove:
+    description: Set by the action plugin. The slots to remove from the host.
+    type: list
+    elements: str
+    default: []
+attributes:
+  check_mode:
+    description: Predicts what would change, on the host and on GitHub; mints no token and writes nothing.
+    support: full
+  diff_mode:
+    description: Shows units, environment files and what changes on GitHub.
+    support: full
+author:
+  - The runnerctl authors
+"""
+
+EXAMPLES = r"""
+- name: Bring all slots of the host to what inventory says
+  runnerctl.gpu_runner.github_runner:
+
+- name: Drain, unregister and remove all slots of the host
+  runnerctl.gpu_runner.github_runner:
+    state: absent
+"""
+
+RETURN = r"""
+slots:
+  description: One entry a slot - what the host says, and what differed.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The slot.
+      type: str
+    agent_id:
+      description: The runner's id on GitHub, or null when it is not registered.
+      type: int
+    busy:
+      description: Whether a job ran.
+      type: bool
+    pending_restart:
+      description: Whether a restart waits for the slot to be idle.
+      type: bool
+    changes:
+      description: What was changed, or in check mode would be.
+      type: list
+      elements: str
+absent:
+  description: Slots on the host that inventory does not have.
+  returned: success
+  type: list
+  elements: dict
+actions:
+  description: Everything that was done, or in check mode would be, in order.
+  returned: success
+  type: list
+  elements: str
+api_calls:
+  description: How many requests were sent to GitHub, and how many of them write.
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import Converger
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import Enrolment
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
+
+
+def main() -> None:
+    """Read, compare, act."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "host_is_dead": {"type": "bool", "default": False},
+            "slots": {"type": "list", "elements": "dict", "default": []},
+            "enrolments": {"type": "dict", "default": {}, "no_log": True},
+            "remove": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    slots = [SlotSpec.from_dict(slot) for slot in module.params["slots"]]
+    enrolments = {
+        name: Enrolment(token=entry["token"], replace=bool(entry.get("replace")))
+        for name, entry in module.params["enrolments"].items()
+    }
+    converger = Converger(Layout(), System(), check=module.check_mode)
+    try:
+        outcome = converger.run(slots, enrolments=enrolments, remove=module.params["remove"])
+    except HostError as error:
+        module.fail_json(msg=str(error), actions=converger.outcome.actions)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or 'the host'}: {error.strerror}", actions=converger.outcome.actions)
+    module.exit_json(**outcome.as_dict())
+
+
+if __name__ == "__main__":
+    main()

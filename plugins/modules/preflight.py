@@ -1,0 +1,102 @@
+#!/usr/bin/python
+"""Target half of the module; the controller's half is plugins/action/preflight.py."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: preflight
+short_description: Check spec, host and credential before anything is changed
+version_added: 0.1.0
+description:
+  - Validates the variables of the host, reads what the host is, and asks GitHub whether the credential is enough.
+  - Everything that is wrong is reported at once, one line each, before the first change.
+  - Resolves which runner release GitHub expects, for the roles that follow.
+options: {}
+attributes:
+  check_mode:
+    description: The same in check mode, except that no token is minted to prove the right to do so.
+    support: full
+author:
+  - The runnerctl authors
+"""
+
+EXAMPLES = r"""
+- name: Check spec, host and credential
+  runnerctl.gpu_runner.preflight:
+"""
+
+RETURN = r"""
+machine:
+  description: The architecture, as C(uname -m) prints it.
+  returned: success
+  type: str
+os_id:
+  description: The distribution, as F(/etc/os-release) names it.
+  returned: success
+  type: str
+os_version:
+  description: Its version.
+  returned: success
+  type: str
+releases:
+  description: The runner releases the host holds, verified and complete.
+  returned: success
+  type: list
+  elements: str
+registered:
+  description: The slots that hold a registration.
+  returned: success
+  type: list
+  elements: str
+"""
+
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+VERSION_PARTS = 3
+
+
+def read_os_release() -> dict[str, str]:
+    """F(/etc/os-release) as a dictionary."""
+    try:
+        lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {key: value.strip("\"'") for key, value in pairs}
+
+
+def versions_below(folder: str) -> list[str]:
+    """The runner releases in a folder: what is still being unpacked has another shape of name."""
+    path = Path(folder)
+    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+    return sorted(name for name in names if len(name.split(".")) == VERSION_PARTS and name[0].isdigit())
+
+
+def main() -> None:
+    """Report; nothing is changed."""
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    release = read_os_release()
+    host_json = Path("/etc/runnerctl/host.json")
+    module.exit_json(
+        changed=False,
+        os_id=release.get("ID", ""),
+        os_version=release.get("VERSION_ID", ""),
+        machine=platform.machine(),
+        uid=os.geteuid(),
+        systemd=Path("/run/systemd/system").is_dir(),
+        free_bytes=shutil.disk_usage("/opt" if Path("/opt").is_dir() else "/").free,
+        host_json=host_json.read_text(encoding="utf-8", errors="replace") if host_json.is_file() else None,
+        conda=Path("/opt/miniforge3/conda-meta").is_dir(),
+        cli=Path("/opt/runnerctl/bin/runnerctl").exists(),
+        releases=versions_below("/opt/actions-runner"),
+        registered=sorted(path.parent.name for path in Path("/var/lib/gha-runner").glob("*/.runner")),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""Make GitHub and the plans agree: the part that the Ansible action and the CLI on a host share.
+
+It stands above ``github`` and ``core``: observe the records, plan, write what a plan says, mint tokens. What
+happens on the host itself is done by ``plugins/module_utils/slot.py`` in both cases.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from runnerctl.core.labels import architecture_label
+from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
+from runnerctl.core.scope import Scope, api_url_for, parse_scope
+from runnerctl.core.spec import HostSpec, Slot
+from runnerctl.errors import (
+    AccessError,
+    ConfigError,
+    DataError,
+    RunnerctlError,
+    TryAgainError,
+    UnavailableError,
+)
+from runnerctl.github.auth import credentials
+from runnerctl.github.client import GitHubClient
+from runnerctl.github.models import Runner, RunnerDownload
+from runnerctl.github.registry import Registry
+
+__all__ = ["Fleet", "Release", "desired_slot", "record_of"]
+
+POLL_SECONDS = 1.0
+DRAIN_POLL_SECONDS = 5.0
+
+
+class Release:
+    """A runner release to install: version, where from, and its SHA-256 (lower-case hexadecimal)."""
+
+    def __init__(self, version: str, *, url: str, sha256: str, token: str | None = None) -> None:
+        self.version = version
+        self.url = url
+        self.sha256 = sha256
+        self.token = token  # GHES gives a short-lived token for its own download
+
+
+def record_of(runner: Runner) -> Record:
+    """GitHub's record in the shape that plans compare."""
+    read_only = frozenset(label.name.lower() for label in runner.labels if label.type == "read-only")
+    return Record(
+        id=runner.id,
+        name=runner.name,
+        online=runner.status == "online",
+        busy=runner.busy,
+        labels=runner.custom_labels(),
+        read_only=read_only,
+        group_id=runner.runner_group_id,
+    )
+
+
+def desired_slot(spec: HostSpec, slot: Slot, version: str) -> dict[str, Any]:
+    """The slot in the shape that the host's half takes (``SlotSpec.from_dict``)."""
+    return {
+        "name": slot.name,
+        "runner_name": spec.runner_name(slot),
+        "url": spec.slot_scope(slot).url,
+        "version": version,
+        "labels": list(spec.slot_labels(slot)),
+        "gpus": list(slot.gpus),
+        "group": spec.slot_group(slot),
+        "no_default_labels": spec.github_runner.no_default_labels,
+        "env": dict(spec.github_runner.env),
+    }
+
+
+class Fleet:
+    """GitHub as one host's slots see it: a registry for each scope, made when first needed.
+
+    ``environment`` holds the credentials (see `runnerctl.github.auth`). Raises AccessError when there is none.
+    """
+
+    def __init__(
+        self,
+        spec: HostSpec,
+        environment: Mapping[str, str],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.spec = spec
+        self.environment = environment
+        self.sleep = sleep
+        self.clock = clock
+        self._registries: dict[str, Registry] = {}
+        self._tokens: dict[str, str] = {}
+        self._downloads: dict[str, Sequence[RunnerDownload]] = {}
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def registry(self, url: str) -> Registry:
+        """The registry of a scope. Raises AccessError without a credential."""
+        scope = parse_scope(url)
+        if scope.path not in self._registries:
+            api_url = self.spec.github_runner.api_url or self.environment.get("RUNNERCTL_API_URL")
+            api_url = api_url or api_url_for(scope.url)
+            credential = credentials(self.environment, api_url=api_url, scope=scope)
+            if credential is None:
+                raise AccessError(
+                    "there is no GitHub credential",
+                    where=scope.name,
+                    remedy="set GH_TOKEN, or RUNNERCTL_APP_ID and RUNNERCTL_APP_KEY_FILE, on the controller",
+                )
+            self._registries[scope.path] = Registry(GitHubClient(api_url, credential), scope)
+        return self._registries[scope.path]
+
+    def scopes(self) -> list[Scope]:
+        """The distinct scopes of the host's slots."""
+        found = {scope.path: scope for scope in map(self.spec.slot_scope, self.spec.github_runner.slots)}
+        return list(found.values())
+
+    def calls(self) -> dict[str, int]:
+        """How many requests were sent, and how many of them write."""
+        sent = [call for registry in self._registries.values() for call in registry.client.calls]
+        return {"requests": len(sent), "writes": sum(method != "GET" for method, *_ in sent)}
+
+    def plans(self, local: Mapping[str, LocalSlot]) -> list[SlotPlan]:
+        """Ask GitHub for every slot's record, and plan. Raises RunnerctlError."""
+        return [self.plan(slot, local.get(slot.name, LocalSlot(slot.name))) for slot in self._slots()]
+
+    def _slots(self) -> Iterable[Slot]:
+        return self.spec.github_runner.slots
+
+    def plan(self, slot: Slot, local: LocalSlot) -> SlotPlan:
+        """The plan of one slot: one request when it is converged and in the default group."""
+        registry = self.registry(self.spec.slot_url(slot))
+        group = self.spec.slot_group(slot)
+        group_id = registry.group_id(group) if group else None
+        named = registry.runner_by_name(self.spec.runner_name(slot))
+        own = named if named is not None and named.id == local.agent_id else None
+        same_scope = (local.url or "").lower() == registry.scope.url.lower()
+        if own is None and local.agent_id is not None and same_scope:
+            own = registry.runner(local.agent_id)
+        return plan_slot(
+            self.spec,
+            slot,
+            local,
+            named=record_of(named) if named else None,
+            own=record_of(own) if own else None,
+            group_id=group_id,
+        )
+
+    def prove_access(self, *, register: Collection[str]) -> None:
+        """Ask every scope for something that needs the right to manage runners; raises AccessError.
+
+        For the slots in ``register`` a registration token is minted as well: reading proves no right to write.
+        """
+        for scope in self.scopes():
+            self.downloads(scope)
+        for slot in self._slots():
+            if slot.name in register:
+                self.token(self.spec.slot_url(slot))
+
+    def downloads(self, scope: Scope) -> Sequence[RunnerDownload]:
+        """The releases GitHub offers to a scope; asked once."""
+        if scope.path not in self._downloads:
+            self._downloads[scope.path] = self.registry(scope.url).downloads()
+        return self._downloads[scope.path]
+
+    def release(self, machine: str, *, installed: Collection[str] = ()) -> Release:
+        """The runner release this host should run.
+
+        Without a pin it is the one GitHub expects (``GET .../downloads``), with a SHA-256 that two sources
+        agree on: that answer and the release's own page. One source is enough for a release that the host has
+        ``installed``. Raises DataError when they differ or none is known.
+        """
+        runner = self.spec.github_runner
+        architecture = architecture_label(machine)
+        if runner.version and runner.sha256 and runner.download_url:
+            return Release(runner.version, url=self._url(runner.version, architecture), sha256=runner.sha256)
+        scope = self.scopes()[0]
+        offer = _offer(self.downloads(scope), scope, architecture)
+        version = runner.version or offer.version
+        name = f"actions-runner-linux-{architecture}-{version}.tar.gz"
+        first = offer.sha256_checksum if version == offer.version else None
+        second = runner.sha256
+        if second is None and not (first and version in installed):
+            second = self.registry(scope.url).release_digest(version, name)
+        sha256 = _agreed(name, first, second)
+        url = offer.download_url if version == offer.version else _public_url(version, architecture)
+        url = self._url(version, architecture) if runner.download_url else url
+        token = None if runner.download_url else offer.temp_download_token
+        return Release(version, url=url, sha256=sha256, token=token)
+
+    def _url(self, version: str, architecture: str) -> str:
+        template = self.spec.github_runner.download_url or ""
+        try:
+            return template.format(version=version, architecture=architecture)
+        except (KeyError, IndexError, ValueError):
+            raise ConfigError(
+                f"github_runner_download_url is {template!r}",
+                where=self.spec.host,
+                remedy="use only the placeholders {version} and {architecture}",
+            ) from None
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def token(self, url: str) -> str:
+        """A registration token for a scope: minted once, good for an hour and for many runners."""
+        registry = self.registry(url)
+        if registry.scope.path not in self._tokens:
+            self._tokens[registry.scope.path] = registry.registration_token()
+        return self._tokens[registry.scope.path]
+
+    def write(self, plan: SlotPlan, agent_id: int) -> None:
+        """Repair labels and group of a record that stays. Raises RunnerctlError."""
+        registry = self.registry(self._url_of(plan.name))
+        if plan.labels is not None:
+            registry.set_labels(agent_id, plan.labels)
+        if plan.move_to_group is not None:
+            registry.move_to_group(agent_id, plan.move_to_group)
+
+    def delete_before(self, plan: SlotPlan) -> None:
+        """Remove the record that a new registration leaves behind. Raises TryAgainError when it is busy."""
+        registration = plan.registration
+        if registration is None or registration.delete is None:
+            return
+        self.registry(registration.delete_url or self._url_of(plan.name)).delete(registration.delete)
+
+    def enrolment(self, plan: SlotPlan) -> dict[str, Any]:
+        """What the host's half needs to register."""
+        registration = plan.registration
+        replace = registration is not None and registration.replace
+        return {"token": self.token(self._url_of(plan.name)), "replace": replace}
+
+    def _url_of(self, slot_name: str) -> str:
+        slot = next(slot for slot in self._slots() if slot.name == slot_name)
+        return self.spec.slot_scope(slot).url
+
+    def wait_online(self, agents: Mapping[str, int], *, seconds: float) -> dict[str, str]:
+        """Wait until the runners are online: slot -> id in, slot -> ``online`` or ``offline`` out."""
+        deadline = self.clock() + seconds
+        states = dict.fromkeys(agents, "offline")
+        while True:
+            for name, agent_id in agents.items():
+                if states[name] != "online":
+                    runner = self.registry(self._url_of(name)).runner(agent_id)
+                    states[name] = runner.status if runner else "offline"
+            if "offline" not in states.values() or self.clock() >= deadline:
+                return states
+            self.sleep(POLL_SECONDS)
+
+    def remove_record(self, local: LocalSlot, *, seconds: float = 0.0) -> None:
+        """Delete the record of a slot that goes, as soon as it is idle.
+
+        GitHub refuses to delete a runner that works (422), so the deletion itself is the proof of idleness:
+        no job can reach the runner afterwards. Raises TryAgainError when it is still busy after ``seconds``.
+        """
+        if local.agent_id is None or local.url is None:
+            return
+        deadline = self.clock() + seconds
+        while True:
+            try:
+                self.registry(local.url).delete(local.agent_id)
+            except TryAgainError:
+                if self.clock() >= deadline:
+                    raise
+                self.sleep(DRAIN_POLL_SECONDS)
+            else:
+                return
+
+    def remove_dead(self) -> list[str]:
+        """Delete the records of a host that is gone, by name; only offline ones.
+
+        Raises ConfigError when one is online: then the host is not dead.
+        """
+        found: list[tuple[Registry, Runner]] = []
+        for slot in self._slots():
+            registry = self.registry(self.spec.slot_url(slot))
+            runner = registry.runner_by_name(self.spec.runner_name(slot))
+            if runner is None:
+                continue
+            if runner.status == "online":
+                raise ConfigError(
+                    f"runner {runner.name} is online: the host is not dead",
+                    where=self.spec.host,
+                    remedy="deprovision it without deprovision_host_is_dead",
+                )
+            found.append((registry, runner))
+        for registry, runner in found:
+            registry.delete(runner.id)
+        return [runner.name for _, runner in found]
+
+
+def _offer(offers: Sequence[RunnerDownload], scope: Scope, architecture: str) -> RunnerDownload:
+    for offer in offers:
+        if offer.os == "linux" and offer.architecture == architecture:
+            return offer
+    raise DataError(f"GitHub offers no runner for linux-{architecture}", where=scope.name)
+
+
+def _agreed(name: str, first: str | None, second: str | None) -> str:
+    sums = {value.lower() for value in (first, second) if value}
+    if len(sums) > 1:
+        raise DataError(
+            f"two sources disagree on the SHA-256 of {name}: {', '.join(sorted(sums))}",
+            remedy="do not install it; find out which source was tampered with",
+        )
+    if not sums:
+        raise DataError(
+            f"no source knows the SHA-256 of {name}",
+            remedy="pin github_runner_version and github_runner_sha256",
+        )
+    return sums.pop()
+
+
+def _public_url(version: str, architecture: str) -> str:
+    name = f"actions-runner-linux-{architecture}-{version}.tar.gz"
+    return f"https://github.com/actions/runner/releases/download/v{version}/{name}"
