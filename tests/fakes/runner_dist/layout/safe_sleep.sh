@@ -1,0 +1,3 @@
+#!/bin/bash
+# Waits so many seconds.
+sleep "$1"
