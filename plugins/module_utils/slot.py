@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +289,7 @@ class Converger:
         for name in CREDENTIAL_FILES:
             path = self.layout.slot_root(slot.name) / name
             if path.is_file() and not _file_is(path, gid, 0o640):
-                self._act(f"owner of {name} of slot {slot.name}", lambda path=path: _own(path, gid))
+                self._act(f"owner of {name} of slot {slot.name}", partial(_own, path, gid))
 
     # -- the service -------------------------------------------------------------------------------------
 

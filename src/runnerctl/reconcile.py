@@ -184,6 +184,8 @@ class Fleet:
         second = runner.sha256
         if second is None and not (first and version in installed):
             second = self.registry(scope.url).release_digest(version, name)
+            if second is None and api_url_for(scope.url).startswith("https://api."):
+                raise _unknown_sum(name)  # only a GitHub Enterprise Server may lack the release's own page
         sha256 = _agreed(name, first, second)
         url = offer.download_url if version == offer.version else _public_url(version, architecture)
         url = self._url(version, architecture) if runner.download_url else url
@@ -207,7 +209,7 @@ class Fleet:
         """A registration token for a scope: minted once, good for an hour and for many runners."""
         registry = self.registry(url)
         if registry.scope.path not in self._tokens:
-            self._tokens[registry.scope.path] = registry.registration_token()
+            self._tokens[registry.scope.path] = registry.registration_token().token
         return self._tokens[registry.scope.path]
 
     def write(self, plan: SlotPlan, agent_id: int) -> None:
@@ -305,11 +307,15 @@ def _agreed(name: str, first: str | None, second: str | None) -> str:
             remedy="do not install it; find out which source was tampered with",
         )
     if not sums:
-        raise DataError(
-            f"no source knows the SHA-256 of {name}",
-            remedy="pin github_runner_version and github_runner_sha256",
-        )
+        raise _unknown_sum(name)
     return sums.pop()
+
+
+def _unknown_sum(name: str) -> DataError:
+    return DataError(
+        f"GitHub's release does not give the SHA-256 of {name}",
+        remedy="pin github_runner_version and github_runner_sha256",
+    )
 
 
 def _public_url(version: str, architecture: str) -> str:
