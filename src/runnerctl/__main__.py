@@ -1,0 +1,9 @@
+"""``python -m runnerctl``: the same as the command ``runnerctl``."""
+
+from __future__ import annotations
+
+import sys
+
+from runnerctl.cli.main import main
+
+sys.exit(main())

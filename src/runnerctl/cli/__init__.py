@@ -1,0 +1,1 @@
+"""The command line ``runnerctl``: commands, renderers, exit codes. It wires things and decides nothing."""

@@ -1,0 +1,74 @@
+"""The table of commands, and what stands before a command: ``--version``, ``-o``, completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from runnerctl.cli.context import Context
+from runnerctl.cli.lazy import Entry, Group, new_app
+from runnerctl.cli.options import OutputOption
+
+__all__ = ["LINTERS", "TABLE", "VERDICTS", "app"]
+
+TABLE: Mapping[str, Entry] = {
+    "register": Entry("runnerctl.cli.slots", "Register this host's slots at GitHub and start them."),
+    "unregister": Entry("runnerctl.cli.slots", "Stop this host's slots and remove them from GitHub."),
+    "restart": Entry("runnerctl.cli.slots", "Restart a slot's runner, now or when it is idle."),
+    "list": Entry("runnerctl.cli.listing", "List this host's slots, or the runners that GitHub knows."),
+    "health": Entry("runnerctl.cli.health", "Judge this host: GPUs, runners, disk, network."),
+    "snapshot": Entry("runnerctl.cli.health", "Save what the host looks like, for a bug report."),
+    "spec": Entry("runnerctl.cli.spec", "Show or check what a host should be."),
+    "auth": Entry("runnerctl.cli.auth", "Find out what the credential at hand may do."),
+    "logs": Entry("runnerctl.cli.logs", "Show what a slot's runner wrote."),
+}
+# Their exit code is a verdict: whatever goes wrong in them is UNKNOWN, a wrong option included.
+VERDICTS = frozenset({"health"})
+LINTERS = frozenset({"spec validate"})
+
+HELP = """Run GitHub Actions on your own GPU machines.
+
+On a runner host, runnerctl shows and judges that host. Anywhere else it asks GitHub; for that it needs a
+credential: GH_TOKEN, GITHUB_TOKEN or RUNNERCTL_TOKEN_FILE, or a GitHub App in RUNNERCTL_APP_ID,
+RUNNERCTL_APP_INSTALLATION_ID and RUNNERCTL_APP_KEY_FILE.
+"""
+EXAMPLE = """
+runnerctl list
+runnerctl health -o json
+GH_TOKEN=... runnerctl list --url https://github.com/acme --label gpu
+"""
+
+
+class Root(Group):
+    """The command ``runnerctl`` itself."""
+
+    table = TABLE
+
+
+app = new_app(cls=Root, help=HELP, epilog=EXAMPLE, invoke_without_command=True, add_completion=True)
+VersionOption = Annotated[bool, typer.Option("--version", help="Print the version and leave.")]
+
+
+@app.callback()
+def root(context: typer.Context, version: VersionOption = False, output: OutputOption = None) -> None:
+    """Handle what stands before a command."""
+    command: Context = context.obj
+    if output:
+        command.default_output = output
+    if version:
+        _version(command)
+        raise typer.Exit(0)
+    if context.invoked_subcommand is None:
+        command.note(context.get_help())
+        raise typer.Exit(64)
+
+
+def _version(context: Context) -> None:
+    from runnerctl import __version__
+
+    if context.wants_json(None):
+        context.say_json({"schema": "runnerctl.version/1", "version": __version__})
+    else:
+        context.say(f"runnerctl {__version__}")
