@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--architecture", choices=sorted(ARCHITECTURES), action="append", help="default: x64")
     parser.add_argument("--out", required=True, type=Path, help="directory for the tarball")
     parser.add_argument("--payload-mib", type=int, default=0, help="pad by so many MiB that do not compress")
-    parser.add_argument("--needs-icu", action="store_true", help="abort on a host without libicu, as .NET does")
+    parser.add_argument("--needs-icu", action="store_true", help="abort without libicu, as .NET does")
     options = parser.parse_args()
     for architecture in options.architecture or ["x64"]:
         path = build(

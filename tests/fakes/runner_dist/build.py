@@ -39,8 +39,8 @@ def build(
 ) -> Path:
     """Write the tarball into ``directory`` and return its path.
 
-    ``payload_mib`` pads it with that many MiB that do not compress; ``needs_icu`` makes the listener abort on a host
-    without libicu, as .NET does. Raises ValueError for an architecture other than x64 and arm64.
+    ``payload_mib`` pads it with that many MiB that do not compress; ``needs_icu`` makes the listener abort on
+    a host without libicu, as .NET does. Raises ValueError for an architecture other than x64 and arm64.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture {architecture!r}: use {' or '.join(ARCHITECTURES)}")
@@ -52,9 +52,12 @@ def build(
         "commit": hashlib.sha256(version.encode()).hexdigest()[:40],
         "needs_icu": needs_icu,
     }
-    with open(target, "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-        with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
-            _add_all(archive, dict([*_files(facts), *_padding(payload_mib)]))
+    with (
+        open(target, "wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+    ):
+        _add_all(archive, dict([*_files(facts), *_padding(payload_mib)]))
     return target
 
 
@@ -76,9 +79,10 @@ def _files(facts: dict[str, object]) -> Iterator[tuple[str, bytes]]:
 
 
 def _padding(mebibytes: int) -> Iterator[tuple[str, bytes]]:
-    source = random.Random(mebibytes)  # noqa: S311 (bytes that do not compress, the same every time)
+    source = random.Random(mebibytes)  # noqa: S311 (bytes that do not compress, always the same)
     for number in range(mebibytes * 1024 * 1024 // _PADDING_FILE_BYTES):
-        yield f"externals/node24/lib/padding/{number // 100}/{number}.bin", source.randbytes(_PADDING_FILE_BYTES)
+        name = f"externals/node24/lib/padding/{number // 100}/{number}.bin"
+        yield name, source.randbytes(_PADDING_FILE_BYTES)
 
 
 def _add_all(archive: tarfile.TarFile, files: dict[str, bytes]) -> None:

@@ -12,7 +12,12 @@ def holds(expression: str, *, failed: bool, cancelled: bool) -> bool:
     text = expression.strip()
     if text.startswith("${{") and text.endswith("}}"):
         text = text[3:-2].strip()
-    status = {"success": not failed and not cancelled, "failure": failed, "always": True, "cancelled": cancelled}
+    status = {
+        "success": not failed and not cancelled,
+        "failure": failed,
+        "always": True,
+        "cancelled": cancelled,
+    }
     if not text:
         return status["success"]
     if not _FUNCTIONS.search(text):
@@ -21,11 +26,11 @@ def holds(expression: str, *, failed: bool, cancelled: bool) -> bool:
 
 
 def _either(text: str, values: dict[str, bool]) -> bool:
-    return any([_both(part, values) for part in text.split("||")])
+    return any(_both(part, values) for part in text.split("||"))
 
 
 def _both(text: str, values: dict[str, bool]) -> bool:
-    return all([_one(part.strip(), values) for part in text.split("&&")])
+    return all(_one(part.strip(), values) for part in text.split("&&"))
 
 
 def _one(text: str, values: dict[str, bool]) -> bool:

@@ -38,9 +38,8 @@ def configure(context: Context, options: Options) -> None:
     agent = _add_agent(context, granted, request)
     context.say("√ Runner connection is good")
     _section(context, "Runner settings")
-    settings.save(
-        _runner_file(url, granted["url"], agent, request, options), client_id=str(uuid.uuid4()), secret=agent["secret"]
-    )
+    runner = _runner_file(url, granted["url"], agent, request, options)
+    settings.save(runner, client_id=str(uuid.uuid4()), secret=agent["secret"])
     context.say()
     context.say("√ Settings Saved.")
     context.say()
@@ -62,7 +61,8 @@ def remove(context: Context, options: Options) -> None:
         _delete_record(context, options, settings.load())
     else:
         context.say(
-            "Cannot connect to server, because config files are missing. Skipping removing runner from the server."
+            "Cannot connect to server, because config files are missing."
+            " Skipping removing runner from the server."
         )
     for name, present, files in (
         (CREDENTIALS, settings.has_credentials(), (CREDENTIALS, KEY, ".credentials_migrated")),
@@ -193,7 +193,8 @@ def _authorise(url: str, token: str, event: str) -> dict[str, Any]:
         if reply.status < 300:
             return reply.body
         name = {404: "NotFound", 401: "Unauthorized", 403: "Forbidden"}.get(reply.status, str(reply.status))
-        failure = f"Http response code: {name} from 'POST {_api(url)}/actions/runner-registration'\n{reply.message}"
+        where = f"POST {_api(url)}/actions/runner-registration"
+        failure = f"Http response code: {name} from '{where}'\n{reply.message}"
         if reply.status == 404:
             break
     raise RunnerError(failure)

@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,7 +56,8 @@ class Context:
         # The real program's host resolves links, so the root is the parent of where bin really is.
         self.bin = Path(os.path.realpath(__file__)).parent.parent
         self.root = self.bin.parent
-        facts: dict[str, Any] = json.loads((self.bin / "standin" / "release.json").read_text(encoding="utf-8"))
+        release = self.bin / "standin" / "release.json"
+        facts: dict[str, Any] = json.loads(release.read_text(encoding="utf-8"))
         self.version: str = facts["version"]
         self.architecture: str = facts["architecture"]
         self.commit: str = facts["commit"]
@@ -66,12 +66,12 @@ class Context:
         self._log: int = -1
 
     def open_log(self) -> None:
-        """Create ``_diag/<kind>_<utc>-utc.log``; a directory that refuses it aborts the process, as in .NET."""
+        """Create ``_diag/<kind>_<utc>-utc.log``; a directory that refuses it aborts the process."""
         directory = self.root / "_diag"
         name = f"{self.kind}_{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-utc.log"
         try:
             directory.mkdir(exist_ok=True)
-            self._log = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._log = os.open(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError:
             abort(f"System.UnauthorizedAccessException: Access to the path '{directory / name}' is denied.")
 
@@ -98,7 +98,7 @@ class Context:
         _write(2, f"{text}\n".encode("utf-8", "surrogateescape"))
 
     def load_env_file(self) -> None:
-        """Put the lines of ``.env`` into the environment: split at the first ``=``, no quotes, no comments."""
+        """Put the lines of ``.env`` into the environment: split at the first ``=``, nothing else."""
         try:
             text = (self.root / ".env").read_text(encoding="utf-8-sig")
         except FileNotFoundError:
@@ -113,14 +113,14 @@ class Context:
 
     def check_directories(self) -> None:
         """List the root and each of its parents; one that cannot be read ends the process (code 1)."""
-        for directory in (self.root, *self.root.parents):
-            try:
+        try:
+            for directory in (self.root, *self.root.parents):
                 os.listdir(directory)
-            except OSError as error:
-                raise RunnerError(
-                    "An error occurred: Permission to read the directory contents is required for Runner and each"
-                    f" directory up the hierarchy. Access to the path '{error.filename}' is denied."
-                ) from error
+        except OSError as error:
+            raise RunnerError(
+                "An error occurred: Permission to read the directory contents is required for Runner and each"
+                f" directory up the hierarchy. Access to the path '{error.filename}' is denied."
+            ) from error
 
 
 def abort(message: str) -> NoReturn:
@@ -129,7 +129,6 @@ def abort(message: str) -> NoReturn:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGABRT, signal.SIG_DFL)
     os.abort()
-    sys.exit(134)  # not reached; os.abort() is not typed as never returning everywhere
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -25,7 +25,7 @@ from .context import (
     time_scale,
 )
 from .options import Options
-from .session import Event, Poller, Session, SessionRefused, deprecated
+from .session import Event, Poller, Session, SessionError, deprecated
 from .settings import Settings
 from .wire import Service, WireError
 
@@ -82,7 +82,7 @@ class Listener:
         self.context.say()
         try:
             self.session.open(time.sleep, always_conflict=self.fault.name == "session-conflict")
-        except SessionRefused as refused:
+        except SessionError as refused:
             # An expired version looks connected until the first message is due.
             if refused.code == VERSION_DEPRECATED:
                 self._greet()
@@ -100,7 +100,8 @@ class Listener:
     def _fault_once_listening(self) -> int | None:
         name = self.fault.name
         if name in ("exit1-after-listening", "exit7", "exit0-wiped", "crash"):
-            threading.Timer(self.fault.number_or(0) / time_scale(), self.events.put, [("fault", name)]).start()
+            delay = self.fault.number_or(0) / time_scale()
+            threading.Timer(delay, self.events.put, [("fault", name)]).start()
         if name == "hang":
             while True:
                 self._hang()
@@ -150,12 +151,15 @@ class Listener:
         return {**offer, **reply.body.get("job", reply.body)}
 
     def _start_worker(self, job: dict[str, Any]) -> None:
-        """Spawn ``Runner.Worker``; the job travels through its standard input, where no other user sees it."""
+        """Spawn ``Runner.Worker``; the job goes to its standard input, where no other user sees it."""
         message = {
             "job": job,
             "server_url": self._server_url(),
             "secret": self.secret,
-            "runner": {"name": self.runner.get("agentname", ""), "group": self.runner.get("poolname", "Default")},
+            "runner": {
+                "name": self.runner.get("agentname", ""),
+                "group": self.runner.get("poolname", "Default"),
+            },
             "github_url": self.runner.get("githuburl", ""),
             "work": str(self.context.root / str(self.runner.get("workfolder", "_work"))),
         }
@@ -212,11 +216,11 @@ class Listener:
         self.settings.delete()
         return SUCCESS
 
-    def _when_refused(self, refused: SessionRefused) -> int:
+    def _when_refused(self, refused: SessionError) -> int:
         self._cancel_job(_CANCEL_SECONDS[signal.SIGTERM])
         return self._refused(refused)
 
-    def _refused(self, refused: SessionRefused) -> int:
+    def _refused(self, refused: SessionError) -> int:
         if refused.code == VERSION_DEPRECATED:
             return deprecated(self.context, str(refused))
         self.context.complain(str(refused))

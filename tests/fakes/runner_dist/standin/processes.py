@@ -26,11 +26,16 @@ def run(
 ) -> int:
     """Run a program to its end and return its exit code; 128 plus the signal for one that was killed.
 
-    When ``cancelled`` is set meanwhile, or the deadline passes, the program is interrupted, then terminated, then
-    killed with all its children. Raises OSError when it cannot be started.
+    When ``cancelled`` is set meanwhile, or the deadline passes, the program is interrupted, then terminated,
+    then killed with all its children. Raises OSError when it cannot be started.
     """
     process = subprocess.Popen(
-        words, cwd=directory, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        words,
+        cwd=directory,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     reader = threading.Thread(target=_forward, args=(process, on_line), daemon=True)
     reader.start()
@@ -104,11 +109,13 @@ def parent_of(pid: int) -> int:
 def marked(variable: str, value: str) -> dict[int, str]:
     """Processes that carry ``variable=value`` in their environment: pid to name."""
     mark = f"{variable}={value}".encode()
-    found: dict[int, str] = {}
-    for pid in pids():
-        try:
-            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                found[pid] = Path(f"/proc/{pid}/comm").read_text(encoding="utf-8", errors="replace").strip()
-        except OSError:
-            continue
-    return found
+    found = [pid for pid in pids() if mark in _bytes(f"/proc/{pid}/environ").split(b"\0")]
+    return {pid: _bytes(f"/proc/{pid}/comm").decode("utf-8", "replace").strip() for pid in found}
+
+
+def _bytes(path: str) -> bytes:
+    """A file's content; nothing when it is gone or belongs to somebody else."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""

@@ -74,7 +74,7 @@ def _check_libraries(context: Context) -> None:
     """Abort without ICU, as .NET does, where the tarball was built to do so."""
     if not context.needs_icu or os.environ.get("DOTNET_SYSTEM_GLOBALIZATION_INVARIANT") in ("1", "true"):
         return
-    ldconfig = next((path for path in ("/sbin/ldconfig", "/usr/sbin/ldconfig") if os.path.exists(path)), "ldconfig")
+    ldconfig = "/sbin/ldconfig" if os.path.exists("/sbin/ldconfig") else "ldconfig"
     listed = subprocess.run([ldconfig, "-p"], capture_output=True, text=True, check=False, timeout=10).stdout
     if "libicu" not in listed:
         abort("Couldn't find a valid ICU package installed on the system.")

@@ -19,7 +19,7 @@ Event = tuple[str, Any]
 _RETRY_SECONDS, _CONFLICT_SECONDS, _SKEW_SECONDS, _POLL_SECONDS = 30.0, 240.0, 1800.0, 50.0
 
 
-class SessionRefused(Exception):
+class SessionError(Exception):
     """No session can be had; ``code`` is the exit code that follows."""
 
     def __init__(self, message: str, *, code: int) -> None:
@@ -48,7 +48,7 @@ class Session:
     def open(self, sleep: Callable[[float], None], *, always_conflict: bool = False) -> None:
         """Create the session; retry what may pass.
 
-        Raises SessionRefused with the exit code of what does not.
+        Raises SessionError with the exit code of what does not.
         """
         deadlines: dict[str, float] = {}
         while True:
@@ -69,7 +69,7 @@ class Session:
             return None
 
     def _judge(self, reply: Reply | None, deadlines: dict[str, float]) -> None:
-        """Return to try again, or raise SessionRefused."""
+        """Return to try again, or raise SessionError."""
         if reply is None:
             return
         if reply.status == 409:
@@ -82,22 +82,23 @@ class Session:
             )
             self._give_up(deadlines, "skew", _SKEW_SECONDS, code=TERMINATED)
         elif reply.status == 404:
-            raise SessionRefused(
-                "The runner registration has been deleted from the server, please re-configure. Runner registrations"
-                " are automatically deleted for runners that have not connected to the service recently.",
+            raise SessionError(
+                "The runner registration has been deleted from the server, please re-configure. Runner"
+                " registrations are automatically deleted for runners that have not connected to the service"
+                " recently.",
                 code=TERMINATED,
             )
         elif reply.status == 426:
-            raise SessionRefused(reply.message, code=VERSION_DEPRECATED)
+            raise SessionError(reply.message, code=VERSION_DEPRECATED)
         elif reply.status < 500 and reply.status not in (408, 429):
-            raise SessionRefused(f"Failed to create session. {reply.message}", code=TERMINATED)
+            raise SessionError(f"Failed to create session. {reply.message}", code=TERMINATED)
         else:
             self.trouble(reply.message)
 
     def _give_up(self, deadlines: dict[str, float], kind: str, seconds: float, *, code: int) -> None:
         now = time.monotonic()
         if now >= deadlines.setdefault(kind, now + seconds / time_scale()):
-            raise SessionRefused(f"Stop retry after retried for {seconds:g} seconds.", code=code)
+            raise SessionError(f"Stop retry after retried for {seconds:g} seconds.", code=code)
 
     def trouble(self, message: str) -> None:
         """Say once that the service cannot be reached."""
@@ -164,7 +165,7 @@ class Poller(threading.Thread):
                 self._sleep(_back_off(failures))
         except Stopped:
             return
-        except SessionRefused as refused:
+        except SessionError as refused:
             self._events.put(("refused", refused))
 
     def _understand(self, reply: Reply) -> None:
@@ -176,7 +177,7 @@ class Poller(threading.Thread):
             self._events.put(("gone", None))
             self._sleep(3600 * time_scale())
         elif reply.status == 426:
-            raise SessionRefused(reply.message, code=VERSION_DEPRECATED)
+            raise SessionError(reply.message, code=VERSION_DEPRECATED)
         elif reply.status in (401, 409):
             self._session.open(self._sleep)
 
@@ -189,12 +190,10 @@ _UNDERSTOOD = (200, 204, 401, 404, 409, 426)
 
 
 def _back_off(failures: int) -> float:
-    """15 to 30 s for the first five failures, then 30 to 60 s; the spread keeps a fleet from marching in step."""
+    """15 to 30 s for the first five failures, then 30 to 60 s; the spread keeps a fleet out of step."""
     low = 15.0 if failures <= 5 else 30.0
     return low * (1 + os.urandom(1)[0] / 255) / time_scale()
 
 
 def _now() -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime())
-
-

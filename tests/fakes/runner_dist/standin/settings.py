@@ -80,13 +80,11 @@ class Settings:
 
         Raises RunnerError when the directory does not let them go.
         """
-        for name in names or (*_MIGRATED, CREDENTIALS, KEY, RUNNER):
-            try:
-                (self.root / name).unlink()
-            except FileNotFoundError:
-                continue
-            except OSError as error:
-                raise _denied(error) from error
+        try:
+            for name in names or (*_MIGRATED, CREDENTIALS, KEY, RUNNER):
+                (self.root / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise _denied(error) from error
 
     def _read(self, name: str) -> dict[str, Any]:
         try:
@@ -111,4 +109,4 @@ class Settings:
 
 
 def _denied(error: OSError) -> RunnerError:
-    return RunnerError(f"An error occurred: Access to the path '{error.filename}' is denied. ({error.strerror})")
+    return RunnerError(f"An error occurred: Access to the path '{error.filename}' is denied.")

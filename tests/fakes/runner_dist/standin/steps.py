@@ -64,7 +64,8 @@ def run_step(state: JobState, step: dict[str, Any]) -> None:
         return
     succeeded = "run" in step and _run_script(state, step)
     if "run" not in step:
-        state.log.write(f"##[error]Unable to resolve action '{step.get('uses')}': this runner runs scripts only.")
+        action = step.get("uses")
+        state.log.write(f"##[error]Unable to resolve action '{action}': this runner runs scripts only.")
     if not succeeded and not step.get("continue-on-error"):
         state.failed = True
     state.log.write(f"##[section]Finishing: {name} ({'success' if succeeded else 'failure'})")
@@ -98,7 +99,7 @@ def run_hook(state: JobState, kind: str, path: str) -> None:
         state.log.write(f"##[error]File doesn't exist: '{path}'")
         succeeded = False
     elif not words:
-        state.log.write(f"##[error]{path} is not a valid path to a script. Make sure it ends in '.sh', '.ps1' or '.js'.")
+        state.log.write(f"##[error]{path} is no script: its name must end in '.sh', '.ps1' or '.js'.")
         succeeded = False
     else:
         state.log.write(f"##[group]Run '{path}'")
@@ -109,7 +110,7 @@ def run_hook(state: JobState, kind: str, path: str) -> None:
 
 
 def _hook_words(state: JobState, path: str) -> list[str]:
-    """How a hook is started; its path is not quoted, so one with spaces falls apart, as in the real runner."""
+    """How a hook is started; its path is not quoted, so one with spaces falls apart, as it really does."""
     if path.endswith(".sh"):
         return [shutil.which("bash") or "sh", "-e", *path.split()]
     if path.endswith(".ps1"):

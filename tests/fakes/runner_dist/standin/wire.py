@@ -22,7 +22,8 @@ class Reply(NamedTuple):
     @property
     def message(self) -> str:
         """The service's own explanation, or its status."""
-        return str(self.body.get("message") or f"Response status code does not indicate success: {self.status}.")
+        unexplained = f"Response status code does not indicate success: {self.status}."
+        return str(self.body.get("message") or unexplained)
 
 
 class Service:
@@ -37,8 +38,8 @@ class Service:
     def call(self, method: str, path: str, body: object = None, *, text: str | None = None) -> Reply:
         """Send one request and read its answer.
 
-        Raises WireError for everything below HTTP. A kept connection that the other side has closed meanwhile is
-        replaced once.
+        Raises WireError for everything below HTTP. A kept connection that the other side has closed meanwhile
+        is replaced once.
         """
         headers = {"Authorization": self._authorization, "User-Agent": "GitHubActionsRunner-linux (stand-in)"}
         data = b""
@@ -96,7 +97,8 @@ def _connect(base_url: str, timeout: float) -> http.client.HTTPConnection:
 
     context = ssl.create_default_context()
     if proxy.hostname:
-        tunnel = http.client.HTTPSConnection(proxy.hostname, proxy.port or 80, timeout=timeout, context=context)
+        port = proxy.port or 80
+        tunnel = http.client.HTTPSConnection(proxy.hostname, port, timeout=timeout, context=context)
         tunnel.set_tunnel(host, parts.port or 443)
         return tunnel
     return http.client.HTTPSConnection(host, parts.port or 443, timeout=timeout, context=context)

@@ -24,9 +24,9 @@ _REPORT_ATTEMPTS = 5
 
 
 def main(_: list[str]) -> int:
-    """Read the job from standard input and run it. Returns 100 plus the result's place in RESULTS."""
-    # The listener decides when a job ends; a signal to the whole group must not end it twice. A handler rather
-    # than "ignore", which the job's processes would inherit.
+    """Read the job from standard input and run it. Exits with 100 plus the result's place in RESULTS."""
+    # The listener decides when a job ends; a signal to the whole group must not end it twice. A handler
+    # rather than "ignore", which the job's processes would inherit.
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: None)
     context = Context("Worker")
@@ -103,10 +103,11 @@ class Worker:
             directory.mkdir(parents=True, exist_ok=True)
         mapping = self.work / "_PipelineMapping" / owner / repository
         mapping.mkdir(parents=True, exist_ok=True)
-        (mapping / "PipelineFolder.json").write_text(
-            json.dumps({"repositoryName": f"{owner}/{repository}", "workspaceDirectory": f"{repository}/{repository}"}),
-            encoding="utf-8",
-        )
+        folder = {
+            "repositoryName": f"{owner}/{repository}",
+            "workspaceDirectory": f"{repository}/{repository}",
+        }
+        (mapping / "PipelineFolder.json").write_text(json.dumps(folder), encoding="utf-8")
         event = temp / "_github_workflow" / "event.json"
         event.write_text(json.dumps(self.job.get("event") or {}, indent=2), encoding="utf-8")
         facts = self._facts(workspace, temp, event)
@@ -147,7 +148,8 @@ class Worker:
         """Variables a step cannot change."""
         server = str(self.message["github_url"] or self.message["server_url"]).split("://", 1)
         server_url = f"{server[0]}://{server[-1].split('/', 1)[0]}"
-        tools = next((os.environ[name] for name in _TOOL_VARIABLES if os.environ.get(name)), str(self.work / "_tool"))
+        chosen = [os.environ[name] for name in _TOOL_VARIABLES if os.environ.get(name)]
+        tools = chosen[0] if chosen else str(self.work / "_tool")
         repository = str(self.job.get("repository") or "")
         return {
             "CI": "true",
