@@ -6,6 +6,7 @@ Each function reads first, changes only what differs, and changes nothing at all
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import grp
 import os
 import pwd
@@ -16,7 +17,7 @@ from typing import Any
 
 from .errors import HostError
 
-__all__ = ["Change", "atomic_link", "atomic_write", "make_directory", "sync_directory"]
+__all__ = ["Change", "atomic_link", "atomic_write", "make_directory", "sync_directory", "sync_file_system"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,17 @@ def sync_directory(path: str) -> None:
     descriptor = os.open(path or ".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file_system(path: str) -> None:
+    """Put everything written to the file system of ``path`` on the disk; one call for many files."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor) != 0:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
     finally:
         os.close(descriptor)
 

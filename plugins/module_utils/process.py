@@ -27,16 +27,19 @@ def run(
     argv: Sequence[str],
     *,
     timeout: float,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str | None] | None = None,
     stdin: str | None = None,
     cwd: str | None = None,
+    keep_open: Sequence[int] = (),
 ) -> Result:
     """Run ``argv`` for at most ``timeout`` seconds, in a session of its own, speaking plain English.
 
-    ``env`` is added to this process's environment. Raises HostError when the program is missing or the
-    deadline passes; then the whole session is killed.
+    ``env`` is added to this process's environment; None takes a variable out of it. ``keep_open`` are
+    descriptors that the command inherits. Raises HostError when the program is missing or the deadline ends;
+    then the whole session is killed.
     """
-    surroundings = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(env or {})}
+    settings = {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": "C", **(env or {})}
+    surroundings = {name: value for name, value in settings.items() if value is not None}
     try:
         process = subprocess.Popen(
             list(argv),
@@ -49,6 +52,7 @@ def run(
             encoding="utf-8",
             errors="replace",
             start_new_session=True,
+            pass_fds=keep_open,
         )
     except OSError as error:
         raise HostError(f"cannot be run: {error.strerror}", where=argv[0]) from error

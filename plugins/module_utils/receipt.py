@@ -6,19 +6,18 @@ tolerates, and never a thing without an entry.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import grp
 import json
 import os
 import pwd
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 
-from .atomic import atomic_write, make_directory
+from .atomic import atomic_write
 from .errors import HostError
+from .lock import exclusive
 
 __all__ = ["KINDS", "RECEIPT", "SCHEMA", "Entry", "Receipt", "ReceiptError"]
 
@@ -29,7 +28,7 @@ LOCK_SECONDS = 30.0
 
 
 class ReceiptError(HostError):
-    """The receipt cannot be read, written or locked."""
+    """The receipt cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -115,27 +114,9 @@ class Receipt:
         data = {"schema": SCHEMA, "entries": [asdict(entry) for entry in entries]}
         atomic_write(self.path, (json.dumps(data, indent=2) + "\n").encode(), mode=0o600)
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self) -> AbstractContextManager[int]:
         """One writer at a time; the lock is a file of its own, since the receipt is replaced."""
-        directory = os.path.dirname(self.path)
-        if not os.path.isdir(directory):
-            make_directory(directory, mode=0o755)
-        descriptor = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            self._wait_for(descriptor)
-            yield
-        finally:
-            os.close(descriptor)
-
-    def _wait_for(self, descriptor: int) -> None:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while time.monotonic() < deadline:
-            with contextlib.suppress(BlockingIOError):
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            time.sleep(0.1)
-        what = f"is locked by another run for more than {LOCK_SECONDS:.0f} s"
-        raise ReceiptError(what, where=self.path, remedy="wait for that run to end")
+        return exclusive(f"{self.path}.lock", seconds=LOCK_SECONDS)
 
 
 def _exists(kind: str, name: str) -> bool:

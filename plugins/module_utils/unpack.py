@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from typing import IO
 
-from .atomic import sync_directory
+from .atomic import sync_directory, sync_file_system
 from .download import DownloadError, file_sha256, need_space, working_directory
 from .errors import HostError
 
@@ -37,7 +37,7 @@ def verified_unpack(archive: str | os.PathLike[str], dest: str | os.PathLike[str
         os.mkdir(tree, 0o755)
         try:
             _unpack(archive, tree)
-            _flush(tree)
+            sync_file_system(tree)  # before its name says that it is whole
             os.rename(tree, dest)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             raise DownloadError(f"is no whole archive: {error}", where=archive, remedy="run again") from error
@@ -111,16 +111,3 @@ def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
         if source is not None:
             shutil.copyfileobj(source, file, 1 << 20)
         os.fchmod(descriptor, mode)
-
-
-def _flush(tree: str) -> None:
-    """Put every file of the tree on the disk before its name says that it is whole."""
-    for directory, _, files in os.walk(tree):
-        for name in files:
-            path = os.path.join(directory, name)
-            if not os.path.islink(path):
-                descriptor = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)

@@ -1,0 +1,180 @@
+"""Distribution packages, asked for and installed with the distribution's own tools.
+
+``dpkg`` and ``rpm`` are asked directly, so that check mode works on a bare host, without python3-apt. An item
+is a package name, or alternatives ``a|b|c`` of which the first available one is meant.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .errors import HostError
+from .packages_apt import Apt
+from .packages_rpm import Rpm
+from .receipt import Receipt
+
+__all__ = ["Outcome", "PackageError", "Packages", "package_system"]
+
+INSTALL_SECONDS = 1800.0
+
+
+class PackageError(HostError):
+    """Packages cannot be queried, installed or removed."""
+
+
+class PackageSystem(Protocol):
+    """What a family of distributions offers. Every call is bounded and raises HostError."""
+
+    name: str
+
+    def installed(self, names: Sequence[str]) -> set[str]:
+        """Those of ``names`` that are installed, or provided by an installed package."""
+
+    def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
+        """Fetch the package lists when there are none, they are old, or know no alternative of an item."""
+
+    def available(self, names: Sequence[str]) -> set[str] | None:
+        """Those of ``names`` that could be installed; None when there are no lists to say so."""
+
+    def install(self, names: Sequence[str], *, seconds: float) -> None:
+        """Install them, without recommended packages and without a question."""
+
+    def removable(self, names: Sequence[str]) -> list[str]:
+        """Those of ``names`` that can go without taking any other package along."""
+
+    def remove(self, names: Sequence[str], *, seconds: float) -> None:
+        """Remove them and their settings."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What changed, or in check mode would change."""
+
+    installed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether the host differs from before."""
+        return bool(self.installed or self.removed)
+
+
+def package_system(os_release: str = "/etc/os-release") -> PackageSystem:
+    """The package system of this host. Raises PackageError on a distribution that is not supported."""
+    fields = _os_release(os_release)
+    family = {fields.get("ID", ""), *fields.get("ID_LIKE", "").split()}
+    name = fields.get("PRETTY_NAME") or fields.get("ID") or "an unknown distribution"
+    if family & {"debian", "ubuntu"}:
+        return Apt(name)
+    if family & {"rhel", "fedora", "centos"}:
+        return Rpm(name)
+    remedy = "use a Debian, Ubuntu, Fedora or Enterprise Linux host"
+    raise PackageError(f"{name} is not supported", remedy=remedy)
+
+
+class Packages:
+    """Make packages present or absent, and keep the receipt of what that added."""
+
+    def __init__(
+        self,
+        system: PackageSystem,
+        receipt: Receipt,
+        *,
+        role: str,
+        variable: str | None = None,
+        seconds: float = INSTALL_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.system = system
+        self.receipt = receipt
+        self.role = role
+        self.variable = variable
+        self._clock = clock
+        self._end = clock() + seconds
+
+    def present(self, items: Sequence[str], *, check: bool = False) -> Outcome:
+        """Install what is missing. Raises HostError; the message names the package and the variable."""
+        wanted = [_alternatives(item, self._where()) for item in items]
+        missing = self._missing(wanted)
+        if not missing:
+            return Outcome()
+        if not check:
+            self.system.refresh_if_old(missing)
+        chosen = self._choose(missing)
+        if not check:
+            self.receipt.record("package", chosen, role=self.role)
+            self.system.install(chosen, seconds=self._left())
+            left = self._missing([[name] for name in chosen])
+            if left:
+                names = ", ".join(_flat(left))
+                raise PackageError(f"{names}: still missing after the installation", where=self._where())
+        return Outcome(installed=tuple(chosen))
+
+    def absent(self, names: Sequence[str], *, check: bool = False) -> Outcome:
+        """Remove the named packages, but none that another package needs: those are kept and reported."""
+        there = self.system.installed(names)
+        targets = [name for name in dict.fromkeys(names) if name in there]
+        going = self.system.removable(targets) if targets else []
+        if going and not check:
+            self.system.remove(going, seconds=self._left())
+        if not check:
+            self.receipt.forget("package", names)
+        kept = tuple(name for name in targets if name not in going)
+        return Outcome(removed=tuple(going), kept=kept)
+
+    def _missing(self, wanted: Iterable[Sequence[str]]) -> list[Sequence[str]]:
+        """The items of which no alternative is installed."""
+        wanted = list(wanted)
+        there = self.system.installed(_flat(wanted))
+        return [alternatives for alternatives in wanted if not there.intersection(alternatives)]
+
+    def _choose(self, missing: Sequence[Sequence[str]]) -> list[str]:
+        available = self.system.available(_flat(missing))
+        chosen, unknown = [], []
+        for alternatives in missing:
+            found = [name for name in alternatives if available is None or name in available]
+            if found:
+                chosen.append(found[0])
+            else:
+                unknown.append(" or ".join(alternatives))
+        if unknown:
+            remedy = "check the name, or add the repository that has it"
+            what = f"no repository of this host ({self.system.name}) has package {', '.join(unknown)}"
+            raise PackageError(what, where=self._where(), remedy=remedy)
+        return list(dict.fromkeys(chosen))
+
+    def _left(self) -> float:
+        return max(1.0, self._end - self._clock())
+
+    def _where(self) -> str:
+        return self.variable or ""
+
+
+def _alternatives(item: str, where: str) -> list[str]:
+    names = [name.strip() for name in item.split("|")]
+    for name in names:
+        if not name or name.startswith("-") or any(char in name for char in " \t\n/=*"):
+            remedy = "give package names, or alternatives as a|b"
+            raise PackageError(f"{item!r} is no package name", where=where, remedy=remedy)
+    return names
+
+
+def _flat(items: Iterable[Sequence[str]]) -> list[str]:
+    return list(dict.fromkeys(name for names in items for name in names))
+
+
+def _os_release(path: str) -> Mapping[str, str]:
+    """Read ``os-release(5)``: shell-like assignments."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+    except OSError as error:
+        reason = error.strerror or os.strerror(error.errno or 0)
+        raise PackageError(f"cannot be read: {reason}", where=path) from error
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {key.strip(): value.strip().strip("\"'") for key, value in pairs}

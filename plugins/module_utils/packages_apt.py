@@ -1,0 +1,201 @@
+"""Debian and its relatives: ``dpkg-query``, ``apt-cache`` and ``apt-get``."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+from collections.abc import Sequence
+
+from .errors import HostError
+from .process import Result, run
+
+__all__ = ["Apt", "apt_error", "parse_candidates", "parse_installed", "parse_removed"]
+
+LISTS = "/var/lib/apt/lists"
+STATUS = "/var/lib/dpkg"
+DAY_SECONDS = 86400
+QUERY_SECONDS = 60
+UPDATE_SECONDS = 300
+LOCK_SECONDS = 120
+ENVIRONMENT = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "APT_LISTCHANGES_FRONTEND": "none",
+    "NEEDRESTART_SUSPEND": "1",  # it would restart services of running jobs
+}
+OPTIONS = (
+    "-q",
+    "-y",
+    "-o",
+    f"DPkg::Lock::Timeout={LOCK_SECONDS}",
+    "-o",
+    "Acquire::Retries=2",
+    "-o",
+    "Acquire::http::Timeout=30",
+    "-o",
+    "Acquire::https::Timeout=30",
+)
+KEEP_SETTINGS = ("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold")
+TRIGGERS = ("triggers-awaited", "triggers-pending")
+UNFINISHED = ("half-installed", "unpacked", "half-configured", *TRIGGERS)
+
+
+class Apt:
+    """See `packages.PackageSystem`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._unfinished = False
+
+    def installed(self, names: Sequence[str]) -> set[str]:
+        """One call for all: the database is small, and a provided name is found only in the whole of it."""
+        form = "${Package}\t${Architecture}\t${db:Status-Status}\t${Provides}\n"
+        out = run(["dpkg-query", "-W", "-f", form], timeout=QUERY_SECONDS).out
+        there, self._unfinished = parse_installed(out)
+        return there.intersection(names)
+
+    def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
+        """``apt-get update``, unless lists of today know every item."""
+        if _lists_age() < DAY_SECONDS:
+            known = self.available([name for names in items for name in names]) or set()
+            if all(known.intersection(names) for names in items):
+                return
+        deadline = time.monotonic() + UPDATE_SECONDS
+        while True:
+            # A bad signature is only a warning where an older list is cached, hence the error mode.
+            mode = ("-o", "APT::Update::Error-Mode=any")
+            left = max(1.0, deadline - time.monotonic())
+            done = run(["apt-get", *OPTIONS, *mode, "update"], timeout=left, env=ENVIRONMENT)
+            if done.rc == 0:
+                break
+            if "Could not get lock" not in done.err or left < 5:
+                raise HostError(f"the package lists cannot be fetched: {apt_error(done)}")
+            time.sleep(2)
+        with contextlib.suppress(OSError):
+            os.utime(LISTS)  # unchanged lists leave it as it was
+
+    def available(self, names: Sequence[str]) -> set[str] | None:
+        """Names with a candidate, and names that some package provides."""
+        if _lists_age() == float("inf"):
+            return None
+        done = run(["apt-cache", "policy", *names], timeout=QUERY_SECONDS)
+        found = parse_candidates(done.out)
+        virtual = [name for name, candidate in found.items() if not candidate]
+        provided = {name for name in virtual if self._provided(name)}
+        return {name for name, candidate in found.items() if candidate} | provided
+
+    def _provided(self, name: str) -> bool:
+        done = run(["apt-get", "-s", *OPTIONS, "install", name], timeout=QUERY_SECONDS)
+        return done.rc == 0
+
+    def install(self, names: Sequence[str], *, seconds: float) -> None:
+        """After mending what an interrupted run left half done."""
+        deadline = time.monotonic() + seconds
+        self._finish_interrupted(deadline)
+        options = (*OPTIONS, *KEEP_SETTINGS, "--no-install-recommends")
+        left = max(1.0, deadline - time.monotonic())
+        done = run(["apt-get", *options, "install", "--", *names], timeout=left, env=ENVIRONMENT)
+        if done.rc != 0:
+            raise HostError(f"{' '.join(names)} cannot be installed: {apt_error(done)}")
+
+    def removable(self, names: Sequence[str]) -> list[str]:
+        """All at once when that takes nothing else along, or one by one."""
+        if self._takes(names) <= set(names):
+            return list(names)
+        return [name for name in names if self._takes([name]) <= {name}]
+
+    def _takes(self, names: Sequence[str]) -> set[str]:
+        done = run(["apt-get", "-s", *OPTIONS, "purge", "--", *names], timeout=QUERY_SECONDS)
+        if done.rc != 0:
+            raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
+        return parse_removed(done.out)
+
+    def remove(self, names: Sequence[str], *, seconds: float) -> None:
+        """Purge, so that a later installation starts afresh."""
+        done = run(["apt-get", *OPTIONS, "purge", "--", *names], timeout=seconds, env=ENVIRONMENT)
+        if done.rc != 0:
+            raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
+
+    def _finish_interrupted(self, deadline: float) -> None:
+        journal = any(name.isdigit() for name in _listing(f"{STATUS}/updates"))
+        if not (journal or self._unfinished):
+            return
+        _wait_for_lock(f"{STATUS}/lock-frontend", deadline)
+        left = max(1.0, deadline - time.monotonic())
+        done = run(
+            ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"], timeout=left, env=ENVIRONMENT
+        )
+        if done.rc != 0:
+            remedy = "run `dpkg --configure -a` on the host and mend what it says"
+            raise HostError(
+                f"an interrupted installation cannot be finished: {apt_error(done)}", remedy=remedy
+            )
+
+
+def parse_installed(out: str) -> tuple[set[str], bool]:
+    """From ``dpkg-query``: the names that are installed or provided, and whether anything is half done."""
+    there: set[str] = set()
+    unfinished = False
+    for line in out.splitlines():
+        name, machine, status, provides = (line.split("\t") + [""] * 4)[:4]
+        # Triggers are outstanding work of a package that is there and works.
+        if status in ("installed", *TRIGGERS):
+            there |= {name, f"{name}:{machine}"}
+            there |= {word.split("(")[0].strip() for word in provides.split(",") if word.strip()}
+        unfinished = unfinished or status in UNFINISHED
+    return there, unfinished
+
+
+def parse_candidates(out: str) -> dict[str, bool]:
+    """From ``apt-cache policy``: name -> whether it has a candidate; unknown names are missing."""
+    found: dict[str, bool] = {}
+    name = ""
+    for line in out.splitlines():
+        if line and not line.startswith(" "):
+            name = line.rstrip(":")
+        elif line.strip().startswith("Candidate:"):
+            found[name] = line.split(":", 1)[1].strip() != "(none)"
+    return found
+
+
+def parse_removed(out: str) -> set[str]:
+    """From ``apt-get -s``: the packages that would go."""
+    return set(re.findall(r"^(?:Remv|Purg) (\S+)", out, re.MULTILINE))
+
+
+def apt_error(done: Result) -> str:
+    """The line that says why: the first error, or the last thing said."""
+    lines = [line.strip() for line in f"{done.out}\n{done.err}".splitlines() if line.strip()]
+    for line in lines:
+        if "No space left on device" in line or "don't have enough free space" in line:
+            return "no space left on the host"
+    errors = [line[2:].strip() for line in lines if line.startswith("E:")]
+    errors += [line for line in lines if line.startswith("dpkg: error")]
+    return errors[0] if errors else (lines[-1] if lines else f"exit status {done.rc}")
+
+
+def _lists_age() -> float:
+    """Seconds since the package lists were fetched; infinite when there are none."""
+    if not any(name.endswith(("_Packages", "_Packages.lz4", "_Packages.gz")) for name in _listing(LISTS)):
+        return float("inf")
+    return time.time() - os.stat(LISTS).st_mtime
+
+
+def _listing(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except FileNotFoundError:
+        return []
+
+
+def _wait_for_lock(path: str, deadline: float) -> None:
+    """Wait until no other package manager runs; ``dpkg`` itself would fail at once."""
+    with open(path, "ab") as file:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError, PermissionError):
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(1)
+    raise HostError("another package manager is running", remedy="wait for it to end")
