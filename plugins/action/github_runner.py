@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
@@ -13,12 +14,11 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     plain,
     spec_from_task,
 )
+
 from runnerctl.core.plan import LocalSlot, SlotPlan
 from runnerctl.core.spec import HostSpec
 from runnerctl.errors import TryAgainError
 from runnerctl.reconcile import Fleet, desired_slot
-
-import msgspec
 
 display = Display()
 PLACEHOLDER = {"token": "", "replace": False}  # check mode predicts a registration without minting a token
@@ -99,7 +99,9 @@ class _Present:
         return result
 
     def _execute(self, args: dict[str, Any], *, check: bool) -> dict[str, Any]:
-        return self.action.execute("github_runner", {"slots": self.slots, **args}, self.variables, check=check)
+        return self.action.execute(
+            "github_runner", {"slots": self.slots, **args}, self.variables, check=check
+        )
 
     def _act(self, plans: list[SlotPlan], absent: list[LocalSlot]) -> dict[str, Any]:
         """What differs on the host, registrations included; then slots that inventory no longer has."""
@@ -114,7 +116,9 @@ class _Present:
                 self.fleet.remove_record(slot)
                 remove.append(slot.name)
             except TryAgainError:
-                display.warning(f"{self.spec.host}: slot {slot.name} runs a job: it is removed by a later run")
+                display.warning(
+                    f"{self.spec.host}: slot {slot.name} runs a job: it is removed by a later run"
+                )
         return self._execute({"enrolments": enrolments, "remove": remove}, check=False)
 
     def _repair(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
@@ -145,7 +149,7 @@ class _Present:
         states = self.fleet.wait_online({name: agents[name] for name in waiting}, seconds=seconds)
         if offline := sorted(name for name, state in states.items() if state != "online"):
             raise AnsibleActionFail(
-                f"{self.spec.host}: slot {', '.join(offline)} is registered but not online after {seconds} s; "
+                f"{self.spec.host}: slot {', '.join(offline)} is registered, not online after {seconds} s; "
                 f"see `runnerctl logs {offline[0]}` and `runnerctl health` on the host",
                 result=result,
             )
@@ -155,9 +159,7 @@ def _local(report: dict[str, Any]) -> LocalSlot:
     return msgspec.convert(report, LocalSlot)
 
 
-def _explain(
-    result: dict[str, Any], plans: list[SlotPlan], absent: list[LocalSlot], *, check: bool
-) -> None:
+def _explain(result: dict[str, Any], plans: list[SlotPlan], absent: list[LocalSlot], *, check: bool) -> None:
     """Say why: in the result, and on GitHub's side in the diff."""
     for plan in plans:
         if plan.waits_for:

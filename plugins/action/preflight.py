@@ -1,4 +1,4 @@
-"""Controller half of ``preflight``: everything that can be refused is refused here, before the first change."""
+"""Controller half of ``preflight``: what can be refused is refused here, before the first change."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     plain,
     spec_from_task,
 )
+
 from runnerctl.core.preflight import HostFacts, host_problems
 from runnerctl.core.spec import HostSpec
 from runnerctl.reconcile import Fleet

@@ -12,6 +12,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     plain,
     spec_from_task,
 )
+
 from runnerctl.reconcile import Fleet
 
 

@@ -45,7 +45,7 @@ class UnitState:
 def run(
     argv: list[str], *, stdin: str | None = None, seconds: float = DEADLINE_SECONDS, check: bool = True
 ) -> Result:
-    """Run a command with a deadline; with ``check``, a failure is a HostError with its last line of output."""
+    """Run a command with a deadline; with ``check``, a failure is a HostError with its last line."""
     done = process.run(argv, timeout=seconds, stdin=stdin)
     if check and done.rc:
         lines = (done.err.strip() or done.out.strip()).splitlines() or [f"exit {done.rc}"]
@@ -87,23 +87,43 @@ class System:
 
     def add_user(self, name: str, home: str) -> None:
         """Add a system user with a group of its own name, no login and no other group."""
-        try:
-            grp.getgrnam(name)
-        except KeyError:
+        if not self.group_exists(name):
             run(["groupadd", "--system", "--", name])
         run(
-            ["useradd", "--system", "--gid", name, "--home-dir", home, "--no-create-home"]
-            + ["--shell", "/usr/sbin/nologin", "--comment", "GitHub Actions runner", "--", name]
+            [
+                "useradd",
+                "--system",
+                "--no-create-home",
+                "--shell",
+                "/usr/sbin/nologin",
+                "--gid",
+                name,
+                "--home-dir",
+                home,
+                "--comment",
+                "GitHub Actions runner",
+                "--",
+                name,
+            ]
         )
 
     def remove_user(self, name: str) -> None:
         """Remove the user and its group, when they are there."""
         if self.user_exists(name):
             run(["userdel", "--", name])
+        if self.group_exists(name):
+            self.remove_group(name)
+
+    def group_exists(self, name: str) -> bool:
+        """Whether the group is there."""
         try:
             grp.getgrnam(name)
         except KeyError:
-            return
+            return False
+        return True
+
+    def remove_group(self, name: str) -> None:
+        """Remove a group. Raises HostError."""
         run(["groupdel", "--", name])
 
     def ids(self, name: str) -> tuple[int, int]:
@@ -125,7 +145,7 @@ class System:
         return found
 
     def busy(self, unit: str) -> bool:
-        """Whether a job runs: a ``Runner.Worker`` in the unit's control group, nothing less (see the docs)."""
+        """Whether a job runs: a ``Runner.Worker`` in the unit's control group, nothing less."""
         return any(process.comm == "Runner.Worker" for process in self.processes_in(unit))
 
     def kill_all_of(self, user: str, *, seconds: float = 10.0) -> int:

@@ -3,16 +3,26 @@
 
 from __future__ import annotations
 
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import Converger
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import Enrolment
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
+
 DOCUMENTATION = r"""
 module: github_runner
 short_description: Bring a host's GitHub Actions runners to what inventory says
 version_added: 0.1.0
 description:
-  - Reads the spec of the host from its variables (roles C(github_runner) and others), asks GitHub for the records of
+  - Reads the spec of the host from its variables (roles C(github_runner) and others), asks GitHub for the
+    records of
     its runners, reads the host, and makes both agree.
-  - Registration tokens are minted on the controller, only when a slot must be registered, and reach the host by
+  - Registration tokens are minted on the controller, only when a slot must be registered, and reach the
+    host by
     standard input; they are in no file, argument or log.
-  - A slot that runs a job is never restarted. What needs a restart is noted and applied as soon as it is idle.
+  - A slot that runs a job is never restarted. What needs a restart is noted and applied as soon as it is
+    idle.
   - Slots that inventory no longer has are unregistered and removed, when they are idle.
 options:
   state:
@@ -24,7 +34,8 @@ options:
     default: present
   host_is_dead:
     description:
-      - With O(state=absent), do not contact the host; delete the offline records of its slots on GitHub by name.
+      - With O(state=absent), do not contact the host; delete the offline records of its slots on GitHub by
+        name.
     type: bool
     default: false
   slots:
@@ -33,7 +44,8 @@ options:
     elements: dict
     default: []
   enrolments:
-    description: Set by the action plugin. Slot name to registration token and whether to take a record's place.
+    description: Set by the action plugin. Slot name to registration token and whether to take a record's
+      place.
     type: dict
     default: {}
   remove:
@@ -100,13 +112,6 @@ api_calls:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import Converger
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import Enrolment
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
-
 
 def main() -> None:
     """Read, compare, act."""
@@ -131,7 +136,9 @@ def main() -> None:
     except HostError as error:
         module.fail_json(msg=str(error), actions=converger.outcome.actions)
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'the host'}: {error.strerror}", actions=converger.outcome.actions)
+        module.fail_json(
+            msg=f"{error.filename or 'the host'}: {error.strerror}", actions=converger.outcome.actions
+        )
     module.exit_json(**outcome.as_dict())
 
 

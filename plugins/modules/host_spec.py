@@ -8,12 +8,14 @@ module: host_spec
 short_description: Read and validate the spec of a host from its variables
 version_added: 0.1.0
 description:
-  - Turns the variables of the collection's roles into the spec of the host and validates it, on the controller.
+  - Turns the variables of the collection's roles into the spec of the host and validates it, on the
+    controller.
   - Neither the host nor GitHub is contacted.
 options:
   output_dir:
     description:
-      - A directory on the controller. The answer is written there as F(<host>.json), and problems do not fail the task.
+      - A directory on the controller. The answer is written there as F(<host>.json), and problems do not
+        fail the task.
     type: path
 attributes:
   check_mode:

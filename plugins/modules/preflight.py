@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
 DOCUMENTATION = r"""
 module: preflight
 short_description: Check spec, host and credential before anything is changed
 version_added: 0.1.0
 description:
-  - Validates the variables of the host, reads what the host is, and asks GitHub whether the credential is enough.
+  - Validates the variables of the host, reads what the host is, and asks GitHub whether the credential is
+    enough.
   - Everything that is wrong is reported at once, one line each, before the first change.
   - Resolves which runner release GitHub expects, for the roles that follow.
 options: {}
@@ -50,12 +58,6 @@ registered:
   elements: str
 """
 
-import os
-import platform
-import shutil
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
 
 VERSION_PARTS = 3
 

@@ -3,14 +3,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.download import fetch
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.unpack import verified_unpack
+
 DOCUMENTATION = r"""
 module: runner_release
 short_description: Put one verified copy of a runner release on a host
 version_added: 0.1.0
 description:
-  - Downloads the runner's archive once for a host, verifies its SHA-256 before anything is unpacked, and unpacks it to
+  - Downloads the runner's archive once for a host, verifies its SHA-256 before anything is unpacked, and
+    unpacks it to
     F(/opt/actions-runner/<version>), owned by root. The directory exists only when it is complete.
-  - Which release that is, is decided on the controller - the one GitHub expects, with a checksum that two sources agree
+  - Which release that is, is decided on the controller - the one GitHub expects, with a checksum that two
+    sources agree
     on, or the pinned one.
 options:
   version:
@@ -23,7 +33,8 @@ options:
     description: Set by the action plugin. The archive's SHA-256.
     type: str
   token:
-    description: Set by the action plugin. The short-lived token that GitHub Enterprise Server gives for its downloads.
+    description: Set by the action plugin. The short-lived token that GitHub Enterprise Server gives for its
+      downloads.
     type: str
 attributes:
   check_mode:
@@ -49,13 +60,6 @@ version:
   type: str
 """
 
-from pathlib import Path
-
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.download import fetch
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.unpack import verified_unpack
 
 RELEASES = Path("/opt/actions-runner")
 

@@ -20,7 +20,7 @@ class TargetAction(ActionBase):
     _supports_diff = True
 
     def _is_pipelining_enabled(self, module_style: str, wrap_async: bool = False) -> bool:
-        """Pipeline whatever the settings say: without it, arguments lie in a file on the target for a while."""
+        """Pipeline whatever the settings say: else arguments lie in a file on the target for a while."""
         pipelined = module_style == "new" and not wrap_async and self._connection.has_pipelining
         if not pipelined:
             name = self._connection.transport

@@ -18,9 +18,7 @@ from runnerctl.errors import (
     AccessError,
     ConfigError,
     DataError,
-    RunnerctlError,
     TryAgainError,
-    UnavailableError,
 )
 from runnerctl.github.auth import credentials
 from runnerctl.github.client import GitHubClient
@@ -75,7 +73,7 @@ def desired_slot(spec: HostSpec, slot: Slot, version: str) -> dict[str, Any]:
 class Fleet:
     """GitHub as one host's slots see it: a registry for each scope, made when first needed.
 
-    ``environment`` holds the credentials (see `runnerctl.github.auth`). Raises AccessError when there is none.
+    ``environment`` holds the credentials (see `runnerctl.github.auth`); without one AccessError is raised.
     """
 
     def __init__(
@@ -151,7 +149,7 @@ class Fleet:
     def prove_access(self, *, register: Collection[str]) -> None:
         """Ask every scope for something that needs the right to manage runners; raises AccessError.
 
-        For the slots in ``register`` a registration token is minted as well: reading proves no right to write.
+        For the slots in ``register`` a registration token is minted too: reading proves no right to write.
         """
         for scope in self.scopes():
             self.downloads(scope)

@@ -16,8 +16,10 @@ STDLIB = sys.stdlib_module_names
 # Layer -> what it may import besides the standard library and itself. Names are prefixes of modules.
 LAW = {
     "core": ("runnerctl.core", "runnerctl.errors", "msgspec"),
-    "github": ("runnerctl.core", "runnerctl.errors", "runnerctl.redact", "msgspec", "requests", "urllib3")
-    + ("jwt", "cryptography"),
+    "github": (
+        *("runnerctl.core", "runnerctl.errors", "runnerctl.redact"),
+        *("msgspec", "requests", "urllib3", "jwt", "cryptography"),
+    ),
     "probes": ("runnerctl.core", "runnerctl.errors", "msgspec", "pynvml", "docker", "requests"),
 }
 

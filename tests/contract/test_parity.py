@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
-import runnerctl
 import yaml
+
+import runnerctl
 from runnerctl.core.spec import SECTIONS, Slot
 
 ROOT = Path(__file__).parents[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
 from runnerctl.core.spec import HostSpec, Slot, host_spec
 
@@ -18,7 +19,9 @@ def _record(**changes: Any) -> Record:
 
 
 def _local(**changes: Any) -> LocalSlot:
-    return LocalSlot(**{"name": "a", "agent_id": 7, "agent_name": "h1-a", "url": URL, "active": True, **changes})
+    return LocalSlot(
+        **{"name": "a", "agent_id": 7, "agent_name": "h1-a", "url": URL, "active": True, **changes}
+    )
 
 
 def _plan(local: LocalSlot, **how: Any) -> SlotPlan:

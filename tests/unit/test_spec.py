@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from runnerctl.core.scope import api_url_for, parse_scope
 from runnerctl.core.spec import HostSpec, duplicate_runner_names, host_spec
 from runnerctl.errors import ConfigError
@@ -61,42 +62,54 @@ def test_text_from_the_command_line_is_converted() -> None:
 
 def test_it_survives_the_file() -> None:
     """What is written to host.json is read back as the same spec."""
-    spec = _spec(github_runner_slots=[{"name": "a", "gpus": [GPU]}], github_runner_env={"http_proxy": "http://p:1"})
+    spec = _spec(
+        github_runner_slots=[{"name": "a", "gpus": [GPU]}], github_runner_env={"http_proxy": "http://p:1"}
+    )
     assert msgspec.json.decode(msgspec.json.encode(spec), type=HostSpec) == spec
 
 
+SLOTS = "github_runner_slots"
 BAD: list[tuple[dict[str, Any], str]] = [
-    ({"github_runner_lables": ["x"]}, "github_runner_lables: is no variable of this collection; did you mean github_runner_labels?"),
+    (
+        {"github_runner_lables": ["x"]},
+        "is no variable of this collection; did you mean github_runner_labels?",
+    ),
     ({"conda_manage": "perhaps"}, "conda_manage: is 'perhaps': Expected `bool`"),
     ({"github_runner_slots": "main"}, "github_runner_slots: is 'main': Expected `array`"),
-    ({"github_runner_slots": [{"name": "a", "gpu": ["x"]}]}, "has an unknown key 'gpu'; did you mean gpus?"),
+    ({SLOTS: [{"name": "a", "gpu": ["x"]}]}, "has an unknown key 'gpu'; did you mean gpus?"),
     ({"github_runner_labels": ["a,b"]}, "github_runner_labels: label 'a,b' contains a comma"),
     ({"github_runner_labels": ["x" * 257]}, "has 257 characters, more than 256"),
     ({"github_runner_labels": [""]}, "label '' is empty"),
     ({"github_runner_labels": ["a\nb"]}, "contains a control character"),
-    ({"github_runner_slots": [{"name": "a"}, {"name": "a"}]}, "github_runner_slots[1]: name 'a' is given twice"),
-    ({"github_runner_slots": [{"name": "A b"}]}, "name 'A b' is no slot name"),
-    ({"github_runner_slots": [{"name": "../x"}]}, "is no slot name"),
-    ({"github_runner_slots": [{"name": "a", "gpus": [GPU]}, {"name": "b", "gpus": [GPU]}]}, "already claimed by slot 'a'"),
-    ({"github_runner_slots": [{"name": "a", "gpus": ["0"]}]}, "'0' is no GPU UUID"),
-    ({"github_runner_slots": [{"name": "a", "mode": "ephemeral"}]}, "github_runner_slots[0].mode: is 'ephemeral'"),
-    ({"github_runner_url": "https://github.com/a/b/c"}, "github_runner_url: 'https://github.com/a/b/c' is no repository, organisation"),
+    ({SLOTS: [{"name": "a"}, {"name": "a"}]}, "github_runner_slots[1]: name 'a' is given twice"),
+    ({SLOTS: [{"name": "A b"}]}, "name 'A b' is no slot name"),
+    ({SLOTS: [{"name": "../x"}]}, "is no slot name"),
+    ({SLOTS: [{"name": "a", "gpus": [GPU]}, {"name": "b", "gpus": [GPU]}]}, "already claimed by slot 'a'"),
+    ({SLOTS: [{"name": "a", "gpus": ["0"]}]}, "'0' is no GPU UUID"),
+    ({SLOTS: [{"name": "a", "mode": "ephemeral"}]}, "github_runner_slots[0].mode: is 'ephemeral'"),
+    ({"github_runner_url": "https://github.com/a/b/c"}, "url: 'https://github.com/a/b/c' is no repository"),
     ({"github_runner_url": "https://github.com"}, "is no repository, organisation or enterprise"),
     ({"github_runner_url": "http://github.com/acme"}, "is plain HTTP to a public host; use https"),
-    ({"github_runner_url": None}, "github_runner_slots[0]: has no URL to register at; give github_runner_url"),
+    (
+        {"github_runner_url": None},
+        "github_runner_slots[0]: has no URL to register at; give github_runner_url",
+    ),
     ({"github_runner_group": "gpu"}, "group 'gpu' is given for a repository"),
     ({"github_runner_no_default_labels": True}, "leaves the slot without any label"),
     ({"github_runner_sha256": "0" * 64}, "github_runner_sha256: is pinned without github_runner_version"),
-    ({"github_runner_sha256": "abc", "github_runner_version": "2.336.0"}, "give 64 lower-case hexadecimal digits"),
+    (
+        {"github_runner_sha256": "abc", "github_runner_version": "2.336.0"},
+        "give 64 lower-case hexadecimal digits",
+    ),
     ({"github_runner_version": "latest"}, "github_runner_version: is 'latest'; give it as 2.336.0"),
-    ({"github_runner_env": {"AWS_SECRET_ACCESS_KEY": "x"}}, "github_runner_env.AWS_SECRET_ACCESS_KEY: looks like a secret"),
+    ({"github_runner_env": {"AWS_SECRET_KEY": "x"}}, "KEY: looks like a secret"),
     ({"github_runner_env": {"A B": "x"}}, "is no variable name"),
     ({"github_runner_env": {"A": "x\ny"}}, "has a line break"),
     ({"github_runner_replace": "always"}, "github_runner_replace: is 'always'"),
     ({"nvidia_driver_manage": True}, "nvidia_driver_manage: is true"),
     ({"runnerctl_health_disk_free_warning_percent": 101}, "is 101; give 0 to 100"),
     ({"github_runner_online_timeout_seconds": 0}, "is 0; give at least 1"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("values", "expected"), BAD, ids=[str(index) for index in range(len(BAD))])
@@ -134,7 +147,8 @@ def test_scopes_and_their_api(url: str, kind: str, path: str, api: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["git@github.com:a/b", "https://u:p@github.com/a", "https://github.com/a/..", "ftp://github.com/a", ""]
+    "url",
+    ["git@github.com:a/b", "https://u:p@github.com/a", "https://github.com/a/..", "ftp://github.com/a", ""],
 )
 def test_what_is_no_scope_is_refused(url: str) -> None:
     """Anything else is no place to register at; a password is not repeated."""
@@ -145,8 +159,8 @@ def test_what_is_no_scope_is_refused(url: str) -> None:
 
 def test_two_hosts_with_one_runner_name_are_found() -> None:
     """`a-b` with slot `c` and `a` with slot `b-c` would take each other's record."""
-    one, _ = host_spec("a-b", {"github_runner_url": URL, "github_runner_slots": [{"name": "c"}]})
-    two, _ = host_spec("a", {"github_runner_url": URL, "github_runner_slots": [{"name": "b-c"}]})
+    one, _ = host_spec("a-b", {"github_runner_url": URL, SLOTS: [{"name": "c"}]})
+    two, _ = host_spec("a", {"github_runner_url": URL, SLOTS: [{"name": "b-c"}]})
     assert one is not None
     assert two is not None
     assert duplicate_runner_names({"a-b": one, "a": two}) == ["a-b-c"]

@@ -1,7 +1,7 @@
 """What a host should be: the *spec*, read from inventory and kept as ``/etc/runnerctl/host.json``.
 
-Field ``version`` of section ``nvidia_driver`` **is** the variable ``nvidia_driver_version``: that one law maps
-inventory to the spec, lets a test compare spec, argument_specs and defaults, and rejects misspelt variables.
+Field ``version`` of section ``conda`` **is** the variable ``conda_version``: that one law maps inventory to
+the spec, lets a test compare spec, argument_specs and defaults, and rejects misspelt variables.
 Secrets are never part of it.
 """
 
@@ -290,7 +290,9 @@ def _slot_problems(spec: HostSpec, slot: Slot, where: str) -> list[Problem]:
         if not GPU_ID.fullmatch(gpu)
     ]
     if slot.mode == "ephemeral":
-        problems.append(Problem(f"{where}.mode", "is 'ephemeral', which needs a later release", "use persistent"))
+        problems.append(
+            Problem(f"{where}.mode", "is 'ephemeral', which needs a later release", "use persistent")
+        )
     return problems + _scope_problems(spec, slot, where)
 
 
@@ -328,7 +330,10 @@ def _pin_problems(spec: HostSpec) -> list[Problem]:
 def _managed_problems(spec: HostSpec) -> list[Problem]:
     remedy = "this release verifies a driver managed by others: leave it false"
     problems = []
-    for name, section in (("nvidia_driver", spec.nvidia_driver), ("container_toolkit", spec.container_toolkit)):
+    for name, section in (
+        ("nvidia_driver", spec.nvidia_driver),
+        ("container_toolkit", spec.container_toolkit),
+    ):
         if section.manage:
             problems.append(Problem(f"{name}_manage", "is true", remedy))
     return problems

@@ -1,0 +1,114 @@
+"""Take away what the receipt of a host names, and nothing else. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .errors import HostError
+from .packages import Packages, package_system
+from .receipt import Entry, Receipt
+from .slot import known_slots
+from .slot_files import Layout
+from .slot_system import System
+
+__all__ = ["Removal"]
+
+ROLE = "deprovision"
+STATE = "/var/lib/runnerctl"
+# A damaged or hostile receipt must not cost the host its own directories.
+PROTECTED_DEPTH = 2
+
+
+@dataclass
+class Removal:
+    """One pass. ``removed`` and ``kept`` say what happened, or in check mode would happen."""
+
+    layout: Layout
+    system: System
+    check: bool = False
+    packages: Packages | None = None
+    removed: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+    def run(self) -> None:
+        """Remove units, paths, users, groups and packages, then the receipt itself. Raises HostError."""
+        slots = known_slots(self.layout)
+        if slots and not self.check:
+            remedy = "remove the slots first (module github_runner, state absent)"
+            raise HostError(f"slots are still there: {', '.join(slots)}", where=STATE, remedy=remedy)
+        receipt = Receipt(self.layout.path(f"{STATE}/receipt.json"))
+        entries = receipt.entries()
+        steps: dict[str, Callable[[list[Entry]], None]] = {
+            "unit": self._units,
+            "path": self._paths,
+            "user": self._users,
+            "group": self._groups,
+            "package": self._packages,
+        }
+        for kind, step in steps.items():
+            mine = [entry for entry in entries if entry.kind == kind]
+            if mine:
+                step(mine)
+                if not self.check:
+                    receipt.forget(kind, [entry.name for entry in mine])
+        self._state()
+
+    def _units(self, entries: list[Entry]) -> None:
+        gone = [entry.name for entry in entries if os.path.lexists(entry.name)]
+        for name in gone:
+            self._remove_path(name)
+        if gone and not self.check:
+            self.system.systemctl("daemon-reload")
+            self.system.systemctl("reset-failed")
+
+    def _paths(self, entries: list[Entry]) -> None:
+        for entry in reversed(entries):
+            self._remove_path(entry.name)
+
+    def _remove_path(self, name: str) -> None:
+        path = Path(name)
+        if not path.is_absolute() or ".." in path.parts or len(path.parts) <= PROTECTED_DEPTH:
+            remedy = "correct the receipt by hand"
+            raise HostError(
+                f"names {name!r}, which is never ours", where=f"{STATE}/receipt.json", remedy=remedy
+            )
+        target = self.layout.path(name)
+        if not os.path.lexists(target):
+            return
+        self.removed.append(name)
+        if self.check:
+            return
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            target.unlink()
+
+    def _users(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            if self.system.user_exists(entry.name):
+                self.removed.append(f"user {entry.name}")
+                if not self.check:
+                    self.system.kill_all_of(entry.name)
+                    self.system.remove_user(entry.name)
+
+    def _groups(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            if self.system.group_exists(entry.name):
+                self.removed.append(f"group {entry.name}")
+                if not self.check:
+                    self.system.remove_group(entry.name)
+
+    def _packages(self, entries: list[Entry]) -> None:
+        packages = self.packages or Packages(package_system(), Receipt(), role=ROLE)
+        outcome = packages.absent([entry.name for entry in entries], check=self.check)
+        self.removed += [f"package {name}" for name in outcome.removed]
+        self.kept += [f"package {name}" for name in outcome.kept]
+
+    def _state(self) -> None:
+        for name in (STATE, "/etc/runnerctl", "/run/runnerctl"):
+            if self.layout.path(name).exists():
+                self._remove_path(name)

@@ -1,0 +1,73 @@
+#!/usr/bin/python
+"""Remove what the receipt of a host names."""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.removal import Removal
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
+
+DOCUMENTATION = r"""
+module: receipt_removal
+short_description: Remove from a host what the receipt says the toolkit installed
+version_added: 0.1.0
+description:
+  - Reads F(/var/lib/runnerctl/receipt.json) and removes the units, paths, users, groups and packages it
+    names, then the
+    receipt itself.
+  - A package that another installed package needs by now is kept, and reported.
+  - Without a receipt nothing is removed and nothing changes.
+options: {}
+attributes:
+  check_mode:
+    description: Predicts what would be removed.
+    support: full
+  diff_mode:
+    description: Lists what goes.
+    support: full
+author:
+  - The runnerctl authors
+"""
+
+EXAMPLES = r"""
+- name: Remove what the receipt names
+  runnerctl.gpu_runner.receipt_removal:
+"""
+
+RETURN = r"""
+removed:
+  description: What was removed, or in check mode would be.
+  returned: success
+  type: list
+  elements: str
+kept:
+  description: Packages that others need by now.
+  returned: success
+  type: list
+  elements: str
+"""
+
+
+def main() -> None:
+    """Remove, or predict."""
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    removal = Removal(Layout(), System(), check=module.check_mode)
+    try:
+        removal.run()
+    except HostError as error:
+        module.fail_json(msg=str(error), removed=removal.removed)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}", removed=removal.removed)
+    lines = "".join(f"{name}\n" for name in removal.removed)
+    module.exit_json(
+        changed=bool(removal.removed),
+        removed=removal.removed,
+        kept=removal.kept,
+        diff={"before": lines, "after": ""},
+    )
+
+
+if __name__ == "__main__":
+    main()
