@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -250,20 +251,20 @@ def read_secret_file(name: str, *, variable: str) -> str:
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"cannot read the file: {reason}", where=where, remedy="check the path") from None
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ConfigError("it is no regular file", where=where, remedy="give the path of a file")
-        if status.st_mode & 0o007:
-            mode = stat.S_IMODE(status.st_mode)
-            raise ConfigError(
-                f"the file is open to every user (mode {mode:04o})", where=where, remedy=f"chmod 600 {name}"
-            )
-        data = file.read(_MAX_BYTES + 1)
     try:
-        text = data.decode("ascii")
-    except UnicodeDecodeError:
-        text = ""
-    if len(data) > _MAX_BYTES or (data and not text):
+        _check_secret_file(os.fstat(descriptor), name=name, where=where)
+        data = os.read(descriptor, _MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > _MAX_BYTES or not data.isascii():
         raise ConfigError("it holds something else than a secret", where=where, remedy="check the path")
-    return text
+    return data.decode("ascii")
+
+
+def _check_secret_file(status: os.stat_result, *, name: str, where: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError("it is no regular file", where=where, remedy="give the path of a file")
+    if status.st_mode & 0o007:
+        mode = stat.S_IMODE(status.st_mode)
+        remedy = f"chmod 600 {shlex.quote(name)}"
+        raise ConfigError(f"the file is open to every user (mode {mode:04o})", where=where, remedy=remedy)
