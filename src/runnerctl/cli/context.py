@@ -46,11 +46,6 @@ class Paths:
         """The toolkit's own state: slots/, hold/, pending/."""
         return self / "var/lib/runnerctl"
 
-    @property
-    def cgroups(self) -> Path:
-        """The unified cgroup hierarchy."""
-        return self / "sys/fs/cgroup"
-
     def is_this_host(self) -> bool:
         """Whether the running systemd belongs to this root."""
         return self.root == Path("/")

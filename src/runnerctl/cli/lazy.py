@@ -47,7 +47,10 @@ class _QuickOption(TyperOption):
 
 
 class _QuickArgument(TyperArgument):
-    """An argument that needs no coercion for plain text."""
+    """An argument that needs no coercion for plain text, and stands in the usage line as people write it."""
+
+    def get_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "") for piece in super().get_usage_pieces(ctx)]
 
     def process_value(self, ctx: Any, value: Any) -> Any:
         plain = _plain(self, value)

@@ -17,7 +17,7 @@ from runnerctl.errors import ConfigError
 
 __all__ = [
     "LocalSlot",
-    "is_busy",
+    "busy_units",
     "local_slots",
     "require_slot",
     "slot_names",
@@ -78,10 +78,22 @@ def local_slots(context: Context, paths: Paths, spec: HostSpec | None) -> list[L
     """The slots of a host with the state of each."""
     names = slot_names(paths, spec)
     units = unit_properties(context, names) if paths.is_this_host() else {}
-    return [_slot(paths, spec, name, units.get(unit_name(name), {})) for name in names]
+    busy = busy_units(paths)
+    return [
+        _slot(
+            paths,
+            spec,
+            name,
+            units.get(unit_name(name), {}),
+            busy=None if busy is None else unit_name(name) in busy,
+        )
+        for name in names
+    ]
 
 
-def _slot(paths: Paths, spec: HostSpec | None, name: str, unit: Mapping[str, str]) -> LocalSlot:
+def _slot(
+    paths: Paths, spec: HostSpec | None, name: str, unit: Mapping[str, str], *, busy: bool | None
+) -> LocalSlot:
     state = _state(paths.state / "slots" / f"{name}.json")
     wanted = next((slot for slot in spec.github_runner.slots if slot.name == name), None) if spec else None
     agent_id = state.get("agent_id")
@@ -94,7 +106,7 @@ def _slot(paths: Paths, spec: HostSpec | None, name: str, unit: Mapping[str, str
         agent_id=agent_id if isinstance(agent_id, int) else None,
         version=_text(state, "version"),
         unit_state=_unit_state(unit),
-        busy=is_busy(paths, unit.get("ControlGroup", "")) if unit else None,
+        busy=busy,
         hold_reason=_hold(paths.state / "hold" / name),
         restart_pending=(paths.state / "pending" / name).exists(),
         in_spec=wanted is not None,
@@ -115,7 +127,7 @@ def unit_properties(context: Context, slots: Iterable[str]) -> dict[str, dict[st
     units = [unit_name(slot) for slot in slots]
     if not units:
         return {}
-    command = ["systemctl", "show", "--property=Id,LoadState,ActiveState,SubState,ControlGroup", *units]
+    command = ["systemctl", "show", "--property=Id,LoadState,ActiveState", *units]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=SYSTEMCTL_SECONDS, check=False
@@ -141,19 +153,13 @@ def _unit_state(unit: Mapping[str, str]) -> str | None:
     return "absent" if unit.get("LoadState") == "not-found" else unit.get("ActiveState")
 
 
-def is_busy(paths: Paths, control_group: str) -> bool:
-    """Whether a worker process lives in a unit's control group or below it.
-
-    ``control_group`` is systemd's property ``ControlGroup``; it is empty when the unit does not run.
-    """
-    if not control_group:
-        return False
-    group = paths.cgroups / control_group.lstrip("/")
-    return any(_comm(paths, pid) == WORKER for file in group.rglob("cgroup.procs") for pid in _words(file))
-
-
-def _comm(paths: Paths, pid: str) -> str:
-    return " ".join(_words(paths / f"proc/{pid}/comm"))
+def busy_units(paths: Paths) -> frozenset[str] | None:
+    """The units in whose control group a worker process lives; None when the process table cannot be read."""
+    processes = [path for path in _entries(paths / "proc") if path.name.isdigit()]
+    if not processes:
+        return None
+    workers = (path for path in processes if _words(path / "comm") == [WORKER])
+    return frozenset(part for path in workers for word in _words(path / "cgroup") for part in word.split("/"))
 
 
 def _words(path: Path) -> list[str]:
