@@ -1,0 +1,201 @@
+"""Take a snapshot: everything that may hang at the same time in bounded children, small files meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+from runnerctl import __version__
+from runnerctl.core.scope import api_url_for
+from runnerctl.core.snapshot import (
+    Api,
+    Clock,
+    Docker,
+    Host,
+    LogLine,
+    PciGpu,
+    SlotReading,
+    Snapshot,
+    SpecFile,
+    Unavailable,
+    Unit,
+)
+from runnerctl.core.spec import HostSpec
+from runnerctl.probes import engine, machine, network, nvml, slots, system, units
+from runnerctl.probes.bounded import Outcome, Task, run_all
+from runnerctl.probes.files import read_bytes, under
+
+__all__ = ["DEFAULT_API", "api_urls_of", "collect"]
+
+DEFAULT_API = "https://api.github.com"
+_HERE = Path("/")
+
+
+@dataclass(frozen=True)
+class _Ground:
+    """What is known before the children start."""
+
+    rootfs: Path
+    environ: Mapping[str, str]
+    deadline: float
+    host: Host
+    spec: SpecFile | Unavailable
+    names: tuple[str, ...]
+    apis: tuple[str, ...]
+    pci: tuple[PciGpu, ...] | Unavailable
+
+    @property
+    def wanted(self) -> HostSpec | None:
+        return self.spec.spec if isinstance(self.spec, SpecFile) else None
+
+
+def collect(
+    rootfs: Path = _HERE,
+    *,
+    deadline_seconds: float = nvml.BASE_SECONDS,
+    api_urls: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Snapshot:
+    """The host below ``rootfs``, taken now. Never raises because of what it finds.
+
+    ``deadline_seconds`` bounds each probe; NVML gets 4 s more for each GPU on the PCI bus. ``api_urls``: the
+    APIs to ask instead of those of the spec's slots; empty for none. With another root than ``/`` systemd is
+    not asked: it belongs to the host that runs this.
+    """
+    started, now = time.monotonic(), clock()
+    ground = _ground(rootfs, deadline_seconds, api_urls, os.environ if environ is None else environ)
+    outcomes = run_all(_tasks(ground))
+    apis = tuple(network.parse_api(url, outcomes[f"api {url}"]) for url in ground.apis)
+    return Snapshot(
+        tool_version=__version__,
+        time=datetime.fromtimestamp(now, timezone.utc).replace(microsecond=0),
+        host=ground.host,
+        spec=ground.spec,
+        nvml=nvml.parse(outcomes["nvml"]),
+        nvidia_module=machine.read_nvidia_module(rootfs),
+        pci_gpus=ground.pci,
+        filesystems=system.parse_filesystems(outcomes["filesystems"]),
+        time_sync=system.parse_time_sync(outcomes["time_sync"]),
+        conda=machine.read_conda(rootfs),
+        slots=_slots(ground, outcomes),
+        api=apis or None,
+        clock=_clock(apis),
+        docker=_docker(outcomes),
+        duration_seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def api_urls_of(spec: HostSpec | None, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The APIs that this host's runners talk to, each once; GitHub's own where nobody said."""
+    if given := environ.get("RUNNERCTL_API_URL"):
+        return (given,)
+    if spec is None:
+        return (DEFAULT_API,)
+    if spec.github_runner.api_url:
+        return (spec.github_runner.api_url,)
+    urls = (spec.slot_url(slot) for slot in spec.github_runner.slots)
+    return tuple(dict.fromkeys(api_url_for(url) for url in urls if url))
+
+
+def _ground(
+    rootfs: Path, deadline: float, api_urls: Sequence[str] | None, environ: Mapping[str, str]
+) -> _Ground:
+    spec = machine.read_spec(rootfs)
+    wanted = spec.spec if isinstance(spec, SpecFile) else None
+    return _Ground(
+        rootfs=rootfs,
+        environ=environ,
+        deadline=deadline,
+        host=machine.read_host(rootfs),
+        spec=spec,
+        names=slots.slot_names(rootfs, wanted),
+        apis=api_urls_of(wanted, environ) if api_urls is None else tuple(dict.fromkeys(api_urls)),
+        pci=machine.read_pci_gpus(rootfs),
+    )
+
+
+def _tasks(ground: _Ground) -> dict[str, Task]:
+    """The slowest first: they all run at the same time."""
+    deadline, spec = ground.deadline, ground.wanted
+    gpus = 0 if isinstance(ground.pci, Unavailable) else len(ground.pci)
+    tasks = {"nvml": Task(nvml.read, deadline + nvml.SECONDS_PER_GPU * gpus)}
+    # What a runner's jobs get, its own request gets: a proxy may be known to the spec only.
+    environ = {**ground.environ, **(spec.github_runner.env if spec else {})}
+    for url in ground.apis:
+        call = partial(network.read_api, url=url, environ=environ, timeout_seconds=deadline)
+        tasks[f"api {url}"] = Task(call, deadline)
+    if spec and spec.container_toolkit.docker:
+        call = partial(engine.read_docker, environ=ground.environ, timeout_seconds=deadline)
+        tasks["docker"] = Task(call, deadline)
+    if ground.names and _asks_systemd(ground):
+        tools = units.Tools(ground.names, ground.environ, deadline, ground.host.root)
+        tasks["units"] = Task(partial(units.read_units, tools=tools), deadline)
+        tasks["journal"] = Task(partial(units.read_journal, tools=tools), deadline)
+    tasks["filesystems"] = Task(partial(system.read_filesystems, rootfs=ground.rootfs), deadline)
+    tasks["time_sync"] = Task(partial(system.read_time_sync, rootfs=ground.rootfs), deadline)
+    return tasks
+
+
+def _asks_systemd(ground: _Ground) -> bool:
+    return ground.rootfs == _HERE and ground.host.systemd
+
+
+def _slots(ground: _Ground, outcomes: Mapping[str, Outcome]) -> tuple[SlotReading, ...]:
+    if not ground.names:
+        return ()
+    if not _asks_systemd(ground):
+        why = (
+            "systemd does not run here"
+            if ground.rootfs == _HERE
+            else "systemd is asked on the host itself only"
+        )
+        return tuple(_slot(ground, name, Unavailable(why), Unavailable(why)) for name in ground.names)
+    shown = units.outcome_text(outcomes["units"])
+    texts = units.outcome_text(outcomes["journal"])
+    found = {} if isinstance(shown, Unavailable) else units.parse_units(shown)
+    missing = shown if isinstance(shown, Unavailable) else Unavailable("systemctl did not show it")
+    logs = {} if isinstance(texts, Unavailable) else units.parse_journal(texts, slots.invocations(found))
+    return tuple(
+        _slot(
+            ground,
+            name,
+            found.get(name, missing),
+            texts if isinstance(texts, Unavailable) else logs.get(name, ()),
+        )
+        for name in ground.names
+    )
+
+
+def _slot(
+    ground: _Ground, name: str, unit: Unit | Unavailable, log: tuple[LogLine, ...] | Unavailable
+) -> SlotReading:
+    rootfs = ground.rootfs
+    processes = slots.read_processes(rootfs, unit)
+    state = slots.slot_state(rootfs, name)
+    return SlotReading(
+        name=name,
+        unit=unit,
+        processes=processes,
+        log=log,
+        connections=slots.count_connections(rootfs, unit, processes),
+        registration=slots.parse_registration(read_bytes(under(rootfs, f"{slots.ROOTS}/{name}/.runner"))),
+        state=state,
+        hold=slots.note(under(rootfs, f"{slots.STATE}/hold/{name}")),
+        pending_restart=slots.note(under(rootfs, f"{slots.STATE}/pending/{name}")),
+        bound_version=slots.bound_version(rootfs, name, state),
+        running_version=units.running_version(log),
+    )
+
+
+def _clock(apis: tuple[Api, ...]) -> Clock | Unavailable | None:
+    return network.clock_of(apis) if apis else None
+
+
+def _docker(outcomes: Mapping[str, Outcome]) -> Docker | Unavailable | None:
+    return engine.parse_docker(outcomes["docker"]) if "docker" in outcomes else None
