@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
 import random
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.fakes.runner_dist.archive import write
+
 ARCHITECTURES = {"x64": "X64", "arm64": "ARM64"}
 _HERE = Path(__file__).parent
-_MTIME = 1_760_000_000
 _NATIVE = (
     "libcoreclr.so",
     "libclrjit.so",
@@ -52,12 +50,8 @@ def build(
         "commit": hashlib.sha256(version.encode()).hexdigest()[:40],
         "needs_icu": needs_icu,
     }
-    with (
-        open(target, "wb") as raw,
-        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
-        tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
-    ):
-        _add_all(archive, dict([*_files(facts), *_padding(payload_mib)]))
+    with open(target, "wb") as raw:
+        write(raw, dict([*_files(facts), *_padding(payload_mib)]))
     return target
 
 
@@ -83,28 +77,3 @@ def _padding(mebibytes: int) -> Iterator[tuple[str, bytes]]:
     for number in range(mebibytes * 1024 * 1024 // _PADDING_FILE_BYTES):
         name = f"externals/node24/lib/padding/{number // 100}/{number}.bin"
         yield name, source.randbytes(_PADDING_FILE_BYTES)
-
-
-def _add_all(archive: tarfile.TarFile, files: dict[str, bytes]) -> None:
-    """Add directories before what lies in them; owner and times as a release has them."""
-    known = {"."}
-    _add(archive, ".", None)
-    for name, content in sorted(files.items()):
-        for parent in reversed(Path(name).parents):
-            if parent.as_posix() not in known:
-                known.add(parent.as_posix())
-                _add(archive, f"./{parent.as_posix()}", None)
-        _add(archive, f"./{name}", content)
-
-
-def _add(archive: tarfile.TarFile, name: str, content: bytes | None) -> None:
-    info = tarfile.TarInfo(name)
-    info.mtime = _MTIME
-    info.uid, info.gid, info.uname, info.gname = 1001, 127, "runner", "docker"
-    if content is None:
-        info.type, info.mode = tarfile.DIRTYPE, 0o755
-        archive.addfile(info)
-        return
-    info.size = len(content)
-    info.mode = 0o755 if content.startswith(b"#!") or name.endswith(".so") else 0o644
-    archive.addfile(info, io.BytesIO(content))

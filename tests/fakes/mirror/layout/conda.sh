@@ -1,0 +1,4 @@
+# Defines the shell function that activates environments.
+conda() {
+    "${CONDA_EXE:?conda is not set up}" "$@"
+}
