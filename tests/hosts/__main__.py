@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from tests.hosts.engine import engine, stop_engine
 from tests.hosts.engine import network as hosts_network
@@ -65,6 +66,13 @@ def down(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def standins(arguments: argparse.Namespace) -> int:
+    """Serve GitHub and the mirror at the address that hosts know this machine by, until SIGTERM or SIGINT."""
+    from tests.hosts.standins import serve
+
+    return serve(hosts_network(engine()).gateway, arguments.root, ready_file=arguments.ready_file)
+
+
 def prepare(arguments: argparse.Namespace) -> int:
     """Make all that is slow the first time: engine, images, wheels."""
     with ThreadPoolExecutor(1) as pool:
@@ -103,6 +111,12 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("name", nargs="?", help="one host; default: all")
     command.add_argument("--engine", action="store_true", help="also stop the Docker Engine we started")
     command.set_defaults(run=down)
+    command = commands.add_parser("standins", help="serve GitHub and the mirror until ended")
+    command.add_argument("--root", type=Path, default=CACHE / "standins", help="what the mirror serves")
+    command.add_argument(
+        "--ready-file", type=Path, help="written when both answer; see tests/hosts/standins.py"
+    )
+    command.set_defaults(run=standins)
     command = commands.add_parser("prepare", help="make engine, images and wheels")
     command.add_argument("--suite", choices=SUITES, action="append")
     command.set_defaults(run=prepare)

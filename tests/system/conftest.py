@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.github_api import Control
+from tests.fakes.mirror import Mirror
 from tests.hosts.controller import Controller
 from tests.hosts.host import Host
 from tests.hosts.lab import Lab
+from tests.hosts.world import World
 
 TEST_SECONDS = 600
 
@@ -66,6 +69,37 @@ def _factory(lab: Lab) -> Iterator[HostFactory]:
 def host(hosts: HostFactory) -> Host:
     """A fresh Debian 12 host."""
     return hosts()
+
+
+@pytest.fixture(scope="session")
+def mirror(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
+    """Runner releases and Miniforge, at this machine's address in the hosts' network."""
+    with Mirror(tmp_path_factory.mktemp("mirror"), host=lab.network.gateway) as server:
+        server.add_miniforge()
+        yield server
+
+
+@pytest.fixture(scope="module")
+def module_world(lab: Lab, mirror: Mirror) -> Iterator[World]:
+    """GitHub's stand-in and the mirror, for the hosts of one test file."""
+    with World.build(lab.network.gateway, mirror) as built:
+        yield built
+
+
+@pytest.fixture
+def world(lab: Lab, mirror: Mirror) -> Iterator[World]:
+    """GitHub's stand-in and the mirror, for one test. The mirror's faults and counts start afresh."""
+    mirror.faults.clear()
+    mirror.forget_downloads()
+    with World.build(lab.network.gateway, mirror) as built:
+        yield built
+    mirror.faults.clear()
+
+
+@pytest.fixture
+def github(world: World) -> Control:
+    """The control desk of GitHub's stand-in."""
+    return world.control
 
 
 @pytest.fixture
