@@ -69,6 +69,7 @@ def register(layout: Layout, system: System, slot: SlotSpec, enrolment: Enrolmen
     if done.rc or runner is None:
         reason = _reason(done.out + "\n" + done.err).replace(enrolment.token, "<token>")
         raise HostError(f"the runner could not be registered: {reason}", where=f"slot {slot.name}")
+    (layout.slot_root(slot.name) / "svc.sh").unlink(missing_ok=True)  # it would install a second unit
     gid = system.ids(slot.user)[1]
     for name in CREDENTIAL_FILES:
         path = layout.slot_root(slot.name) / name

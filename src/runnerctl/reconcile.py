@@ -66,8 +66,14 @@ def desired_slot(spec: HostSpec, slot: Slot, version: str) -> dict[str, Any]:
         "gpus": list(slot.gpus),
         "group": spec.slot_group(slot),
         "no_default_labels": spec.github_runner.no_default_labels,
-        "env": dict(spec.github_runner.env),
+        "env": slot_environment(spec),
     }
+
+
+def slot_environment(spec: HostSpec) -> dict[str, str]:
+    """The runner's environment: inventory's, and where conda is (``setup-miniconda`` reads ``CONDA``)."""
+    conda = {"CONDA": "/opt/miniforge3"} if spec.conda.manage else {}
+    return {**conda, **spec.github_runner.env}
 
 
 class Fleet:
