@@ -45,7 +45,7 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/@:]*:)[^\s/@]+@"), rf"\1{MASK}@"),
     # GitHub's tokens by prefix.
     (re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9_.-]{10,}|github_pat_[A-Za-z0-9_]{10,})"), MASK),
-    # A JWT, or a JIT configuration: base64 of a JSON object (a dot as its first key's first letter gives "eyI").
+    # A JWT, or a JIT configuration: base64 of a JSON object ("eyI" when its first key begins with a dot).
     (re.compile(r"\bey[IJ][A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),
     (re.compile(r"\b(?:ey[IJ]|ewo|ew0K)[A-Za-z0-9+/_-]{40,}={0,2}"), MASK),
     # A registration or remove token: 29 upper-case letters and digits (GitHub's schema example).

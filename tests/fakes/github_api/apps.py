@@ -15,6 +15,36 @@ __all__ = ["Apps"]
 
 _LEVELS = {"read": 1, "write": 2, "admin": 3}
 
+# GitHub's description wants an account to have a user's and an enterprise's fields at once.
+_ADDRESSES = (
+    "avatar_url",
+    "events_url",
+    "followers_url",
+    "following_url",
+    "gists_url",
+    "html_url",
+    "organizations_url",
+    "received_events_url",
+    "repos_url",
+    "starred_url",
+    "subscriptions_url",
+    "url",
+)
+
+
+def _account(name: str) -> Json:
+    """The account an installation is on."""
+    known: Json = {
+        "id": 1,
+        "node_id": "A_1",
+        "login": name,
+        "name": name,
+        "slug": name,
+        "type": "Organization",
+    }
+    known |= {"gravatar_id": "", "site_admin": False, "created_at": None, "updated_at": None}
+    return known | dict.fromkeys(_ADDRESSES, f"https://github.example/{name}")
+
 
 class Apps:
     """The operations of the contract's section 6. The App token was checked before a handler runs."""
@@ -48,13 +78,14 @@ class Apps:
             "app_slug": app.slug,
             "target_id": self.store.owner_id(item.account),
             "target_type": item.type,
-            "account": {"login": item.account},
+            "account": _account(item.account),
             "permissions": item.permissions,
             "repository_selection": "selected" if item.repositories else "all",
             "access_tokens_url": f"{request.api}/app/installations/{item.id}/access_tokens",
             "repositories_url": f"{request.api}/installation/repositories",
             "html_url": f"{request.origin}/settings/installations/{item.id}",
             "suspended_at": "2026-01-01T00:00:00Z" if item.suspended else None,
+            "suspended_by": None,
         }
         return self.description.sample("installation", **known)
 
