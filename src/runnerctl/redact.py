@@ -16,7 +16,11 @@ _MIN_LENGTH = 8  # a shorter value would mask ordinary words
 _FORMATTER = logging.Formatter()
 _known: set[str] = set()
 
-_NAME = r"[\w.-]*(?:token|secret|passw(?:or)?d|jit_?config|api[_-]?key|private[_-]?key|authorization_request)"
+# Every repetition that may fail is bounded: a job writes what we read, and must not make it slow.
+_NAME = (
+    r"[\w.-]{0,64}"
+    r"(?:token|secret|passw(?:or)?d|jit_?config|api[_-]?key|private[_-]?key|authorization_request)"
+)
 _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
     # A private key, also cut off or with its line ends written as \n.
     (
@@ -42,11 +46,11 @@ _SHAPES: tuple[tuple[re.Pattern[str], str], ...] = (
         rf"\1{MASK}",
     ),
     # user:password@ of a URL.
-    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s/@:]*:)[^\s/@]+@"), rf"\1{MASK}@"),
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]{0,20}://[^\s/@:]*:)[^\s/@]+@"), rf"\1{MASK}@"),
     # GitHub's tokens by prefix.
     (re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9_.-]{10,}|github_pat_[A-Za-z0-9_]{10,})"), MASK),
     # A JWT, or a JIT configuration: base64 of a JSON object ("eyI" when its first key begins with a dot).
-    (re.compile(r"\bey[IJ][A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),
+    (re.compile(r"\bey[IJ][A-Za-z0-9_-]{6,2000}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?"), MASK),
     (re.compile(r"\b(?:ey[IJ]|ewo|ew0K)[A-Za-z0-9+/_-]{40,}={0,2}"), MASK),
     # A registration or remove token: 29 upper-case letters and digits (GitHub's schema example).
     (re.compile(r"(?<![\w-])(?=[0-9]*[A-Z])[A-Z0-9]{29}(?![\w-])"), MASK),
