@@ -23,7 +23,7 @@ from .atomic import Change, atomic_link, atomic_write, sync_file_system
 from .download import Timeouts, fetch, fetch_text, need_space, working_directory
 from .errors import HostError
 from .lock import exclusive
-from .process import run
+from .process import in_use, run
 from .receipt import Receipt
 
 __all__ = ["ROLE", "Layout", "Miniforge", "Wanted", "condarc"]
@@ -98,11 +98,10 @@ class Outcome:
 class Miniforge:
     """Converge one host. Every method raises HostError with one line."""
 
-    def __init__(self, layout: Layout, receipt: Receipt, *, check: bool, proc: str = "/proc") -> None:
+    def __init__(self, layout: Layout, receipt: Receipt, *, check: bool) -> None:
         self.layout = layout
         self.receipt = receipt
         self.check = check
-        self.proc = proc
 
     def installed(self) -> str | None:
         """The version that ``/opt/miniforge3`` leads to, if it is whole."""
@@ -171,7 +170,7 @@ class Miniforge:
         """Run the installer where the installation will stay; it counts once it is marked."""
         url = wanted.address(platform.machine())
         sha256 = wanted.sha256 or _published_sha256(url)
-        with working_directory(prefix) as work:
+        with working_directory(self.layout.link) as work:
             installer = os.path.join(work, "installer.sh")
             fetch(url, installer, sha256, timeouts=Timeouts())
             need_space(os.path.dirname(prefix), GROWTH * os.path.getsize(installer), what="Miniforge")
@@ -203,7 +202,7 @@ class Miniforge:
     def _clear(self, prefixes: Iterable[str], outcome: Outcome) -> None:
         """Remove old versions that no process uses."""
         for prefix in prefixes:
-            if _in_use(prefix, self.proc):
+            if in_use(prefix):
                 outcome.kept.append(prefix)
                 continue
             if not self.check:
@@ -313,30 +312,6 @@ def _conda_version(prefix: str) -> str | None:
         return None
     found = [match[1] for name in names if (match := re.fullmatch(r"conda-(\d[^-]*)-[^-]*\.json", name))]
     return found[0] if found and os.access(os.path.join(prefix, "bin", "conda"), os.X_OK) else None
-
-
-def _in_use(prefix: str, proc: str) -> bool:
-    """Whether a process runs from ``prefix``, stands in it, or has it in its environment."""
-    needle = f"{prefix}/".encode()
-    for entry in os.listdir(proc):
-        if (
-            entry.isdigit()
-            and entry != str(os.getpid())
-            and _process_uses(os.path.join(proc, entry), prefix, needle)
-        ):
-            return True
-    return False
-
-
-def _process_uses(process: str, prefix: str, needle: bytes) -> bool:
-    try:
-        places = [os.readlink(os.path.join(process, "exe")), os.readlink(os.path.join(process, "cwd"))]
-        if any(f"{place}/".startswith(f"{prefix}/") for place in places):
-            return True
-        with open(os.path.join(process, "environ"), "rb") as file:
-            return needle in file.read()
-    except OSError:
-        return False  # it ended while we looked, or is the kernel's
 
 
 def _remove_tree(path: str) -> None:

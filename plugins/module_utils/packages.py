@@ -30,6 +30,7 @@ class PackageSystem(Protocol):
     """What a family of distributions offers. Every call is bounded and raises HostError."""
 
     name: str
+    python_packages: tuple[str, ...]  # that bring a Python >= 3.10 with its venv module
 
     def installed(self, names: Sequence[str]) -> set[str]:
         """Those of ``names`` that are installed, or provided by an installed package."""

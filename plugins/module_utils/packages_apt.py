@@ -45,6 +45,8 @@ UNFINISHED = ("half-installed", "unpacked", "half-configured", *TRIGGERS)
 class Apt:
     """See `packages.PackageSystem`."""
 
+    python_packages: tuple[str, ...] = ("python3-venv",)
+
     def __init__(self, name: str) -> None:
         self.name = name
         self._unfinished = False

@@ -20,6 +20,8 @@ OPTIONS = ("-y", "-q", "--setopt=install_weak_deps=False", "--setopt=timeout=30"
 class Rpm:
     """See `packages.PackageSystem`."""
 
+    python_packages: tuple[str, ...] = ("python3.11|python3.12",)
+
     def __init__(self, name: str) -> None:
         self.name = name
 

@@ -1,4 +1,4 @@
-"""Run a command with a deadline; nothing it started outlives it."""
+"""Run a command with a deadline, and tell whether processes still use a directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .errors import HostError
 
-__all__ = ["Result", "run"]
+__all__ = ["Result", "in_use", "run"]
 
 
 @dataclass(frozen=True)
@@ -66,3 +66,25 @@ def run(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     return Result(process.returncode, out, err)
+
+
+def in_use(directory: str, *, proc: str = "/proc") -> bool:
+    """Whether a process runs from ``directory``, stands in it, or names it in its command or environment."""
+    own = str(os.getpid())
+    pids = [entry for entry in os.listdir(proc) if entry.isdigit() and entry != own]
+    return any(_uses(os.path.join(proc, pid), directory) for pid in pids)
+
+
+def _uses(process: str, directory: str) -> bool:
+    needle = f"{directory}/"
+    try:
+        places = [os.readlink(os.path.join(process, name)) for name in ("exe", "cwd")]
+        if any(f"{place}/".startswith(needle) for place in places):
+            return True
+        for name in ("cmdline", "environ"):
+            with open(os.path.join(process, name), "rb") as file:
+                if needle.encode() in file.read():
+                    return True
+    except OSError:
+        return False  # it ended while we looked, or is the kernel's
+    return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.errors import HostError
@@ -90,6 +92,7 @@ ARGUMENTS = {
 def main() -> None:
     """Read, compare, act."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    os.umask(0o022)  # jobs' users read what is installed
     try:
         outcome = _apply(module)
     except HostError as error:

@@ -33,7 +33,7 @@ import msgspec
 
 from runnerctl.errors import ConfigError, UnavailableError
 
-__all__ = ["Wheel", "cache_directory", "controller_wheel"]
+__all__ = ["Wheel", "cache_directory", "controller_wheel", "file_sha256"]
 
 DISTRIBUTION = "runnerctl"
 FORMAT = "1"  # of the canonical form: part of every cache key
@@ -86,6 +86,15 @@ def controller_wheel(
     if found is None:
         raise UnavailableError("the wheel vanished from its cache", where=str(cached), remedy="run again")
     return found
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _checkout(dist: importlib.metadata.Distribution) -> Path | None:
@@ -208,7 +217,7 @@ def _record(content: Mapping[str, bytes], own_name: str) -> str:
 def _wheel_in(directory: Path) -> Wheel | None:
     for path in directory.glob("*.whl"):
         os.utime(directory)  # used now: `_forget_old` goes by it
-        return Wheel(path, path.name.split("-")[1], hashlib.sha256(path.read_bytes()).hexdigest())
+        return Wheel(path, path.name.split("-")[1], file_sha256(path))
     return None
 
 
