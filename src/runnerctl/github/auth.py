@@ -214,20 +214,24 @@ def _app(
             "RUNNERCTL_APP_ID is set without RUNNERCTL_APP_KEY_FILE",
             remedy="set it to the path of the App's private key (PEM)",
         )
-    installation = env.get("RUNNERCTL_APP_INSTALLATION_ID", "").strip()
-    if installation and not re.fullmatch(r"[1-9][0-9]{0,18}", installation):
-        raise ConfigError(
-            f"RUNNERCTL_APP_INSTALLATION_ID {installation!r} is no number",
-            remedy="leave it out: it is found by itself",
-        )
     key = load_key(read_secret_file(key_file, variable="RUNNERCTL_APP_KEY_FILE"), path=key_file)
     return AppCredential(
         app_id,
         key,
         scope=scope,
-        installation_id=int(installation) if installation else None,
+        installation_id=_installation_id(env),
         connect=connect or _connector(api_url),
     )
+
+
+def _installation_id(env: Mapping[str, str]) -> int | None:
+    value = env.get("RUNNERCTL_APP_INSTALLATION_ID", "").strip()
+    if value and not re.fullmatch(r"[1-9][0-9]{0,18}", value):
+        raise ConfigError(
+            f"RUNNERCTL_APP_INSTALLATION_ID {value!r} is no number",
+            remedy="leave it out: it is found by itself",
+        )
+    return int(value) if value else None
 
 
 def _connector(api_url: str) -> Callable[[Bearer], GitHubClient]:
