@@ -4,7 +4,7 @@
 exit1-after-listening  the version is refused: "Listening for Jobs", one error, exit 1. NUMBER: seconds later
 exit7                  the same with exit 7
 session-conflict       another process holds the session: the message, retries for 240 s, exit 5
-hang                   "Listening for Jobs", then no poll any more; process and connection stay
+hang                   "Listening for Jobs", one poll, then nothing; process and connection stay
 hang-after-ack         takes a job, then does nothing more: no worker, no poll
 exit2                  exits 2 at once, NUMBER times (default 10; counted in ``_diag``), then works
 exit0-wiped            the record is gone: cleans its own files up and exits 0. NUMBER: seconds later

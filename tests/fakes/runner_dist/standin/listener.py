@@ -102,17 +102,17 @@ class Listener:
         if name in ("exit1-after-listening", "exit7", "exit0-wiped", "crash"):
             delay = self.fault.number_or(0) / time_scale()
             threading.Timer(delay, self.events.put, [("fault", name)]).start()
-        if name == "hang":
-            while True:
-                self._hang()
-        return None
+        return self._hang() if name == "hang" else None
 
-    def _hang(self) -> None:
-        """Do nothing for as long as nobody stops the process."""
-        kind, value = self.events.get()
-        if kind == "stop":
-            self._announce_end(value)
-            os._exit(SUCCESS)
+    def _hang(self) -> int:
+        """Poll once, then do nothing for as long as nobody stops the process."""
+        self.poller.start()
+        self.poller.stop()
+        while True:
+            kind, value = self.events.get()
+            if kind == "stop":
+                self._announce_end(value)
+                return SUCCESS
 
     def _serve(self) -> int:
         """The main loop: one event at a time."""

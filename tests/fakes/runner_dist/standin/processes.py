@@ -50,7 +50,7 @@ def run(
         except subprocess.TimeoutExpired:
             continue
     # A background process may keep the pipe open; the step is over all the same.
-    reader.join(_LAST_OUTPUT_SECONDS)
+    reader.join(max(_LAST_OUTPUT_SECONDS / time_scale(), 0.3))
     code = process.wait()
     return 128 - code if code < 0 else code
 

@@ -113,7 +113,7 @@ class Session:
 
     def poll(self) -> Reply:
         """Ask for one message. Raises WireError."""
-        wait = max(round(_POLL_SECONDS / time_scale()), 1)
+        wait = max(round(_POLL_SECONDS / time_scale(), 1), 0.1)
         reply = self.service.call("GET", f"/messages?session_id={quote(self.session_id)}&wait={wait}")
         if reply.status < 500 and reply.status != 429:
             self._recovered()
@@ -148,7 +148,7 @@ class Poller(threading.Thread):
         """Poll; every failure waits longer than the one before."""
         failures = 0
         try:
-            while not self._stop_asked.is_set():
+            while True:
                 try:
                     reply = self._session.poll()
                     message = "" if reply.status in _UNDERSTOOD else reply.message
