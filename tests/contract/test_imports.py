@@ -20,7 +20,10 @@ LAW = {
         *("runnerctl.core", "runnerctl.errors", "runnerctl.redact"),
         *("msgspec", "requests", "urllib3", "jwt", "cryptography"),
     ),
-    "probes": ("runnerctl.core", "runnerctl.errors", "msgspec", "pynvml", "docker", "requests"),
+    "probes": (
+        *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile"),  # the spec has one reader
+        *("msgspec", "pynvml", "docker", "requests"),
+    ),
 }
 
 

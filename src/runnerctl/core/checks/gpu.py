@@ -26,8 +26,10 @@ def _judge_count(
         yield _compare(len(usable), expected, data)
     elif len(on_bus) > len(gpus) and not host.container:
         yield warning(f"{len(on_bus)} GPUs on the PCI bus, and NVML shows {len(gpus)}", **data)
+    elif len(usable) < len(gpus):
+        yield warning(f"{len(usable)} of {len(gpus)} GPUs can be used", **data)
     elif gpus:
-        yield ok(f"{len(usable)} of {len(gpus)} GPUs answer; the spec names no number", **data)
+        yield ok(f"{len(gpus)} GPUs; no number is expected", **data)
 
 
 def _compare(usable: int, expected: int, data: Mapping[str, object]) -> Verdict:
