@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
     plain,
@@ -108,7 +108,8 @@ class _Present:
         enrolments = {}
         for plan in plans:
             if plan.registration is not None:
-                enrolments[plan.name] = self.fleet.enrolment(plan)
+                enrolment = self.fleet.enrolment(plan)
+                enrolments[plan.name] = {**enrolment, "token": Secret(enrolment["token"])}
                 self.fleet.delete_before(plan)
         remove = []
         for slot in absent:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
     plain,
@@ -36,6 +36,6 @@ class ActionModule(TargetAction):
                 raise AnsibleActionFail(f"{spec.host}: {error}") from None
             known = {"version": release.version, "url": release.url, "sha256": release.sha256}
             token = release.token
-        result = self.execute("runner_release", {**known, "token": token}, variables)
+        result = self.execute("runner_release", {**known, "token": token and Secret(token)}, variables)
         result["ansible_facts"] = {"__github_runner_release": known}
         return result

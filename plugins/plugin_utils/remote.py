@@ -7,9 +7,18 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
-__all__ = ["TargetAction"]
+__all__ = ["Secret", "TargetAction"]
 
 FQCN = "runnerctl.gpu_runner."
+
+
+class Secret(str):
+    """A text that Ansible's debug output does not show: it prints the arguments of a module by ``repr``."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'<hidden>'"
 
 
 class TargetAction(ActionBase):
