@@ -155,7 +155,9 @@ class Agents:
         wait = float(request.query.get("wait", _DEFAULT_WAIT))
         session = request.query.get("session_id", "")
         job = self.jobs.poll(session, wait=wait, client_gone=request.client_gone)
-        return Answer(204) if job is None else Answer(200, {"job": _brief(job)})
+        if job is None:
+            return Answer(204)
+        return Answer(200, {"job" if job.status == "queued" else "cancel": _brief(job)})
 
     # -- jobs
 

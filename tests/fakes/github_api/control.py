@@ -159,7 +159,7 @@ class Control:
         return list(self._call("GET", "jobs"))
 
     def cancel_job(self, job_id: int) -> None:
-        """Cancel a queued job."""
+        """Cancel a job, queued or running."""
         self._call("POST", f"jobs/{job_id}/cancel")
 
     def wait_job(self, job_id: int, *, status: str = "completed", seconds: float = 60.0) -> Json:

@@ -21,6 +21,7 @@ __all__ = ["Desk"]
 
 _CLASSIC = ["repo", "admin:org", "manage_runners:enterprise"]
 _MAX_WAIT = 30.0
+_Route = tuple[str, str, Callable[[Request], Any]]
 
 
 class Desk:
@@ -33,7 +34,11 @@ class Desk:
         self.journal = journal
         self.limits: Limits | None = None
         self.show_runner: Callable[[Runner], Json] = msgspec.to_builtins
-        table: list[tuple[str, str, Callable[[Request], Any]]] = [
+        table = [*self._set_up_routes(), *self._record_routes(), *self._journal_routes()]
+        self.table = [(method, re.compile(f"/_control/{path}"), handler) for method, path, handler in table]
+
+    def _set_up_routes(self) -> list[_Route]:
+        return [
             ("GET", "health", lambda _: {"ok": True}),
             ("POST", "reset", self.reset),
             ("POST", "settings", self.settings),
@@ -43,6 +48,10 @@ class Desk:
             ("POST", "apps", self.add_app),
             ("POST", "release", self.release),
             ("POST", "documents", self.document),
+        ]
+
+    def _record_routes(self) -> list[_Route]:
+        return [
             ("POST", "groups", self.add_group),
             ("POST", "runners", self.add_runners),
             ("GET", "runners", self.list_runners),
@@ -53,6 +62,10 @@ class Desk:
             ("GET", r"jobs/(?P<id>\d+)", self.get_job),
             ("GET", r"jobs/(?P<id>\d+)/log", self.job_log),
             ("POST", r"jobs/(?P<id>\d+)/cancel", self.cancel_job),
+        ]
+
+    def _journal_routes(self) -> list[_Route]:
+        return [
             ("POST", "faults", self.add_fault),
             ("GET", "faults", lambda _: self.faults.active),
             ("DELETE", "faults", self.clear_faults),
@@ -62,7 +75,6 @@ class Desk:
             ("POST", "violations/clear", lambda _: self.journal.clear_violations()),
             ("GET", "secrets", lambda _: self.store.state.secrets),
         ]
-        self.table = [(method, re.compile(f"/_control/{path}"), handler) for method, path, handler in table]
 
     def handle(self, request: Request) -> Answer:
         """Answer one request of the desk."""
@@ -151,7 +163,8 @@ class Desk:
                 releases.append(known)
             else:
                 merged = msgspec.to_builtins(known) | given | {"assets": {**known.assets, **assets}}
-                known = releases[releases.index(known)] = msgspec.convert(merged, Release)
+                place = releases.index(known)
+                known = releases[place] = msgspec.convert(merged, Release)
             if offered:
                 self.store.state.downloads_version = version
             return known
@@ -279,7 +292,7 @@ class Desk:
             self.store.changed.wait(min(left, 0.5))
 
     def cancel_job(self, request: Request) -> None:
-        """Cancel a queued job."""
+        """Cancel a job, queued or running."""
         self.jobs.cancel(int(request.params["id"]))
 
     # -- faults and journal

@@ -56,8 +56,8 @@ def _error(status: int, message: str, **headers: str) -> Answer:
     return Answer(status, error_body(status, message), named)
 
 
-def _rate_limited(fault: Fault, _request: Request) -> Answer:
-    reset = str(int(time.time()) + fault.reset_in)
+def _rate_limited(fault: Fault, request: Request) -> Answer:
+    reset = str(int(request.now) + fault.reset_in)
     answer = _error(403, "API rate limit exceeded for this installation.")
     answer.headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": reset}
     return answer
@@ -214,7 +214,9 @@ class Faults:
         fault.path = fault.path or _PATHS.get(fault.name, "")
         if not fault.channel:
             special = {"down": "all", "runner_clock_skew": "runner"}
-            fault.channel = special.get(fault.name, "all" if fault.path.startswith("/_runner") else "api")
+            fault.channel = special.get(
+                fault.name, "all" if re.search("_runner|runner-registration", fault.path) else "api"
+            )
         if fault.count is msgspec.UNSET:
             lasting = fault.name in _LASTING or (fault.seconds is not None and fault.name != "slow_body")
             fault.count = None if lasting else 1

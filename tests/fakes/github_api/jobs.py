@@ -43,6 +43,8 @@ class Jobs:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.queued: dict[int, Job] = {}
+        self.survivors: set[int] = set()
+        self.cancelling: set[int] = set()
         self.sessions: dict[str, Session] = {}
         self.of_runner: dict[int, Session] = {}
         self.stopping = False
@@ -56,6 +58,8 @@ class Jobs:
             self.queued = {job.id: job for job in self.store.state.jobs.values() if job.status == "queued"}
             for job in self.queued.values():
                 job.assigned_to = None
+            # A listener that was busy when we went down comes back with a new session and the same job.
+            self.survivors = {item.id for item in self.store.state.runners.values() if item.busy}
 
     # -- truth about runners
 
@@ -79,7 +83,10 @@ class Jobs:
                 raise RefusalError(409, "A session for this runner already exists.")
             if previous is not None:
                 self._close(previous)
-            self._give_up(runner)
+            if runner.id in self.survivors:
+                self.survivors.discard(runner.id)
+            else:
+                self._give_up(runner)
             session = Session(secrets.token_hex(16), runner.id, threading.Condition(self.store.lock))
             self.sessions[session.id] = session
             self.of_runner[runner.id] = session
@@ -126,7 +133,10 @@ class Jobs:
     # -- polling
 
     def poll(self, session_id: str, *, wait: float, client_gone: Callable[[], bool]) -> Job | None:
-        """Wait for a job. None when there was none in time; 404 record deleted, 409 session gone."""
+        """Wait for a job, or for the running one's cancellation.
+
+        None when there was neither in time; 404 record deleted, 409 session gone.
+        """
         with self.store.lock:
             session = self._session(session_id)
             session.wait = min(max(wait, 0.0), _MAX_WAIT)
@@ -152,7 +162,7 @@ class Jobs:
             if session.closed:
                 raise RefusalError(409, "the session is gone")
             self.dispatch()
-            job = self._offered(session.runner_id)
+            job = self._offered(session.runner_id) or self._cancelled(session.runner_id)
             if job is not None:
                 return job
             left = until - time.monotonic()
@@ -167,6 +177,13 @@ class Jobs:
 
     def _offered(self, runner_id: int) -> Job | None:
         return next((job for job in self.queued.values() if job.assigned_to == runner_id), None)
+
+    def _cancelled(self, runner_id: int) -> Job | None:
+        found = (self.job(number) for number in self.cancelling)
+        job = next((job for job in found if job.runner_id == runner_id), None)
+        if job is not None:
+            self.cancelling.discard(job.id)
+        return job
 
     # -- the queue
 
@@ -277,6 +294,7 @@ class Jobs:
         job.status, job.result, job.conclusion = "completed", result, _CONCLUSIONS[result]
         job.completed_at = self.store.now()
         self.queued.pop(job.id, None)
+        self.cancelling.discard(job.id)
         runner = self.store.state.runners.get(job.runner_id or 0)
         if runner is not None:
             runner.busy = False
@@ -287,12 +305,18 @@ class Jobs:
         self.dispatch()
 
     def cancel(self, job_id: int) -> None:
-        """Cancel a job that waits in the queue."""
+        """Cancel a job: one in the queue at once, a running one by a message to its listener."""
         with self.store.lock:
             job = self.job(job_id)
-            if job.status != "queued":
-                raise RefusalError(409, "only a queued job can be cancelled")
-            self._finish(job, "Canceled")
+            if job.status == "completed":
+                raise RefusalError(409, "the job is over")
+            if job.status == "queued":
+                self._finish(job, "Canceled")
+                return
+            self.cancelling.add(job_id)
+            session = self.of_runner.get(job.runner_id or 0)
+            if session is not None:
+                session.wake.notify_all()
 
     def forget(self, runner: Runner) -> None:
         """Remove a record and wake its listener, which is told that it no longer exists."""

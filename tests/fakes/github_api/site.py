@@ -60,13 +60,14 @@ class Site:
 
     def handle(self, request: Request) -> Answer:
         """Answer one request; never raises."""
+        request.now = self.store.now()
         if request.method != "GET":
             self.dirty.set()
         _read_json(request)
         if request.path.startswith("/_control"):
             return self._guard(self.desk.handle, request)
         kind = "runner" if request.path.startswith("/_runner") or request.path == REGISTRATION else "api"
-        entry = self.journal.begin(request, kind=kind, now=self.store.now())
+        entry = self.journal.begin(request, kind=kind, now=request.now)
         started = time.monotonic()
         faults = self.faults.take(request, kind)
         entry.fault = ",".join(fault.name for fault in faults) or None

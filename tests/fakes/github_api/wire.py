@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Request:
     operation: Operation | None = None
     identity: Identity | None = None
     shift: int = 0
+    now: float = field(default_factory=time.time)
 
     @property
     def api(self) -> str:
