@@ -66,7 +66,10 @@ def check_host_file(content: bytes) -> tuple[HostSpec | None, list[HostFileProbl
 
 def _build(content: bytes) -> HostSpec | HostFileProblem:
     try:
-        data = msgspec.json.decode(content)
+        data = msgspec.json.decode(content.decode())
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        return HostFileProblem("spec.json", line, f"is no JSON: it is not UTF-8 at line {line}", WRITE_AGAIN)
     except msgspec.DecodeError as error:
         return _broken(content, str(error))
     if not isinstance(data, dict) or "schema" not in data:

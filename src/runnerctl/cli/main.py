@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import typer
 from typer.main import get_command
 
-from runnerctl.cli.app import VERDICTS, app
+from runnerctl.cli.app import TABLE, VERDICTS, app
 from runnerctl.cli.context import Context, OutputClosedError, system_context
 from runnerctl.errors import RunnerctlError
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str], context: Context) -> int:
     """Run one command line within ``context``. Returns the exit code; raises nothing."""
-    is_verdict = next((word for word in arguments if not word.startswith("-")), "") in VERDICTS
+    is_verdict = next((word for word in arguments if word in TABLE), "") in VERDICTS
     try:
         code = _invoke(arguments, context)
         context.flush()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-__all__ = ["NONE", "cell", "escape", "fields", "rfc3339", "table", "to_json", "yes_no"]
+__all__ = ["NONE", "ascii_json", "cell", "escape", "fields", "rfc3339", "table", "to_json", "yes_no"]
 
 NONE = "-"
 GAP = "  "
@@ -39,7 +39,19 @@ def _escaped(char: str) -> str:
 
 def to_json(value: Any) -> str:
     """JSON as an answer: ASCII only, so that no name in it can steer a terminal."""
-    return json.dumps(value, indent=2, ensure_ascii=True).replace("\x7f", "\\u007f")
+    return ascii_json(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def ascii_json(text: str) -> str:
+    """JSON text with everything beyond printable ASCII as ``\\uXXXX`` (RFC 8259, 7)."""
+    if text.isascii() and "\x7f" not in text:
+        return text
+    return "".join(char if char.isascii() and char != "\x7f" else _json_escaped(char) for char in text)
+
+
+def _json_escaped(char: str) -> str:
+    data = char.encode("utf-16-be", "surrogatepass")  # beyond the basic plane: a pair of surrogates
+    return "".join(f"\\u{int.from_bytes(data[at : at + 2], 'big'):04x}" for at in range(0, len(data), 2))
 
 
 def rfc3339(seconds: float) -> str:
