@@ -9,12 +9,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.hosts import gpu
 from tests.hosts.engine import engine, stop_engine
 from tests.hosts.engine import network as hosts_network
 from tests.hosts.host import Host, find, names, prune
 from tests.hosts.image import SUITES, images
 from tests.hosts.keys import make_keys
-from tests.hosts.lab import NVIDIA_DEVICES, Lab
+from tests.hosts.lab import Lab
 from tests.hosts.machine import CACHE, HostsError
 from tests.hosts.wheelhouse import wheelhouse
 
@@ -31,9 +32,11 @@ def up(arguments: argparse.Namespace) -> int:
         suite=arguments.suite,
         variant="bare" if arguments.bare else "full",
         user=arguments.user,
-        devices=NVIDIA_DEVICES if arguments.gpu else (),
+        devices=gpu.devices() if arguments.gpu else (),
         owner="kept",
     )
+    if arguments.gpu:
+        gpu.install(host)
     sys.stdout.write(f"{host.name} {host.ip}\n{shlex.join(host.keys.ssh(host.user, host.ip))}\n")
     return 0
 
@@ -100,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "--user", choices=("root", "admin"), default="root", help="who logs in; admin has sudo"
     )
     command.add_argument("--bare", action="store_true", help="without python3-apt and python3-debian")
-    command.add_argument("--gpu", action="store_true", help="with the device files of one NVIDIA GPU")
+    command.add_argument("--gpu", action="store_true", help="with one GPU: device files and NVML")
     command.set_defaults(run=up)
     command = commands.add_parser("ssh", help="log in to a host, or run a command on it")
     command.add_argument("name")

@@ -161,6 +161,10 @@ def stop_engine() -> bool:
         pid = _pid()
         if pid is None:
             return False
+        if found := _answering():
+            for one in found.client.networks.list(names=[f"^{NETWORK}$"]) if found.ours else []:
+                with contextlib.suppress(APIError):  # hosts are still on it
+                    one.remove()
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + START_SECONDS
         while _pid() == pid and time.monotonic() < deadline:

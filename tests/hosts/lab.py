@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,7 @@ from tests.hosts.host import Device, Host, create, prune
 from tests.hosts.image import Suite, Variant, image
 from tests.hosts.keys import Keys, make_keys
 
-__all__ = ["NVIDIA_DEVICES", "Lab"]
-
-NVIDIA_DEVICES = (Device("/dev/nvidiactl", 195, 255), Device("/dev/nvidia0", 195, 0))
+__all__ = ["Lab"]
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Lab:
             self.engine,
             self.network,
             self.keys,
-            name=name or f"{suite}-{self.keys.directory.name[-4:]}-{next(self.numbers)}".lower(),
+            name=name or f"{suite}-{os.getpid()}-{next(self.numbers)}",
             image=image(self.engine, suite, variant),
             user=user,
             devices=devices,

@@ -81,12 +81,12 @@ def as_root(argv: Sequence[str]) -> list[str]:
 def ensure_programs(packages: Mapping[str, str]) -> None:
     """Install the Debian packages whose program is missing.
 
-    ``packages``: program -> package. Raises HostsError where this machine has no apt.
+    ``packages``: program -> package, or several apart by blanks. Raises HostsError where there is no apt.
     """
     missing = {program: package for program, package in packages.items() if not _which(program)}
     if not missing:
         return
-    names = sorted(set(missing.values()))
+    names = sorted({name for packages_ in missing.values() for name in packages_.split()})
     if not shutil.which("apt-get"):
         raise HostsError(f"install {', '.join(names)}: missing are the programs {', '.join(sorted(missing))}")
     say(f"installing {', '.join(names)}")

@@ -40,6 +40,6 @@ def wheelhouse() -> Path:
 
 
 def _download(python: str, directory: str, wanted: list[str]) -> list[str]:
-    command = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "-d", directory]
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:", "-d", directory]
     command += ["--python-version", python, "--implementation", "cp"]
     return [*command, *(f"--platform={platform}" for platform in PLATFORMS), *wanted]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.hosts import gpu
 from tests.hosts.controller import Controller
 from tests.hosts.host import Host
 from tests.hosts.image import SUITES, Suite
-from tests.hosts.lab import NVIDIA_DEVICES, Lab
+from tests.hosts.lab import Lab
 
 Hosts = Callable[..., Host]
 PLAY = """
@@ -31,7 +32,7 @@ PLAY = """
 def booted(module_hosts: Hosts, request: pytest.FixtureRequest) -> Host:
     """A host of each suite, shared by the tests of this file."""
     suite: Suite = request.param
-    return module_hosts(suite=suite, devices=NVIDIA_DEVICES)
+    return module_hosts(suite=suite, devices=gpu.devices())
 
 
 @pytest.fixture
