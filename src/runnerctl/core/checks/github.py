@@ -17,6 +17,7 @@ _PROVISION = "run the provision playbook for this host again"
 
 
 def _asked(snapshot: Snapshot) -> bool:
+    """Whether there was a credential, and GitHub was asked."""
     slots = snapshot.slots
     return isinstance(slots, tuple) and any(slot.github is not None for slot in slots)
 

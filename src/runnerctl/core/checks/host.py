@@ -94,7 +94,10 @@ _STAGES = {
 
 
 def _clock_matters(snapshot: Snapshot) -> bool:
-    """Without an answer there is no date; on a host never provisioned `host.api` has said enough."""
+    """Whether an API answered with a date, or should have.
+
+    Without an answer there is no date; on a host never provisioned `host.api` has said enough.
+    """
     if snapshot.clock is None:
         return False
     return snapshot.host_spec is not None or not isinstance(snapshot.clock, Unavailable)

@@ -12,11 +12,13 @@ __all__ = ["CONDA_INSTALLED", "DOCKER_ENGINE"]
 
 
 def _docker_wanted(snapshot: Snapshot) -> bool:
+    """Whether the spec wants a Docker Engine."""
     spec = snapshot.host_spec
     return spec is not None and spec.container_toolkit.docker
 
 
 def _conda_wanted(snapshot: Snapshot) -> bool:
+    """Whether the spec has Miniforge installed."""
     spec = snapshot.host_spec
     return spec is not None and spec.conda.manage
 

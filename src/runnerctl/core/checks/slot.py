@@ -177,12 +177,12 @@ def _judge_connection(
 
 
 def _newest(log: tuple[LogLine, ...]) -> tuple[LogLine | None, str | None]:
-    """The newest line that means something, and what is wrong by it."""
-    for line in sorted(log, key=lambda line: line.time, reverse=True):
+    """The newest line that means something, and what is wrong by it; the log is oldest first."""
+    for line in reversed(log):
         for pattern, complaint in _LINES:
             if pattern.search(line.message):
                 return line, complaint
-    return (max(log, key=lambda line: line.time), None) if log else (None, None)
+    return (log[-1], None) if log else (None, None)
 
 
 def _judge_version(

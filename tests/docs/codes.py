@@ -1,0 +1,49 @@
+"""The exit codes, from the error tree and the verdicts."""
+
+from __future__ import annotations
+
+import runnerctl.errors
+from runnerctl.core.health import EXIT_CODES
+from runnerctl.errors import RunnerctlError
+from tests.docs.markup import cell, table
+
+__all__ = ["exit_code_pages"]
+
+HEAD = """\
+# Exit codes
+
+A verdict (`runnerctl health`) exits as monitoring plugins do. A failure of the command itself, a wrong option
+included, is 3 as well.
+
+"""
+MIDDLE = """
+A linter (`runnerctl spec validate`) exits 0 when there is nothing to say and 1 when there are findings.
+
+Every other command exits 0, or with one of these, whose numbers are those of `sysexits.h`; 130 when it was
+interrupted. An error is one line on standard error: what failed, on what, and what to do next.
+
+"""
+END = """
+Which command belongs to which group: [Commands](cli.md).
+"""
+
+
+def exit_code_pages() -> dict[str, str]:
+    """``exit-codes.md``."""
+    verdicts = [[str(code), status] for status, code in EXIT_CODES.items()]
+    errors = [[str(error.exit_code), error.__name__, cell(error.__doc__ or "")] for error in _errors()]
+    parts = [
+        HEAD,
+        table(["code", "verdict"], verdicts),
+        MIDDLE,
+        table(["code", "error", "meaning"], errors),
+        END,
+    ]
+    return {"exit-codes.md": "".join(parts)}
+
+
+def _errors() -> list[type[RunnerctlError]]:
+    named = [getattr(runnerctl.errors, name) for name in runnerctl.errors.__all__]
+    return sorted(
+        (error for error in named if error is not RunnerctlError), key=lambda error: error.exit_code
+    )

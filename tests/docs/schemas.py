@@ -1,0 +1,58 @@
+"""The JSON of verdict, snapshot and spec: a JSON Schema each, and one page that lists every document."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+
+from runnerctl.core import health, snapshot, spec
+from tests.docs.markup import table
+
+__all__ = ["DOCUMENTS", "schema_pages"]
+
+TYPES: dict[str, type[msgspec.Struct]] = {
+    spec.SCHEMA: spec.HostSpec,
+    snapshot.SCHEMA: snapshot.Snapshot,
+    health.SCHEMA: health.Health,
+}
+# schema -> where it comes from; a test finds every schema in the code and wants it here.
+DOCUMENTS = {
+    "runnerctl.host/1": "`/etc/runnerctl/host.json` on a host; `runnerctl spec show -o json` shows it",
+    "runnerctl.snapshot/1": "`runnerctl snapshot -o json`",
+    "runnerctl.health/1": "`runnerctl health -o json`",
+    "runnerctl.list/1": "`runnerctl list -o json`",
+    "runnerctl.slots/1": "`runnerctl register`, `unregister` and `restart` with `-o json`",
+    "runnerctl.lint/1": "`runnerctl spec validate -o json`",
+    "runnerctl.specs/1": "`runnerctl spec show -o json` of an inventory",
+    "runnerctl.auth/1": "`runnerctl auth status -o json`",
+    "runnerctl.logs/1": "`runnerctl logs SLOT -o json`",
+    "runnerctl.version/1": "`runnerctl --version -o json`",
+    "runnerctl.receipt/1": "`/var/lib/runnerctl/receipt.json` on a host",
+}
+
+HEAD = """\
+# JSON
+
+Every document names its `schema`; the number rises when a field is taken away or changes its meaning, not when
+one is added. Keys are snake_case, a unit stands at the end of a name (`_bytes`, `_seconds`, `_percent`,
+`_celsius`, `_watts`), times are RFC 3339 in UTC.
+
+"""
+
+
+def schema_pages() -> dict[str, str]:
+    """``json.md`` and ``schemas/*.json``."""
+    files = {name: f"schemas/{name.replace('/', '-')}.json" for name in TYPES}
+    rows = [
+        [f"`{name}`", where, f"[schema]({files[name]})" if name in files else ""]
+        for name, where in DOCUMENTS.items()
+    ]
+    text = HEAD + table(["schema", "where", ""], rows)
+    return {"json.md": text} | {path: _schema(name) for name, path in files.items()}
+
+
+def _schema(name: str) -> str:
+    found: dict[str, Any] = msgspec.json.schema(TYPES[name])
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **found}, indent=2) + "\n"
