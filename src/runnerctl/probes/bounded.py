@@ -9,7 +9,9 @@ killed. A child in uninterruptible sleep survives even that: it is left behind a
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
+import resource
 import selectors
 import signal
 import time
@@ -147,6 +149,9 @@ def _in_child(task: Task, read: int, write: int) -> None:
             signal.signal(number, signal.SIG_DFL)
         # The default action needs no Python to run, so it ends a call that hangs, too.
         signal.alarm(int(task.deadline_seconds) + _ALARM_SECONDS)
+        # A crash is an answer here: no core file, no dump of Python's stack.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()
         os.close(read)
         _silence()
         report = Report(write)

@@ -157,9 +157,11 @@ def parse(outcome: Outcome) -> Nvml | Unavailable:
     if not systems:
         return _no_system(stopped or Unavailable("NVML gave no answer"))
     nvml = msgspec.convert({"reading": "taken", **systems[0]}, Nvml)
-    for index in range(len(gpus), nvml.count or 0):
-        gpus.append(Gpu(index=index, failure=_not_read(index, len(gpus), stopped)))
-    return msgspec.structs.replace(nvml, gpus=tuple(gpus))
+    first = len(gpus)
+    silent = (
+        Gpu(index=each, failure=_not_read(each, first, stopped)) for each in range(first, nvml.count or 0)
+    )
+    return msgspec.structs.replace(nvml, gpus=(*gpus, *silent))
 
 
 def _no_system(stopped: Unavailable) -> Nvml | Unavailable:
