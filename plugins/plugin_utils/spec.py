@@ -38,7 +38,7 @@ def read_spec(action: ActionBase, task_vars: Mapping[str, Any]) -> tuple[HostSpe
     prefixes = tuple(f"{section}_" for section in SECTIONS)
     values: dict[str, Any] = {}
     problems = []
-    for name in sorted(task_vars):
+    for name in map(plain, sorted(task_vars)):
         if not name.startswith(prefixes):
             continue
         try:

@@ -35,10 +35,19 @@ class Ran:
         return json.loads(self.out)
 
 
-def call(*arguments: str, env: Mapping[str, str] | None = None, root: Path = Path("/")) -> Ran:
+def call(
+    *arguments: str, env: Mapping[str, str] | None = None, root: Path = Path("/"), user_id: int = 0
+) -> Ran:
     """Run in this process."""
     out, err = io.StringIO(), io.StringIO()
-    context = Context(env=env or {}, stdout=out, stderr=err, clock=lambda: 1795348800.0, paths=Paths(root))
+    context = Context(
+        env=env or {},
+        stdout=out,
+        stderr=err,
+        clock=lambda: 1795348800.0,
+        paths=Paths(root),
+        user_id=lambda: user_id,
+    )
     code = run(list(arguments), context)
     return Ran(code, out.getvalue(), err.getvalue())
 

@@ -61,6 +61,7 @@ class Context:
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     paths: Paths = field(default_factory=Paths)
+    user_id: Callable[[], int] = os.geteuid
     default_output: Output = "text"
 
     def at(self, rootfs: str | None) -> Paths:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,7 +55,7 @@ class Slots:
         system: System | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if os.geteuid() != 0:
+        if context.user_id() != 0:
             raise AccessError("only root may change the slots of a host", remedy="run it with sudo")
         self.context = context
         self.layout = layout or Layout(context.paths.root)

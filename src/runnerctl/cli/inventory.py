@@ -69,7 +69,7 @@ def _inventory(given: str) -> str:
 
 
 def _run(context: Context, command: list[str]) -> None:
-    environment = {**context.env, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_RETRY_FILES_ENABLED": "0"}
+    environment = {**context.env, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_INVENTORY_UNPARSED_FAILED": "1"}
     environment.pop("ANSIBLE_FORCE_COLOR", None)
     try:
         answer = subprocess.run(

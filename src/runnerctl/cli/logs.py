@@ -117,7 +117,7 @@ def _answer(context: Context, answer: subprocess.CompletedProcess[str], slot: st
         reason = " ".join(answer.stderr.split())[:300] or f"exit code {answer.returncode}"
         raise UnavailableError(f"cannot read the journal: {reason}", where=slot, remedy="run it as root")
     if not found:
-        hint = "" if os.geteuid() == 0 else "; without root much of the journal is hidden"
+        hint = "" if context.user_id() == 0 else "; without root much of the journal is hidden"
         context.note(f"runnerctl: the journal has no line of slot {slot}{hint}")
     return found
 

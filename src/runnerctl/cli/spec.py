@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, Group, new_app
 from runnerctl.cli.options import InventoryOption, LimitOption, OutputOption, RootfsOption
 from runnerctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from runnerctl.cli.inventory import Resolved
 
 __all__ = ["app", "show", "validate"]
 
@@ -156,11 +159,25 @@ def _file_findings(path: Path) -> list[dict[str, Any]]:
 def _inventory_findings(context: Context, inventory: str, limit: str | None) -> list[dict[str, Any]]:
     from runnerctl.cli.inventory import resolve
 
+    hosts = resolve(context, inventory, limit=limit)
     return [
         _finding("spec.rule", inventory, None, f"{host.host}: {_message(problem)}")
-        for host in resolve(context, inventory, limit=limit)
+        for host in hosts
         for problem in host.problems
+    ] + [
+        _finding("spec.rule", inventory, None, f"runner name {name} is claimed by two hosts; rename a slot")
+        for name in _claimed_twice(hosts)
     ]
+
+
+def _claimed_twice(hosts: list[Resolved]) -> list[str]:
+    """Runner names that two hosts of the inventory would claim in one scope."""
+    import msgspec
+
+    from runnerctl.core.spec import HostSpec, duplicate_runner_names
+
+    specs = {host.host: msgspec.convert(host.spec, HostSpec) for host in hosts if host.spec}
+    return duplicate_runner_names(specs)
 
 
 def _message(problem: dict[str, str]) -> str:
