@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.fakes.github_api import Control
@@ -26,6 +26,7 @@ from tests.hosts.controller import Controller, Outcome, Run
 from tests.hosts.engine import engine
 from tests.hosts.host import Host, find, process
 from tests.hosts.image import image
+from tests.hosts.joblog import JobLog
 from tests.hosts.lab import Lab
 from tests.hosts.machine import CACHE, ROOT, HostsError
 from tests.hosts.wheelhouse import wheelhouse
@@ -43,10 +44,11 @@ STANDINS_SECONDS = 60
 ONLINE_SECONDS = 30
 JOB_SECONDS = 60
 WORTH_A_LINE_SECONDS = 0.1
+A_JOB = {"labels": LABELS, "steps": [{"name": "hello", "run": "echo hello"}]}
 STEPS: list[dict[str, str]] = [
     {"name": "Where does this run?", "run": 'echo "$(id -un) on $(hostname), runner $RUNNER_NAME"'},
     {"name": "Which GPU is mine?", "run": "ls -l /dev/nvidia0 && echo gpus=${CUDA_VISIBLE_DEVICES:-all}"},
-    {"name": "Is conda there?", "run": "conda --version"},
+    {"name": "Is conda there?", "run": '"$CONDA/bin/conda" --version'},
 ]
 
 
@@ -94,9 +96,10 @@ def _show(*, keep: bool) -> int:
     begin = time.monotonic()
     console = Console(7)
     console.title("runnerctl: from a bare host to a healthy, labelled runner")
+    lab = _set_up(console)
     kept = False
     try:
-        stage = _stage(console, keep=keep)
+        stage = _stage(console, lab, keep=keep)
         rc = _play(console, stage)
         kept = keep
     finally:
@@ -112,8 +115,8 @@ def _show(*, keep: bool) -> int:
     return rc
 
 
-def _stage(console: Console, *, keep: bool) -> Setting:
-    """Steps 1 and 2: everything that a real site has already."""
+def _set_up(console: Console) -> Lab:
+    """Step 1: what is slow the first time. Raises HostsError when a kept demonstration is up."""
     console.step("Set-up: Docker Engine, host image, wheels")
     console.begin("prepare")
     with ThreadPoolExecutor(2) as pool:
@@ -126,6 +129,11 @@ def _stage(console: Console, *, keep: bool) -> Setting:
     lab = Lab.open(HOME / "ssh")
     if find(lab.engine, lab.keys, HOST):
         raise HostsError("a demonstration is up already: `scripts/demo --down` takes it away")
+    return lab
+
+
+def _stage(console: Console, lab: Lab, *, keep: bool) -> Setting:
+    """Step 2: everything that a real site has already."""
     console.step("GitHub's stand-in and a bare Debian 12 host")
     console.begin("GitHub and the download mirror")
     facts = _start_standins()
@@ -160,8 +168,7 @@ def _play(console: Console, stage: Setting) -> int:
     for command in ("runnerctl list", "runnerctl health"):
         console.step(f"{command}, on the host")
         done = stage.host.ssh(command, check=False)
-        for line in (done.stdout + done.stderr).rstrip().splitlines():
-            console.line(line)
+        sys.stdout.write((done.stdout + done.stderr).rstrip() + "\n")
         if done.rc:
             console.line(f"(exit status {done.rc})")
     return rc
@@ -216,26 +223,52 @@ def _job(console: Console, control: Control) -> int:
     job = control.add_job(
         labels=LABELS, repository="acme/widgets", workflow="gpu tests", name="gpu-tests", steps=STEPS
     )
+    log = JobLog()
     offset, status = 0, "queued"
     while time.monotonic() - begin < JOB_SECONDS:
         part = control.job_log_part(job, offset=offset, wait=1.0)
-        for line in part["text"].splitlines():
+        for line in log.add(part["text"]):
             console.line(f"| {line}")
         offset, status = part["offset"], part["status"]
         if status == "completed" and not part["text"]:
             break
     ended = control.job(job)
     result = ended.get("result") or ended.get("conclusion") or status
-    console.line(f"{result}, {time.monotonic() - begin:.1f} s after it was queued")
+    console.line(f"{result} {time.monotonic() - begin:.1f} s after it was queued")
     return 0 if str(result).lower() in ("succeeded", "success") else 1
 
 
 def _look_around(console: Console, stage: Setting) -> None:
-    ssh = shlex.join(stage.host.keys.ssh("root", stage.host.ip)).replace(f"{ROOT}/", "")
-    console.title("It is all still up:")
-    console.line("scripts/demo --down        take it away")
-    console.line(f"curl {stage.facts['github']}/_control/runners")
-    console.line(ssh)
+    desk = f"{stage.facts['github']}/_control"
+    console.title("Look around; it is all still up:")
+    for what, command in (
+        ("log in", f"ssh -F {_ssh_config(stage).relative_to(ROOT)} {HOST}"),
+        ("what GitHub knows: runners, jobs, requests", f"curl {desk}/runners"),
+        ("queue a job", f"curl -d '{json.dumps(A_JOB)}' {desk}/jobs"),
+        ("converge again", _again(stage)),
+        ("take it away", "scripts/demo --down"),
+    ):
+        console.line(f"# {what}")
+        console.line(command)
+
+
+def _ssh_config(stage: Setting) -> Path:
+    """A configuration for people, who want to type less; made where `--keep` prints it."""
+    options = (option.removeprefix("-o").replace("=", " ", 1) for option in stage.host.keys.options())
+    lines = [
+        f"HostName {stage.host.ip}",
+        "User root",
+        f"IdentityFile {stage.host.keys.private_key}",
+        *options,
+    ]
+    file = HOME / "ssh_config"
+    file.write_text("\n  ".join([f"Host {HOST}", *lines]) + "\n")
+    return file
+
+
+def _again(stage: Setting) -> str:
+    inventory = (HOME / "controller/inventory.yml").relative_to(ROOT)
+    return f"GH_TOKEN={stage.facts['token']} .venv/bin/ansible-playbook -i {inventory} provision.yml"
 
 
 def _start_standins() -> dict[str, Any]:

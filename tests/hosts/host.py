@@ -26,6 +26,7 @@ __all__ = ["OWNER", "Device", "Done", "Host", "create", "find", "names", "prune"
 
 OWNER = "runnerctl.hosts.owner"  # "pid:start time" of the process a host belongs to, or "kept"
 BOOT_SECONDS = 60
+CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE")  # the last: root may look at anyone's processes
 # Device files vanish with /dev at each stop, and the boot id is the kernel's: both are made before systemd.
 # A shared root mount is what systemd's LoadCredential= needs.
 PRELUDE = """mount --make-rshared /
@@ -184,7 +185,7 @@ def create(
             ["sh", "-c", PRELUDE.format(nodes=nodes)],
             name=container_name,
             hostname=name,
-            cap_add=["SYS_ADMIN", "NET_ADMIN"],
+            cap_add=list(CAPABILITIES),
             security_opt=["seccomp=unconfined", "apparmor=unconfined"],
             cgroupns="host",
             volumes=volumes,
