@@ -148,7 +148,7 @@ def test_the_text_shows_the_worst_first_with_its_remedy(host: Snapshot) -> None:
     """A reader sees what is wrong and what to do before anything else."""
     bad = _finding("CRITICAL", id="gpu.answers", subject="GPU 1", summary="lost", remedy="reboot")
     lines = render_text(_verdict(host, _finding("OK"), bad)).splitlines()
-    assert lines[0] == "gpu-box: CRITICAL  (1 CRITICAL, 1 OK; 2026-11-22 09:00:00Z, took 0.2 s)"
+    assert lines[0] == "gpu-box: CRITICAL  (1 CRITICAL, 1 OK; 2026-11-22 09:00:00Z, took 0.20 s)"
     assert lines[2] == "CRITICAL  gpu.answers GPU 1  lost"
     assert lines[3].strip() == "-> reboot"
     assert lines[4] == "OK        some.check         so"

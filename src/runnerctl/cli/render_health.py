@@ -43,7 +43,7 @@ def render_text(health: Health, *, width: int = WIDTH, colour: bool = False) -> 
 def _head(health: Health, *, colour: bool) -> str:
     counts = _counts(health.findings)
     status = _painted(health.status, health.status, colour=colour)
-    took = f"{health.duration_seconds:.1f} s"
+    took = f"{health.duration_seconds:.2f} s"
     return f"{escape(health.host)}: {status}  ({counts}; {health.checked_at:%Y-%m-%d %H:%M:%SZ}, took {took})"
 
 
