@@ -92,7 +92,8 @@ def test_all_units_are_asked_at_once(tmp_path: Path) -> None:
 
 def test_a_slot_that_the_others_drown_out_is_asked_again(tmp_path: Path) -> None:
     """The last lines of all may be those of a busy one only."""
-    row = '{"MESSAGE":"of %s","_SYSTEMD_UNIT":"gha-runner@%s.service","__REALTIME_TIMESTAMP":"1790000000000000"}'
+    stamp = "1790000000000000"
+    row = f'{{"MESSAGE":"of %s","_SYSTEMD_UNIT":"gha-runner@%s.service","__REALTIME_TIMESTAMP":"{stamp}"}}'
     script = f"""
 echo "$@" >> {tmp_path}/calls
 case "$*" in *@busy*) name=busy;; *) name=quiet;; esac
