@@ -31,7 +31,7 @@ HOST_SCHEMA = re.compile(r"runnerctl\.host/(\d+)")
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are on a host; ``root`` is another directory in tests."""
+    """Where things are on a host, or under a directory that holds a host's files."""
 
     root: str = "/"
 
@@ -115,14 +115,14 @@ class CliInstall:
             if not self.outcome.actions:
                 return self.outcome
             self.outcome = Outcome()
-        with exclusive(self.layout.path("/run/runnerctl/cli.lock"), seconds=LOCK_SECONDS):
+        with exclusive(self.layout.path("/run/runnerctl/cli.lock"), seconds=LOCK_SECONDS) as lock:
             # Another run may have been at it while we waited.
-            self._apply(wanted, sound=sound or self._sound(wanted), check=False)
+            self._apply(wanted, sound=sound or self._sound(wanted), check=False, lock=lock)
         return self.outcome
 
-    def _apply(self, wanted: Wanted, *, sound: bool, check: bool) -> None:
+    def _apply(self, wanted: Wanted, *, sound: bool, check: bool, lock: int = -1) -> None:
         if not sound:
-            self._install(wanted, check=check)
+            self._install(wanted, check=check, lock=lock)
         if not check:
             paths = [self.layout.command, self.layout.host_file, self.layout.completion]
             self.receipt.record("path", paths, role=ROLE)
@@ -144,17 +144,17 @@ class CliInstall:
         marked = _read_marker(directory)
         return marked.get("sha256") == wanted.sha256 and probe(directory)
 
-    def _install(self, wanted: Wanted, *, check: bool) -> None:
+    def _install(self, wanted: Wanted, *, check: bool, lock: int) -> None:
         before = _read_marker(os.path.join(self.layout.home, os.path.dirname(_target(self.layout.bin))))
         if not check:
-            self._build(wanted)
+            self._build(wanted, lock)
         elif find_python() is None:
             self._python_packages(check=True)
         was = f"runnerctl {before['version']}, {before['sha256'][:12]}\n" if before else ""
         change = Change(self.layout.home, True, was, f"runnerctl {wanted.version}, {wanted.sha256[:12]}\n")
         self._done(f"installed runnerctl {wanted.version}", change)
 
-    def _build(self, wanted: Wanted) -> None:
+    def _build(self, wanted: Wanted, lock: int) -> None:
         if wanted.source is None:
             raise HostError("the wheel did not reach the host", remedy="run again")
         python = find_python()
@@ -169,7 +169,7 @@ class CliInstall:
         os.makedirs(self.layout.home, 0o755, exist_ok=True)
         if os.path.lexists(directory):
             shutil.rmtree(directory)  # left by a killed run, or broken
-        build(directory, python, wanted.source)
+        build(directory, python, wanted.source, lock=lock)
         sync_file_system(directory)
         marker = {"version": wanted.version, "sha256": wanted.sha256, "python": python.version}
         atomic_write(_marker_path(directory), (json.dumps(marker, indent=2) + "\n").encode())

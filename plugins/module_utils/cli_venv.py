@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+import urllib.parse
 from dataclasses import dataclass
 
 from .download import file_sha256, need_space, working_directory
@@ -51,7 +52,7 @@ def find_python(directory: str = "/usr/bin") -> Python | None:
         path = os.path.join(directory, name)
         if not os.access(path, os.X_OK):
             continue
-        done = run([path, "-I", "-c", code], timeout=PROBE_SECONDS)
+        done = run([path, "-I", "-B", "-c", code], timeout=PROBE_SECONDS)
         version = done.out.strip()
         if done.rc == 0 and tuple(int(part) for part in version.split(".")) >= OLDEST:
             return Python(path, version)
@@ -63,14 +64,17 @@ def probe(directory: str) -> bool:
     python = os.path.join(directory, "bin", "python")
     if not os.access(python, os.X_OK) or not os.access(os.path.join(directory, "bin", "runnerctl"), os.X_OK):
         return False
-    return run([python, "-I", "-c", "import msgspec, runnerctl.errors"], timeout=PROBE_SECONDS).rc == 0
+    return run([python, "-I", "-B", "-c", "import msgspec, runnerctl.errors"], timeout=PROBE_SECONDS).rc == 0
 
 
-def build(directory: str, python: Python, source: Source) -> None:
-    """Make the environment and install into it. Raises HostError with pip's own reason as one line."""
+def build(directory: str, python: Python, source: Source, *, lock: int) -> None:
+    """Make the environment and install into it. Raises HostError with pip's own reason as one line.
+
+    The commands keep the lock: one left behind by a killed run still keeps the next run waiting.
+    """
     _check(source.wheel, source.sha256)
     need_space(os.path.dirname(directory), SIZE_BYTES, what="runnerctl")
-    done = run([python.path, "-I", "-m", "venv", directory], timeout=VENV_SECONDS)
+    done = run([python.path, "-I", "-m", "venv", directory], timeout=VENV_SECONDS, keep_open=[lock])
     if done.rc != 0:
         raise HostError(f"no virtual environment can be made: {pip_error(done)}", where=python.path)
     with working_directory(os.path.join(os.path.dirname(directory), "install")) as work:
@@ -79,7 +83,8 @@ def build(directory: str, python: Python, source: Source) -> None:
         pip += ["--disable-pip-version-check", "--timeout", "20", "--retries", "2"]
         # Its cache would be written to root's home for one use.
         argv = [*pip, "install", "--quiet", "--no-cache-dir", *options, source.wheel]
-        done = run(argv, timeout=PIP_SECONDS, env={"TMPDIR": work, "PYTHONPATH": None, "PIP_USER": None})
+        env = {"TMPDIR": work, "PYTHONPATH": None, "PIP_USER": None}
+        done = run(argv, timeout=PIP_SECONDS, env=env, keep_open=[lock])
     if done.rc != 0:
         remedy = "make a package index reachable for pip on this host, or set runnerctl_wheelhouse"
         if source.wheelhouse:
@@ -93,7 +98,9 @@ def _index_options(source: Source, work: str) -> list[str]:
     if source.wheelhouse is None:
         return []
     if source.wheelhouse_sha256 is None:
-        return ["--no-index", "--find-links", source.wheelhouse]
+        address = urllib.parse.urlsplit(source.wheelhouse)
+        trusted = ["--trusted-host", address.netloc.rpartition("@")[2]] if address.scheme == "http" else []
+        return ["--no-index", "--find-links", source.wheelhouse, *trusted]  # plain http was asked for by name
     _check(source.wheelhouse, source.wheelhouse_sha256)
     place = os.path.join(work, "wheelhouse")
     os.mkdir(place, 0o755)

@@ -48,7 +48,7 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things are on a host; ``root`` is another directory in tests."""
+    """Where things are on a host, or under a directory that holds a host's files."""
 
     root: str = "/"
 

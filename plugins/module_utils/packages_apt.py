@@ -47,8 +47,10 @@ class Apt:
 
     python_packages: tuple[str, ...] = ("python3-venv",)
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, lists: str = LISTS, status: str = STATUS) -> None:
         self.name = name
+        self.lists = lists
+        self.status = status
         self._unfinished = False
 
     def installed(self, names: Sequence[str]) -> set[str]:
@@ -60,7 +62,7 @@ class Apt:
 
     def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
         """``apt-get update``, unless lists of today know every item."""
-        if _lists_age() < DAY_SECONDS:
+        if self._lists_age() < DAY_SECONDS:
             known = self.available([name for names in items for name in names]) or set()
             if all(known.intersection(names) for names in items):
                 return
@@ -76,11 +78,11 @@ class Apt:
                 raise HostError(f"the package lists cannot be fetched: {apt_error(done)}")
             time.sleep(2)
         with contextlib.suppress(OSError):
-            os.utime(LISTS)  # unchanged lists leave it as it was
+            os.utime(self.lists)  # unchanged lists leave it as it was
 
     def available(self, names: Sequence[str]) -> set[str] | None:
         """Names with a candidate, and names that some package provides."""
-        if _lists_age() == float("inf"):
+        if self._lists_age() == float("inf"):
             return None
         done = run(["apt-cache", "policy", *names], timeout=QUERY_SECONDS)
         found = parse_candidates(done.out)
@@ -120,11 +122,18 @@ class Apt:
         if done.rc != 0:
             raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
 
+    def _lists_age(self) -> float:
+        """Seconds since the package lists were fetched; infinite when there are none."""
+        ends = ("_Packages", "_Packages.lz4", "_Packages.gz")
+        if not any(name.endswith(ends) for name in _listing(self.lists)):
+            return float("inf")
+        return time.time() - os.stat(self.lists).st_mtime
+
     def _finish_interrupted(self, deadline: float) -> None:
-        journal = any(name.isdigit() for name in _listing(f"{STATUS}/updates"))
+        journal = any(name.isdigit() for name in _listing(f"{self.status}/updates"))
         if not (journal or self._unfinished):
             return
-        _wait_for_lock(f"{STATUS}/lock-frontend", deadline)
+        _wait_for_lock(f"{self.status}/lock-frontend", deadline)
         left = max(1.0, deadline - time.monotonic())
         done = run(
             ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"], timeout=left, env=ENVIRONMENT
@@ -176,13 +185,6 @@ def apt_error(done: Result) -> str:
     errors = [line[2:].strip() for line in lines if line.startswith("E:")]
     errors += [line for line in lines if line.startswith("dpkg: error")]
     return errors[0] if errors else (lines[-1] if lines else f"exit status {done.rc}")
-
-
-def _lists_age() -> float:
-    """Seconds since the package lists were fetched; infinite when there are none."""
-    if not any(name.endswith(("_Packages", "_Packages.lz4", "_Packages.gz")) for name in _listing(LISTS)):
-        return float("inf")
-    return time.time() - os.stat(LISTS).st_mtime
 
 
 def _listing(path: str) -> list[str]:

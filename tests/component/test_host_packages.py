@@ -1,0 +1,259 @@
+"""Packages: what is missing is installed once, predicted truthfully, and noted before it is there."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages import Packages, package_system
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages_apt import (
+    Apt,
+    apt_error,
+    parse_candidates,
+    parse_installed,
+    parse_removed,
+)
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages_rpm import (
+    dnf_error,
+    parse_missing,
+)
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.process import Result
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
+
+
+class Distribution:
+    """A package system in memory. ``lists`` None: never fetched."""
+
+    name = "Debian 12"
+    python_packages: tuple[str, ...] = ()
+
+    def __init__(self, *, there: set[str], lists: set[str] | None, needed: set[str] | None = None) -> None:
+        self.there, self.lists, self.needed = there, lists, needed or set()
+        self.repository = {"git", "libicu72", "libssl3", "tar"}
+        self.fail: str | None = None
+        self.receipt: Receipt | None = None
+        self.noted_in_time = True
+        self.asked: list[object] = []
+
+    def installed(self, names: Sequence[str]) -> set[str]:
+        return self.there & set(names)
+
+    def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
+        self.asked.append(items)
+        self.lists = self.repository
+
+    def available(self, names: Sequence[str]) -> set[str] | None:
+        return None if self.lists is None else self.lists & set(names)
+
+    def install(self, names: Sequence[str], *, seconds: float) -> None:
+        self.asked.append(seconds)
+        if self.receipt is not None:
+            noted = {entry.name for entry in self.receipt.entries("package")}
+            self.noted_in_time = set(names) <= noted
+        if self.fail:
+            raise HostError(self.fail)
+        self.there |= set(names)
+
+    def removable(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name not in self.needed]
+
+    def remove(self, names: Sequence[str], *, seconds: float) -> None:
+        self.asked.append(seconds)
+        self.there -= set(names)
+
+
+def _packages(system: Distribution, tmp_path: Path) -> Packages:
+    receipt = Receipt(tmp_path / "receipt.json")
+    system.receipt = receipt
+    return Packages(system, receipt, role="github_runner", variable="github_runner_packages")
+
+
+def _noted(tmp_path: Path) -> list[str]:
+    return [entry.name for entry in Receipt(tmp_path / "receipt.json").entries("package")]
+
+
+def test_missing_ones_are_installed_once_and_noted_before(tmp_path: Path) -> None:
+    system = Distribution(there={"tar"}, lists=None)
+    packages = _packages(system, tmp_path)
+    items = ["git", "tar", "libicu80|libicu72|libicu71"]
+    outcome = packages.present(items)
+    assert outcome.installed == ("git", "libicu72")
+    assert system.noted_in_time
+    assert _noted(tmp_path) == ["git", "libicu72"], "tar was there before"
+    asked = len(system.asked)
+    assert not packages.present(items).changed
+    assert len(system.asked) == asked, "a right host is only looked at"
+
+
+def test_any_installed_alternative_is_enough(tmp_path: Path) -> None:
+    system = Distribution(there={"libicu71"}, lists={"libicu72"})
+    assert not _packages(system, tmp_path).present(["libicu72|libicu71"]).changed
+
+
+def test_check_mode_predicts_and_writes_nothing(tmp_path: Path) -> None:
+    system = Distribution(there=set(), lists=None)
+    packages = _packages(system, tmp_path)
+    assert packages.present(["libicu80|libicu72", "git"], check=True).installed == ("libicu80", "git")
+    system.lists = system.repository
+    assert packages.present(["libicu80|libicu72", "git"], check=True).installed == ("libicu72", "git")
+    assert packages.present(["git"], check=True).changed
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_installation_leaves_no_package_without_a_note(tmp_path: Path) -> None:
+    system = Distribution(there=set(), lists=None)
+    system.fail = "killed"
+    with pytest.raises(HostError):
+        _packages(system, tmp_path).present(["git"])
+    assert _noted(tmp_path) == ["git"]
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_an_unknown_package_names_itself_and_the_variable(tmp_path: Path, check: bool) -> None:
+    system = Distribution(there=set(), lists={"git"})
+    with pytest.raises(HostError) as error:
+        _packages(system, tmp_path).present(["git", "nonsense", "a|b"], check=check)
+    line = str(error.value)
+    assert line.startswith("github_runner_packages: no repository of this host (Debian 12) has package")
+    assert "nonsense, a or b" in line
+    assert "git" not in system.there
+
+
+@pytest.mark.parametrize("name", ["", "--yes", "a b", "a||b", "git=1.0"])
+def test_what_is_no_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(HostError, match="is no package name"):
+        _packages(Distribution(there=set(), lists=None), tmp_path).present([name])
+
+
+def test_absent_removes_the_named_and_keeps_what_others_need(tmp_path: Path) -> None:
+    system = Distribution(there={"git", "libssl3", "tar"}, lists=None, needed={"libssl3"})
+    packages = _packages(system, tmp_path)
+    Receipt(tmp_path / "receipt.json").record("package", ["git", "libssl3"], role="github_runner")
+    predicted = packages.absent(["git", "libssl3", "gone"], check=True)
+    assert predicted.removed == ("git",)
+    assert packages.absent(["git", "libssl3", "gone"]) == predicted
+    assert predicted.kept == ("libssl3",)
+    assert system.there == {"libssl3", "tar"}
+    assert _noted(tmp_path) == []
+    assert not packages.absent(["git", "gone"]).changed
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('ID=debian\nPRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\n', "Apt"),
+        ("ID=linuxmint\nID_LIKE='ubuntu debian'\n", "Apt"),
+        ('ID="rocky"\nID_LIKE="rhel centos fedora"\n', "Rpm"),
+    ],
+)
+def test_the_distribution_is_found(tmp_path: Path, text: str, kind: str) -> None:
+    path = tmp_path / "os-release"
+    path.write_text(text)
+    assert type(package_system(str(path))).__name__ == kind
+
+
+def test_another_distribution_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "os-release"
+    path.write_text('ID=alpine\nPRETTY_NAME="Alpine Linux v3.22"\n')
+    with pytest.raises(HostError, match=r"Alpine Linux v3\.22 is not supported; use a Debian"):
+        package_system(str(path))
+
+
+def test_reading_dpkg() -> None:
+    out = (
+        "git\tamd64\tinstalled\t\n"
+        "libssl3t64\tamd64\tinstalled\tlibssl3 (= 3.5.1-1), other\n"
+        "vim\tamd64\tconfig-files\t\n"
+        "half\tamd64\tunpacked\t\n"
+    )
+    there, unfinished = parse_installed(out)
+    assert {"git", "git:amd64", "libssl3", "other"} <= there
+    assert not there & {"vim", "half"}
+    assert unfinished
+    assert parse_installed("git\tamd64\tinstalled\t\n")[1] is False
+
+
+def test_reading_apt() -> None:
+    out = "git:\n  Installed: (none)\n  Candidate: 1:2.39\nawk:\n  Installed: (none)\n  Candidate: (none)\n"
+    assert parse_candidates(out) == {"git": True, "awk": False}
+    assert parse_removed("Remv git-lfs [3.3] []\nPurg git [1:2.39]\nInst x\n") == {"git-lfs", "git"}
+    locked = Result(100, "", "E: Could not get lock /var/lib/dpkg/lock. It is held by process 7\nE: other\n")
+    assert apt_error(locked).startswith("Could not get lock")
+    full = Result(
+        100, "", "dpkg: error processing x\n write failed (No space left on device)\nE: Sub-process\n"
+    )
+    assert apt_error(full) == "no space left on the host"
+    assert apt_error(Result(7, "", "")) == "exit status 7"
+
+
+def test_reading_rpm() -> None:
+    assert parse_missing("git\nno package provides lttng-ust\nzlib-ng-compat\n") == {"lttng-ust"}
+    assert dnf_error(Result(1, "", "Error: Unable to find a match: nonsense\n")) == (
+        "Unable to find a match: nonsense"
+    )
+
+
+class Commands:
+    """Programs of our own first on PATH, which log how they were called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.log = directory / "log"
+        directory.mkdir()
+
+    def add(self, name: str, script: str) -> None:
+        path = self.directory / name
+        log = f"echo \"{name} $*\" | tr '\\n' ' ' >>{self.log}; echo >>{self.log}"
+        path.write_text(f"#!/bin/sh\n{log}\n{script}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+    def calls(self) -> list[str]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [line.strip() for line in lines]
+
+
+def test_apt_fetches_lists_only_when_needed_and_finishes_what_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = Commands(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{commands.directory}:{os.environ['PATH']}")
+    state, lists, status = tmp_path / "git-installed", tmp_path / "lists", tmp_path / "dpkg"
+    (status / "updates").mkdir(parents=True)
+    (status / "updates/0001").touch()
+    lists.mkdir()
+    commands.add("dpkg", f"rm -f {status}/updates/0001")
+    commands.add("dpkg-query", f'[ -e {state} ] && printf "git\\tamd64\\tinstalled\\t\\n"; exit 0')
+    commands.add("apt-cache", 'echo "git:"; echo "  Candidate: 1"')
+    commands.add("apt-get", f'case "$*" in *" update") touch {lists}/x_Packages;; *) touch {state};; esac')
+    system = Apt("Debian", lists=str(lists), status=str(status))
+    packages = Packages(system, Receipt(tmp_path / "receipt.json"), role="x")
+    assert packages.present(["git"], check=True).installed == ("git",)
+    assert [call.split()[0] for call in commands.calls()] == ["dpkg-query"], "no lists: nothing more to ask"
+    assert packages.present(["git"]).installed == ("git",)
+    verbs = [call for call in commands.calls() if not call.startswith(("dpkg-query", "apt-cache"))]
+    assert [call.split()[0] for call in verbs] == ["apt-get", "dpkg", "apt-get"]
+    assert "APT::Update::Error-Mode=any update" in verbs[0]
+    assert verbs[1].endswith("--configure -a")
+    assert "--no-install-recommends install -- git" in verbs[2]
+    commands.log.unlink()
+    assert not packages.present(["git"]).changed
+    assert [call.split()[0] for call in commands.calls()] == ["dpkg-query"], "a right host costs one query"
+
+
+def test_apt_waits_for_another_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands = Commands(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{commands.directory}:{os.environ['PATH']}")
+    module = "ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages_apt"
+    monkeypatch.setattr(f"{module}.time.sleep", lambda _: None)
+    once = tmp_path / "once"
+    busy = f'[ -e {once} ] && exit 0; touch {once}; echo "E: Could not get lock /x" >&2; exit 100'
+    commands.add("apt-get", busy)
+    Apt("Debian", lists=str(tmp_path / "none")).refresh_if_old([["git"]])
+    assert len(commands.calls()) == 2
+    commands.add("apt-get", 'echo "E: The repository is not signed." >&2; exit 100')
+    with pytest.raises(HostError, match="cannot be fetched: The repository is not signed"):
+        Apt("Debian", lists=str(tmp_path / "none")).refresh_if_old([["git"]])
