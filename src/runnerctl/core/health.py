@@ -116,7 +116,7 @@ def _not_taken(check: Check, reading: Unavailable, subject: str) -> Finding:
     summary = f"not known: {reading.reason}"
     if where and where not in reading.reason and reading.call not in reading.reason:
         summary += f" [{where}]"
-    remedy = "run it as root" if reading.kind == "denied" else check.remedy
+    remedy = reading.remedy or ("run it as root" if reading.kind == "denied" else check.remedy)
     return Finding(check.id, "UNKNOWN", subject, summary, remedy, data)
 
 

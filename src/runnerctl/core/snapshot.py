@@ -40,6 +40,7 @@ __all__ = [
     "Taken",
     "TimeSync",
     "Unavailable",
+    "UnavailableKind",
     "Unit",
     "decode",
     "encode",
@@ -63,12 +64,16 @@ NvmlKind = Literal[
 
 
 class Unavailable(msgspec.Struct, frozen=True, tag_field="reading", tag="unavailable"):
-    """A reading that could not be taken; ``call`` names what was being asked, ``gpu`` an NVML index."""
+    """A reading that could not be taken; ``call`` names what was being asked, ``gpu`` an NVML index.
+
+    ``remedy`` beats that of the checks that needed it.
+    """
 
     reason: str
     call: str = ""
     gpu: int | None = None
     kind: UnavailableKind = "error"
+    remedy: str = ""
 
 
 class Taken(msgspec.Struct, frozen=True, tag_field="reading", tag="taken"):

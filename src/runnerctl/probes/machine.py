@@ -15,6 +15,7 @@ from runnerctl.core.snapshot import (
     PciGpu,
     SpecFile,
     Unavailable,
+    UnavailableKind,
 )
 from runnerctl.errors import AccessError, RunnerctlError
 from runnerctl.hostfile import HOST_FILE, load_host_spec
@@ -83,7 +84,8 @@ def read_spec(rootfs: Path) -> SpecFile | Unavailable:
     try:
         return SpecFile(str(path), load_host_spec(path))
     except RunnerctlError as error:
-        return Unavailable(str(error), kind="denied" if isinstance(error, AccessError) else "error")
+        kind: UnavailableKind = "denied" if isinstance(error, AccessError) else "error"
+        return Unavailable(f"{path} {error.what}", kind=kind, remedy=error.remedy)
 
 
 def read_nvidia_module(rootfs: Path) -> NvidiaModule:

@@ -168,4 +168,4 @@ def clock_of(apis: tuple[Api, ...]) -> Clock | Unavailable:
             # `Date` has whole seconds, cut off: half a second is its expected error.
             skew = (api.local_time - api.date).total_seconds() - 0.5
             return Clock(round(skew, 1), urlsplit(api.url).hostname or api.url)
-    return Unavailable("no API answered with a date")
+    return Unavailable("no API answered with a date", remedy="see host.api")

@@ -140,7 +140,8 @@ def _run(command: Sequence[str], tools: Tools) -> str:
     )
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip().partition("\n")[0]
-        raise OSError(f"{command[0]} ended with status {done.returncode}: {said}")
+        kind = PermissionError if "permission" in said.lower() else OSError
+        raise kind(f"{command[0]} ended with status {done.returncode}: {said}")
     return done.stdout.decode("utf-8", "replace")
 
 

@@ -29,7 +29,7 @@ def _judge_count(
     elif len(usable) < len(gpus):
         yield warning(f"{len(usable)} of {len(gpus)} GPUs can be used", **data)
     elif gpus:
-        yield ok(f"{len(gpus)} GPUs; no number is expected", **data)
+        yield ok(f"{_gpus(len(gpus))}; no number is expected", **data)
 
 
 def _compare(usable: int, expected: int, data: Mapping[str, object]) -> Verdict:
@@ -37,8 +37,12 @@ def _compare(usable: int, expected: int, data: Mapping[str, object]) -> Verdict:
         return critical(f"{usable} of {expected} GPUs can be used", **data)
     if usable > expected:
         remedy = f"set nvidia_driver_gpu_count to {usable} if the new GPUs are meant to be here"
-        return warning(f"{usable} GPUs, {usable - expected} more than the spec says", remedy, **data)
-    return ok(f"{usable} GPUs, as the spec says", **data)
+        return warning(f"{_gpus(usable)}, {usable - expected} more than the spec says", remedy, **data)
+    return ok(f"{_gpus(usable)}, as the spec says", **data)
+
+
+def _gpus(number: int) -> str:
+    return f"{number} GPU{'' if number == 1 else 's'}"
 
 
 def _judge_answers(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:

@@ -130,7 +130,7 @@ def _stopped(unit: Unit, data: dict[str, object]) -> Verdict:
     if unit.active_state == "failed":
         return critical(f"failed: {unit.result}, exit status {unit.exec_main_status}", **data)
     if not unit.ever_started:
-        return critical("was never started", f"`systemctl start {unit.name}`", **data)
+        return critical("was never started", _PROVISION, **data)
     if unit.exec_main_status == 0:
         summary = "ended by itself with status 0: its record was deleted on GitHub, or someone stopped it"
         return critical(summary, f"{_PROVISION}, or `systemctl start {unit.name}`", **data)
