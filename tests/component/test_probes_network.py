@@ -168,12 +168,14 @@ def test_through_a_proxy(certificate: Path) -> None:
     """The proxy resolves the name: it need not be known here."""
 
     def proxy(connection: socket.socket) -> None:
-        assert connection.recv(65536).startswith(b"CONNECT localhost:443 ")
+        asked = connection.recv(65536)
+        assert asked.startswith(b"CONNECT localhost:443 ")
+        assert b"\r\nProxy-Authorization: Basic dXNlcjpwQHNz\r\n" in asked
         connection.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
         _tls(certificate)(connection)
 
     with _server(proxy) as port:
-        environ = {"https_proxy": f"http://127.0.0.1:{port}", "SSL_CERT_FILE": str(certificate)}
+        environ = {"https_proxy": f"http://user:p%40ss@127.0.0.1:{port}", "SSL_CERT_FILE": str(certificate)}
         api = _ask("https://localhost", environ=environ)
     assert (api.status, api.proxy, api.failed_stage) == (401, True, None)
     assert [stage.name for stage in api.stages] == ["dns", "tcp", "proxy", "tls", "http"]

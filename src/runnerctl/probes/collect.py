@@ -100,7 +100,15 @@ def api_urls_of(spec: HostSpec | None, environ: Mapping[str, str]) -> tuple[str,
     if spec.github_runner.api_url:
         return (spec.github_runner.api_url,)
     urls = (spec.slot_url(slot) for slot in spec.github_runner.slots)
-    return tuple(dict.fromkeys(api_url_for(url) for url in urls if url))
+    return tuple(dict.fromkeys(_api_of(url) for url in urls if url))
+
+
+def _api_of(url: str) -> str:
+    """A URL that is none is asked as it is: its failure then shows it."""
+    try:
+        return api_url_for(url)
+    except ValueError:
+        return url
 
 
 def _ground(

@@ -6,10 +6,11 @@ import os
 import re
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -67,7 +68,7 @@ def read_api(
     done("tcp")
     if proxy and target.scheme == "https":
         report.stage("proxy")
-        _tunnel(connection, target.hostname or "", target.port or 443)
+        _tunnel(connection, f"{target.hostname}:{target.port or 443}", _authorization(via))
         done("proxy")
     if target.scheme == "https":
         report.stage("tls")
@@ -95,11 +96,19 @@ def _connect(found: list[Any], timeout_seconds: float) -> socket.socket:
     raise last or OSError("no address")
 
 
-def _tunnel(connection: socket.socket, host: str, port: int) -> None:
-    connection.sendall(f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+def _authorization(proxy: SplitResult) -> str:
+    """The header for a proxy whose URL carries a user, or nothing."""
+    if not proxy.username:
+        return ""
+    pair = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return f"Proxy-Authorization: Basic {b64encode(pair.encode()).decode()}\r\n"
+
+
+def _tunnel(connection: socket.socket, place: str, authorization: str) -> None:
+    connection.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{authorization}\r\n".encode())
     status, _ = _answer(connection)
     if status != 200:
-        raise ConnectionError(f"the proxy answers {status} to CONNECT {host}:{port}")
+        raise ConnectionError(f"the proxy answers {status} to CONNECT {place}")
 
 
 def _encrypt(connection: socket.socket, host: str, environ: Mapping[str, str]) -> socket.socket:
