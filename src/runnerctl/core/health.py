@@ -38,7 +38,7 @@ def judge(snapshot: Snapshot, checks: Sequence[Check] | None = None) -> Health:
     findings = tuple(finding for check in checks for finding in _check(check, snapshot))
     return Health(
         status=worst(findings),
-        host=snapshot.host.name,
+        host=snapshot.host.name or (snapshot.host_spec.host if snapshot.host_spec else "") or "unknown",
         checked_at=snapshot.time,
         duration_seconds=snapshot.duration_seconds,
         findings=findings,
