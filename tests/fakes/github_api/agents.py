@@ -102,6 +102,7 @@ class Agents:
         runner.ephemeral = bool(given.get("ephemeral"))
         runner.disable_update = bool(given.get("disable_update"))
         runner.busy = False
+        runner.forced_status = None  # whoever registers is a real listener from now on
 
     def _check_version(self, version: str, floor: str, *, status: int) -> None:
         if floor and version_key(version) < version_key(floor):
