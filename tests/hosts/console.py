@@ -66,6 +66,15 @@ class Console:
             self._write("\r\x1b[K")
         self._open = ""
 
+    def note(self, text: str) -> None:
+        """A line between the halves of another."""
+        waiting = self._open
+        self.drop()
+        self.line(f"  {text}")
+        self._open = waiting
+        if self._terminal:
+            self._write(waiting)
+
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Columns as wide as they need be."""
         widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]

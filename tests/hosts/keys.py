@@ -5,6 +5,8 @@ Hosts have their host key before they start, so known_hosts is written first and
 
 from __future__ import annotations
 
+import hashlib
+import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.hosts.machine import HostsError, call, ensure_programs
 __all__ = ["Keys", "make_keys"]
 
 CONNECT_SECONDS = 10
+LONGEST = 60  # of a directory of sockets: ssh appends a hash, and a suffix while it connects
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,11 @@ class Keys:
 
     @property
     def control_path(self) -> Path:
-        """Where Ansible keeps its sockets; short, for a socket's path has 108 bytes at most."""
-        return self.directory / "cp"
+        """Where Ansible keeps its sockets, whose path has 108 bytes at most."""
+        near = self.directory / "cp"
+        if len(str(near)) <= LONGEST:
+            return near
+        return Path(f"/tmp/rh-{os.getuid()}-{hashlib.sha256(str(near).encode()).hexdigest()[:12]}")
 
     def public_key(self) -> str:
         """The line for authorized_keys."""
@@ -74,12 +80,12 @@ class Keys:
 
 
 def make_keys(directory: Path, network: Network) -> Keys:
-    """Make the keys, or take those that are there. ``directory`` should have a short path."""
+    """Make the keys, or take those that are there. Raises HostsError."""
     keys = Keys(directory)
-    if len(str(keys.control_path)) > 60:
-        raise HostsError(f"{directory}: the path is too long for a socket: set TMPDIR to a short one")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     keys.control_path.mkdir(mode=0o700, exist_ok=True)
+    if keys.control_path.lstat().st_uid != os.getuid():
+        raise HostsError(f"{keys.control_path} belongs to another user: remove it")
     ensure_programs({"ssh": "openssh-client", "ssh-keygen": "openssh-client"})
     for name in ("id", "host"):
         if not (directory / name).exists():

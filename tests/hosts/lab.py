@@ -28,7 +28,7 @@ class Lab:
 
     @classmethod
     def open(cls, directory: Path) -> Lab:
-        """``directory`` (a short path) keeps the keys. Hosts of processes that have ended are removed."""
+        """``directory`` keeps the keys. Hosts of processes that have ended are removed."""
         on = engine()
         net = network(on)
         prune(on)

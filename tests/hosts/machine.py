@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "locked",
     "pip_settings",
     "say",
+    "speak_through",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,10 +37,22 @@ class HostsError(RuntimeError):
     """Test hosts cannot be had here; the text says why and what to do."""
 
 
-def say(text: str) -> None:
-    """One line of progress, on stderr: stdout is for answers."""
+def _to_stderr(text: str) -> None:
     sys.stderr.write(f"hosts: {text}\n")
     sys.stderr.flush()
+
+
+_voices: list[Callable[[str], None]] = [_to_stderr]
+
+
+def say(text: str) -> None:
+    """One line of progress; on stderr, for stdout is for answers, unless `speak_through` said otherwise."""
+    _voices[-1](text)
+
+
+def speak_through(voice: Callable[[str], None]) -> None:
+    """Let something else show progress from now on."""
+    _voices.append(voice)
 
 
 @contextlib.contextmanager

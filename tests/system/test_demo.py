@@ -1,0 +1,38 @@
+"""What a newcomer does first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.hosts.controller import NOT_INHERITED
+from tests.hosts.host import names
+from tests.hosts.lab import Lab
+from tests.hosts.machine import ROOT
+
+WARM_SECONDS = 240  # 90 on a quiet machine; the suite runs several hosts on the same cores
+
+
+def test_the_demonstration_shows_the_whole_path(lab: Lab) -> None:
+    """A bare host becomes a runner: online with its labels, running a job, healthy; then nothing stays."""
+    name = f"demo-{os.getpid()}"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hosts.demo", "--name", name],
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if not key.startswith(NOT_INHERITED)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=WARM_SECONDS,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = done.stdout
+    assert f"{name}-main  online  self-hosted Linux X64 gpu" in shown
+    assert f"| gha-main on {name}, runner {name}-main" in shown
+    assert "Succeeded" in shown
+    assert f"{name}: OK" in shown, shown
+    assert "Traceback" not in shown + done.stderr
+    assert "\x1b" not in shown, "no colour where there is no terminal"
+    assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("      |"))
+    assert name not in names(lab.engine)
