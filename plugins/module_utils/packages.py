@@ -41,6 +41,9 @@ class PackageSystem(Protocol):
     def available(self, names: Sequence[str]) -> set[str] | None:
         """Those of ``names`` that could be installed; None when there are no lists to say so."""
 
+    def brings(self, names: Sequence[str]) -> list[str]:
+        """Every package that installing ``names`` would add, dependencies included."""
+
     def install(self, names: Sequence[str], *, seconds: float) -> None:
         """Install them, without recommended packages and without a question."""
 
@@ -108,7 +111,7 @@ class Packages:
             self.system.refresh_if_old(missing)
         chosen = self._choose(missing)
         if not check:
-            self.receipt.record("package", chosen, role=self.role)
+            self.receipt.record("package", self.system.brings(chosen) or chosen, role=self.role)
             self.system.install(chosen, seconds=self._left())
             left = self._missing([[name] for name in chosen])
             if left:

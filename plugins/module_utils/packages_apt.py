@@ -8,11 +8,20 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .errors import HostError
 from .process import Result, run
 
-__all__ = ["Apt", "apt_error", "parse_candidates", "parse_installed", "parse_removed"]
+__all__ = [
+    "Apt",
+    "Database",
+    "apt_error",
+    "parse_added",
+    "parse_candidates",
+    "parse_installed",
+    "parse_refused",
+]
 
 LISTS = "/var/lib/apt/lists"
 STATUS = "/var/lib/dpkg"
@@ -42,6 +51,15 @@ TRIGGERS = ("triggers-awaited", "triggers-pending")
 UNFINISHED = ("half-installed", "unpacked", "half-configured", *TRIGGERS)
 
 
+@dataclass(frozen=True)
+class Database:
+    """What ``dpkg`` knows: installed packages, names they provide, and whether anything is half done."""
+
+    packages: frozenset[str]
+    provided: frozenset[str]
+    unfinished: bool
+
+
 class Apt:
     """See `packages.PackageSystem`."""
 
@@ -51,14 +69,17 @@ class Apt:
         self.name = name
         self.lists = lists
         self.status = status
-        self._unfinished = False
 
     def installed(self, names: Sequence[str]) -> set[str]:
-        """One call for all: the database is small, and a provided name is found only in the whole of it."""
+        """Names of packages, and names that packages provide."""
+        database = self._database()
+        return {name for name in names if name in database.packages or name in database.provided}
+
+    @staticmethod
+    def _database() -> Database:
+        """One call for all: it is small, and a provided name is found only in the whole of it."""
         form = "${Package}\t${Architecture}\t${db:Status-Status}\t${Provides}\n"
-        out = run(["dpkg-query", "-W", "-f", form], timeout=QUERY_SECONDS).out
-        there, self._unfinished = parse_installed(out)
-        return there.intersection(names)
+        return parse_installed(run(["dpkg-query", "-W", "-f", form], timeout=QUERY_SECONDS).out)
 
     def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
         """``apt-get update``, unless lists of today know every item."""
@@ -94,6 +115,13 @@ class Apt:
         done = run(["apt-get", "-s", *OPTIONS, "install", name], timeout=QUERY_SECONDS)
         return done.rc == 0
 
+    def brings(self, names: Sequence[str]) -> list[str]:
+        """As ``apt-get`` would do it."""
+        options = (*OPTIONS, "--no-install-recommends")
+        return parse_added(
+            run(["apt-get", "-s", *options, "install", "--", *names], timeout=QUERY_SECONDS).out
+        )
+
     def install(self, names: Sequence[str], *, seconds: float) -> None:
         """After mending what an interrupted run left half done."""
         deadline = time.monotonic() + seconds
@@ -105,20 +133,23 @@ class Apt:
             raise HostError(f"{' '.join(names)} cannot be installed: {apt_error(done)}")
 
     def removable(self, names: Sequence[str]) -> list[str]:
-        """All at once when that takes nothing else along, or one by one."""
-        if self._takes(names) <= set(names):
-            return list(names)
-        return [name for name in names if self._takes([name]) <= {name}]
-
-    def _takes(self, names: Sequence[str]) -> set[str]:
-        done = run(["apt-get", "-s", *OPTIONS, "purge", "--", *names], timeout=QUERY_SECONDS)
-        if done.rc != 0:
-            raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
-        return parse_removed(done.out)
+        """``dpkg`` never takes another package along: it refuses those that one depends on."""
+        packages = self._database().packages
+        going = [name for name in names if name in packages]
+        while going:
+            done = run(["dpkg", "--no-act", "--purge", "--", *going], timeout=QUERY_SECONDS)
+            refused = parse_refused(done.err)
+            if not refused:
+                break
+            going = [name for name in going if name.split(":")[0] not in refused]
+        return going
 
     def remove(self, names: Sequence[str], *, seconds: float) -> None:
         """Purge, so that a later installation starts afresh."""
-        done = run(["apt-get", *OPTIONS, "purge", "--", *names], timeout=seconds, env=ENVIRONMENT)
+        deadline = time.monotonic() + seconds
+        _wait_for_lock(f"{self.status}/lock-frontend", deadline)
+        argv = ["dpkg", "--purge", "--", *names]
+        done = run(argv, timeout=max(1.0, deadline - time.monotonic()), env=ENVIRONMENT)
         if done.rc != 0:
             raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
 
@@ -131,7 +162,7 @@ class Apt:
 
     def _finish_interrupted(self, deadline: float) -> None:
         journal = any(name.isdigit() for name in _listing(f"{self.status}/updates"))
-        if not (journal or self._unfinished):
+        if not (journal or self._database().unfinished):
             return
         _wait_for_lock(f"{self.status}/lock-frontend", deadline)
         left = max(1.0, deadline - time.monotonic())
@@ -145,18 +176,19 @@ class Apt:
             )
 
 
-def parse_installed(out: str) -> tuple[set[str], bool]:
-    """From ``dpkg-query``: the names that are installed or provided, and whether anything is half done."""
-    there: set[str] = set()
+def parse_installed(out: str) -> Database:
+    """From ``dpkg-query``: lines of package, architecture, status and provided names."""
+    packages: set[str] = set()
+    provided: set[str] = set()
     unfinished = False
     for line in out.splitlines():
         name, machine, status, provides = (line.split("\t") + [""] * 4)[:4]
         # Triggers are outstanding work of a package that is there and works.
         if status in ("installed", *TRIGGERS):
-            there |= {name, f"{name}:{machine}"}
-            there |= {word.split("(")[0].strip() for word in provides.split(",") if word.strip()}
+            packages |= {name, f"{name}:{machine}"}
+            provided |= {word.split("(")[0].strip() for word in provides.split(",") if word.strip()}
         unfinished = unfinished or status in UNFINISHED
-    return there, unfinished
+    return Database(frozenset(packages), frozenset(provided), unfinished)
 
 
 def parse_candidates(out: str) -> dict[str, bool]:
@@ -171,9 +203,15 @@ def parse_candidates(out: str) -> dict[str, bool]:
     return found
 
 
-def parse_removed(out: str) -> set[str]:
-    """From ``apt-get -s``: the packages that would go."""
-    return set(re.findall(r"^(?:Remv|Purg) (\S+)", out, re.MULTILINE))
+def parse_added(out: str) -> list[str]:
+    """From ``apt-get -s``: the packages that would be new (those with a version in brackets are upgraded)."""
+    return re.findall(r"^Inst (\S+) \(", out, re.MULTILINE)
+
+
+def parse_refused(err: str) -> set[str]:
+    """From ``dpkg --purge``: the packages that it would not remove."""
+    found = re.findall(r"^dpkg: error processing package (\S+) \(--", err, re.MULTILINE)
+    return {name.split(":")[0] for name in found}
 
 
 def apt_error(done: Result) -> str:

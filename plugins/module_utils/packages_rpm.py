@@ -52,6 +52,10 @@ class Rpm:
                 found.add(name)
         return found
 
+    def brings(self, names: Sequence[str]) -> list[str]:
+        """The names alone: ``dnf autoremove`` knows what came with them."""
+        return list(names)
+
     def install(self, names: Sequence[str], *, seconds: float) -> None:
         """``dnf`` waits for another one to end."""
         self._dnf("install", names, seconds)

@@ -13,9 +13,10 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages impo
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages_apt import (
     Apt,
     apt_error,
+    parse_added,
     parse_candidates,
     parse_installed,
-    parse_removed,
+    parse_refused,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages_rpm import (
     dnf_error,
@@ -48,6 +49,9 @@ class Distribution:
 
     def available(self, names: Sequence[str]) -> set[str] | None:
         return None if self.lists is None else self.lists & set(names)
+
+    def brings(self, names: Sequence[str]) -> list[str]:
+        return [*names, *(f"{name}-data" for name in names if name == "git")]
 
     def install(self, names: Sequence[str], *, seconds: float) -> None:
         self.asked.append(seconds)
@@ -83,7 +87,7 @@ def test_missing_ones_are_installed_once_and_noted_before(tmp_path: Path) -> Non
     outcome = packages.present(items)
     assert outcome.installed == ("git", "libicu72")
     assert system.noted_in_time
-    assert _noted(tmp_path) == ["git", "libicu72"], "tar was there before"
+    assert _noted(tmp_path) == ["git", "libicu72", "git-data"], "with dependencies; tar was there before"
     asked = len(system.asked)
     assert not packages.present(items).changed
     assert len(system.asked) == asked, "a right host is only looked at"
@@ -109,7 +113,7 @@ def test_a_killed_installation_leaves_no_package_without_a_note(tmp_path: Path) 
     system.fail = "killed"
     with pytest.raises(HostError):
         _packages(system, tmp_path).present(["git"])
-    assert _noted(tmp_path) == ["git"]
+    assert _noted(tmp_path) == ["git", "git-data"]
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -170,17 +174,19 @@ def test_reading_dpkg() -> None:
         "vim\tamd64\tconfig-files\t\n"
         "half\tamd64\tunpacked\t\n"
     )
-    there, unfinished = parse_installed(out)
-    assert {"git", "git:amd64", "libssl3", "other"} <= there
-    assert not there & {"vim", "half"}
-    assert unfinished
-    assert parse_installed("git\tamd64\tinstalled\t\n")[1] is False
+    database = parse_installed(out)
+    assert database.packages == {"git", "git:amd64", "libssl3t64", "libssl3t64:amd64"}
+    assert database.provided == {"libssl3", "other"}
+    assert database.unfinished
+    assert not parse_installed("git\tamd64\tinstalled\t\n").unfinished
 
 
 def test_reading_apt() -> None:
     out = "git:\n  Installed: (none)\n  Candidate: 1:2.39\nawk:\n  Installed: (none)\n  Candidate: (none)\n"
     assert parse_candidates(out) == {"git": True, "awk": False}
-    assert parse_removed("Remv git-lfs [3.3] []\nPurg git [1:2.39]\nInst x\n") == {"git-lfs", "git"}
+    assert parse_added("Inst git (1:2.39 Debian [amd64])\nInst tar [1.34] (1.35 Debian)\n") == ["git"]
+    refused = "dpkg: error processing package libssl3:amd64 (--purge):\n dependency problems\n"
+    assert parse_refused(refused) == {"libssl3"}
     locked = Result(100, "", "E: Could not get lock /var/lib/dpkg/lock. It is held by process 7\nE: other\n")
     assert apt_error(locked).startswith("Could not get lock")
     full = Result(
@@ -228,17 +234,25 @@ def test_apt_fetches_lists_only_when_needed_and_finishes_what_was_interrupted(
     commands.add("dpkg", f"rm -f {status}/updates/0001")
     commands.add("dpkg-query", f'[ -e {state} ] && printf "git\\tamd64\\tinstalled\\t\\n"; exit 0')
     commands.add("apt-cache", 'echo "git:"; echo "  Candidate: 1"')
-    commands.add("apt-get", f'case "$*" in *" update") touch {lists}/x_Packages;; *) touch {state};; esac')
+    commands.add(
+        "apt-get",
+        f'case " $*" in *" update") touch {lists}/x_Packages;; *" -s "*) ;; *) touch {state};; esac',
+    )
     system = Apt("Debian", lists=str(lists), status=str(status))
     packages = Packages(system, Receipt(tmp_path / "receipt.json"), role="x")
     assert packages.present(["git"], check=True).installed == ("git",)
     assert [call.split()[0] for call in commands.calls()] == ["dpkg-query"], "no lists: nothing more to ask"
     assert packages.present(["git"]).installed == ("git",)
     verbs = [call for call in commands.calls() if not call.startswith(("dpkg-query", "apt-cache"))]
-    assert [call.split()[0] for call in verbs] == ["apt-get", "dpkg", "apt-get"]
+    assert [call.split()[:2] for call in verbs] == [
+        ["apt-get", "-q"],
+        ["apt-get", "-s"],
+        ["dpkg", "--force-confdef"],
+        ["apt-get", "-q"],
+    ]
     assert "APT::Update::Error-Mode=any update" in verbs[0]
-    assert verbs[1].endswith("--configure -a")
-    assert "--no-install-recommends install -- git" in verbs[2]
+    assert verbs[2].endswith("--configure -a")
+    assert "--no-install-recommends install -- git" in verbs[3]
     commands.log.unlink()
     assert not packages.present(["git"]).changed
     assert [call.split()[0] for call in commands.calls()] == ["dpkg-query"], "a right host costs one query"
