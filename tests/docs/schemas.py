@@ -35,8 +35,8 @@ DOCUMENTS = {
 HEAD = """\
 # JSON
 
-Every document names its `schema`; the number rises when a field is taken away or changes its meaning, not when
-one is added. Keys are snake_case, a unit stands at the end of a name (`_bytes`, `_seconds`, `_percent`,
+Every document names its `schema`; the number rises when a field is taken away or changes its meaning, not
+when one is added. Keys are snake_case, a unit stands at the end of a name (`_bytes`, `_seconds`, `_percent`,
 `_celsius`, `_watts`), times are RFC 3339 in UTC.
 
 """
