@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Callable
@@ -21,6 +22,8 @@ ROLE = "deprovision"
 STATE = "/var/lib/runnerctl"
 # A damaged or hostile receipt must not cost the host its own directories.
 PROTECTED_DEPTH = 2
+# Directories that others may use too: removed when nothing is left in them.
+SHARED = ("/etc/conda/condarc.d", "/etc/conda")
 
 
 @dataclass
@@ -58,7 +61,7 @@ class Removal:
         self._state()
 
     def _units(self, entries: list[Entry]) -> None:
-        gone = [entry.name for entry in entries if os.path.lexists(entry.name)]
+        gone = [entry.name for entry in entries if os.path.lexists(self.layout.path(entry.name))]
         for name in gone:
             self._remove_path(name)
         if gone and not self.check:
@@ -68,6 +71,10 @@ class Removal:
     def _paths(self, entries: list[Entry]) -> None:
         for entry in reversed(entries):
             self._remove_path(entry.name)
+        for name in SHARED:
+            if not self.check:
+                with contextlib.suppress(OSError):
+                    self.layout.path(name).rmdir()
 
     def _remove_path(self, name: str) -> None:
         path = Path(name)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_write
+from .lock import exclusive
 from .receipt import Receipt
 from .slot_files import (
     Layout,
@@ -32,6 +33,7 @@ from .slot_system import System, UnitState
 __all__ = ["Converger", "Outcome", "Report", "known_slots"]
 
 ROLE = "github_runner"
+LOCK_SECONDS = 600.0  # a registration has 300
 
 
 @dataclass
@@ -88,7 +90,16 @@ class Converger:
     _receipt: Receipt | None = None
 
     def run(self, slots: list[SlotSpec], *, enrolments: dict[str, Enrolment], remove: list[str]) -> Outcome:
-        """Bring ``slots`` to their specs; register those with an enrolment; remove those named."""
+        """Bring ``slots`` to their specs; register those with an enrolment; remove those named.
+
+        Only one run at a time changes a host: another one, the CLI's ``register`` say, is waited for.
+        """
+        if self.check:
+            return self._run(slots, enrolments, remove)
+        with exclusive(str(self.layout.path("/var/lib/runnerctl/slots.lock")), seconds=LOCK_SECONDS):
+            return self._run(slots, enrolments, remove)
+
+    def _run(self, slots: list[SlotSpec], enrolments: dict[str, Enrolment], remove: list[str]) -> Outcome:
         absent = sorted(set(known_slots(self.layout)) - {slot.name for slot in slots})
         units = self.system.unit_states(
             [f"gha-runner@{name}.service" for name in [*(slot.name for slot in slots), *absent]]

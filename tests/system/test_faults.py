@@ -211,9 +211,7 @@ def test_github_down_in_the_middle_then_the_next_run_finishes(site: Site) -> Non
 
 def test_a_name_taken_by_a_foreign_record_is_an_error(site: Site) -> None:
     """Online or offline, another machine's record is not touched."""
-    foreign = site.github.add_runner(
-        site.world.scope, f"{site.host.name}-a", labels=["theirs"]
-    )
+    foreign = site.github.add_runner(site.world.scope, f"{site.host.name}-a", labels=["theirs"])
     outcome = site.play("provision.yml", *TAGS)
     assert outcome.rc != 0
     message = outcome.failures()[-1].msg
