@@ -77,7 +77,10 @@ def standins(arguments: argparse.Namespace) -> int:
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Make all that is slow the first time: engine, images, wheels."""
+    """Make all that is slow the first time: NVIDIA's library, and unless told otherwise engine, images, wheels."""
+    gpu.library()
+    if arguments.no_hosts:
+        return 0
     with ThreadPoolExecutor(1) as pool:
         wheels = pool.submit(wheelhouse)
         images(engine(), tuple(arguments.suite or SUITES))
@@ -120,7 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         "--ready-file", type=Path, help="written when both answer; see tests/hosts/standins.py"
     )
     command.set_defaults(run=standins)
-    command = commands.add_parser("prepare", help="make engine, images and wheels")
+    command = commands.add_parser("prepare", help="make what is slow the first time")
+    command.add_argument("--no-hosts", action="store_true", help="only what tests without hosts need")
     command.add_argument("--suite", choices=SUITES, action="append")
     command.set_defaults(run=prepare)
     return parser
