@@ -26,6 +26,8 @@ COMMANDS = dict(commands())
 NAME = "runnerctl.gpu_runner"
 URL = "https://github.com/acme/widgets"
 PAGES = texts()
+VARIABLE = re.compile(r"\b(?:RUNNERCTL_(?!COMPLETE)[A-Z_]+[A-Z]|GH_TOKEN|GITHUB_TOKEN|NO_COLOR)\b")
+SCHEMA = re.compile(r'"(runnerctl\.\w+/\d+)"')
 OURS = re.compile(
     r"/(?:etc|opt|run|usr/local|var/lib)/[\w./@{}-]*(?:runnerctl|gha-|actions-runner|miniforge)[\w./@-]*"
 )
@@ -72,9 +74,7 @@ def test_every_check_says_what_to_do() -> None:
 
 def test_every_json_document_is_listed() -> None:
     """A schema that the code writes stands in reference/json.md."""
-    found = {
-        name for text in _sources("src", "plugins") for name in re.findall(r'"(runnerctl\.\w+/\d+)"', text)
-    }
+    found = {name for text in _sources("src", "plugins") for name in SCHEMA.findall(text)}
     assert found == set(DOCUMENTS)
 
 
@@ -84,6 +84,14 @@ def test_every_path_on_a_host_is_listed() -> None:
     found = {path for text in _sources("src", "plugins/module_utils") for path in OURS.findall(text)}
     tops = {re.sub(r"[{%].*", "", path).rstrip("./@") for path in found}
     assert not sorted(path for path in tops if path not in page)
+
+
+def test_every_environment_variable_is_listed() -> None:
+    """What the code reads stands in reference/environment.md."""
+    page = (REFERENCE / "environment.md").read_text()
+    found = {name for text in _sources("src", "plugins") for name in VARIABLE.findall(text)}
+    assert found
+    assert not sorted(name for name in found if f"`{name}`" not in page)
 
 
 def test_every_directive_of_the_unit_is_explained() -> None:
