@@ -81,7 +81,7 @@ def test_the_path_of_an_enterprise_server_is_kept() -> None:
 
     with _server(handler) as port:
         _ask(f"http://127.0.0.1:{port}/api/v3")
-    assert seen[0].startswith(b"GET /api/v3/ HTTP/1.1\r\n")
+    assert seen[0].startswith(b"GET /api/v3/meta HTTP/1.1\r\n")
     assert b"Authorization" not in seen[0]
 
 

@@ -121,7 +121,7 @@ def _encrypt(connection: socket.socket, host: str, environ: Mapping[str, str]) -
 
 def _ask(connection: socket.socket, url: str, *, whole: bool) -> tuple[int, str | None]:
     parts = urlsplit(url)
-    path = f"{parts.path.rstrip('/')}/"
+    path = f"{parts.path.rstrip('/')}/meta"  # answered without a credential, by every kind of GitHub
     target = f"{parts.scheme}://{parts.netloc}{path}" if whole else path
     lines = (
         f"GET {target} HTTP/1.1",
