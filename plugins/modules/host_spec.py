@@ -14,7 +14,7 @@ description:
 options:
   output_dir:
     description:
-      - A directory on the controller. The answer is written there as F(<host>.json), and problems do not
+      - A directory on the controller. The answer is written there as C(<host>.json), and problems do not
         fail the task.
     type: path
 attributes:
@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 spec:
-  description: The spec, as it would stand in F(/etc/runnerctl/host.json); null when there are problems.
+  description: The spec, as it would stand in C(/etc/runnerctl/host.json); null when there are problems.
   returned: success
   type: dict
 problems:

@@ -39,7 +39,7 @@ machine:
   returned: success
   type: str
 os_id:
-  description: The distribution, as F(/etc/os-release) names it.
+  description: The distribution, as C(/etc/os-release) names it.
   returned: success
   type: str
 os_version:
@@ -63,7 +63,7 @@ VERSION_PARTS = 3
 
 
 def read_os_release() -> dict[str, str]:
-    """F(/etc/os-release) as a dictionary."""
+    """``/etc/os-release`` as a dictionary."""
     try:
         lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     except OSError:

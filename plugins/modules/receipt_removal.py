@@ -14,7 +14,7 @@ module: receipt_removal
 short_description: Remove from a host what the receipt says the toolkit installed
 version_added: 0.1.0
 description:
-  - Reads F(/var/lib/runnerctl/receipt.json) and removes the units, paths, users, groups and packages it
+  - Reads C(/var/lib/runnerctl/receipt.json) and removes the units, paths, users, groups and packages it
     names, then the
     receipt itself.
   - A package that another installed package needs by now is kept, and reported.

@@ -18,7 +18,7 @@ version_added: 0.1.0
 description:
   - Downloads the runner's archive once for a host, verifies its SHA-256 before anything is unpacked, and
     unpacks it to
-    F(/opt/actions-runner/<version>), owned by root. The directory exists only when it is complete.
+    C(/opt/actions-runner/<version>), owned by root. The directory exists only when it is complete.
   - Which release that is, is decided on the controller - the one GitHub expects, with a checksum that two
     sources agree
     on, or the pinned one.
