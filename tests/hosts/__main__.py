@@ -77,7 +77,7 @@ def standins(arguments: argparse.Namespace) -> int:
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Make all that is slow the first time: NVIDIA's library, and unless told otherwise engine, images, wheels."""
+    """Make all that is slow the first time: the GPU library, and also engine, images and wheels."""
     gpu.library()
     if arguments.no_hosts:
         return 0

@@ -73,7 +73,7 @@ def _gone(pid: int) -> bool:
             with open(f"/proc/{pid}/stat") as stream:
                 if stream.read().rpartition(")")[2].split()[0] == "Z":
                     return True
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # gone, before or after its file was opened
             return True
         time.sleep(0.02)
     return False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,8 +23,7 @@ class RunnerBox:
 
     def __init__(self, tarball: Path, root: Path, github: GithubApi, *, scope: str) -> None:
         root.mkdir()
-        with tarfile.open(tarball) as archive:
-            archive.extractall(root, filter="tar")
+        subprocess.run(["tar", "-xzf", str(tarball), "-C", str(root)], check=True, timeout=120)
         self.root = root
         self.scope = scope
         self.url = f"{github.url}/{scope.removeprefix('/repos/').removeprefix('/orgs/').lstrip('/')}"
