@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import versions
 
 DOCUMENTATION = r"""
 module: preflight
@@ -59,9 +60,6 @@ registered:
 """
 
 
-VERSION_PARTS = 3
-
-
 def read_os_release() -> dict[str, str]:
     """``/etc/os-release`` as a dictionary."""
     try:
@@ -70,13 +68,6 @@ def read_os_release() -> dict[str, str]:
         return {}
     pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     return {key: value.strip("\"'") for key, value in pairs}
-
-
-def versions_below(folder: str) -> list[str]:
-    """The runner releases in a folder: what is still being unpacked has another shape of name."""
-    path = Path(folder)
-    names = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-    return sorted(name for name in names if len(name.split(".")) == VERSION_PARTS and name[0].isdigit())
 
 
 def main() -> None:
@@ -95,7 +86,7 @@ def main() -> None:
         host_json=host_json.read_text(encoding="utf-8", errors="replace") if host_json.is_file() else None,
         conda=Path("/opt/miniforge3/conda-meta").is_dir(),
         cli=Path("/opt/runnerctl/bin/runnerctl").exists(),
-        releases=versions_below("/opt/actions-runner"),
+        releases=versions(),
         registered=sorted(path.parent.name for path in Path("/var/lib/gha-runner").glob("*/.runner")),
     )
 

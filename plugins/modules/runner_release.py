@@ -9,6 +9,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.download import fetch
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import RELEASES, prune
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.unpack import verified_unpack
 
 DOCUMENTATION = r"""
@@ -19,6 +20,7 @@ description:
   - Downloads the runner's archive once for a host, verifies its SHA-256 before anything is unpacked, and
     unpacks it to
     C(/opt/actions-runner/<version>), owned by root. The directory exists only when it is complete.
+  - Older releases are removed, except the newest of them and what a runner still uses.
   - Which release that is, is decided on the controller - the one GitHub expects, with a checksum that two
     sources agree
     on, or the pinned one.
@@ -61,9 +63,6 @@ version:
 """
 
 
-RELEASES = Path("/opt/actions-runner")
-
-
 def install(version: str, *, url: str, sha256: str, token: str | None) -> Path:
     """Fetch, verify, unpack. Raises HostError; then the release does not exist. The archive is not kept."""
     target = RELEASES / version
@@ -76,6 +75,7 @@ def install(version: str, *, url: str, sha256: str, token: str | None) -> Path:
         verified_unpack(str(archive), str(target), sha256=sha256)
     finally:
         archive.unlink(missing_ok=True)
+    prune(wanted=version)
     return target
 
 

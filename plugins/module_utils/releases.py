@@ -1,0 +1,55 @@
+"""The runner releases on a host: which are there, which are in use, which can go. Standard library only."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+__all__ = ["RELEASES", "prune", "versions"]
+
+RELEASES = Path("/opt/actions-runner")
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+
+
+def versions(folder: Path = RELEASES) -> list[str]:
+    """The complete releases in ``folder``, oldest first; what is being unpacked has another shape of name."""
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted((name for name in names if _VERSION.fullmatch(name)), key=_key)
+
+
+def prune(folder: Path = RELEASES, *, wanted: str, proc: Path = Path("/proc")) -> list[str]:
+    """Remove older releases; returns their versions.
+
+    Kept are the ``wanted`` one, the newest other one (to go back to), and whatever a listener still runs: a
+    busy slot keeps its release until it is restarted.
+    """
+    others = [version for version in versions(folder) if version != wanted]
+    used = _in_use(proc)
+    gone = [version for version in others[:-1] if version not in used]
+    for version in gone:
+        # Renamed first: a half-removed tree must never look like a release.
+        doomed = folder / f".{version}.removed"
+        shutil.rmtree(doomed, ignore_errors=True)
+        (folder / version).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    return gone
+
+
+def _key(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _in_use(proc: Path) -> set[str]:
+    """The releases that are bind-mounted into the name space of any runner process."""
+    found: set[str] = set()
+    for entry in proc.iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            if (entry / "comm").read_text().strip() in ("Runner.Listener", "Runner.Worker"):
+                mounts = (entry / "mountinfo").read_text()
+                found |= set(re.findall(r"actions-runner/(\d+\.\d+\.\d+)/", mounts))
+        except OSError:
+            continue  # it ended while we looked
+    return found
