@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
@@ -46,7 +47,7 @@ class ActionModule(TargetAction):
     # -- state: absent -----------------------------------------------------------------------------------
 
     def _absent(self, fleet: Fleet, variables: dict[str, Any]) -> dict[str, Any]:
-        if plain(self._templar.template(self._task.args.get("host_is_dead", False))) is True:
+        if self._host_is_dead(fleet.spec.host):
             return self._dead(fleet)
         observed = self.execute("github_runner", {"slots": []}, variables, check=True)
         absent = [_local(report) for report in observed["absent"]]
@@ -55,15 +56,32 @@ class ActionModule(TargetAction):
         if self._task.check_mode:
             actions = [f"removal of slot {slot.name}" for slot in absent]
             return {**observed, "changed": True, "actions": actions}
-        for slot in absent:
-            fleet.remove_record(slot, seconds=fleet.spec.github_runner.drain_timeout_seconds)
-        names = [slot.name for slot in absent]
-        return self.execute("github_runner", {"slots": [], "remove": names}, variables)
+        seconds = fleet.spec.github_runner.drain_timeout_seconds
+        busy = fleet.drain(absent, seconds=seconds)
+        names = [slot.name for slot in absent if slot.name not in busy]
+        result = observed
+        if names:
+            result = self.execute("github_runner", {"slots": [], "remove": names}, variables)
+        if busy:
+            raise AnsibleActionFail(
+                f"{fleet.spec.host}: slot {', '.join(busy)} still runs a job after {seconds} s and stays; "
+                "run this again later, or give it more time with github_runner_drain_timeout_seconds",
+                result=result,
+            )
+        return result
+
+    def _host_is_dead(self, host: str) -> bool:
+        """The option; ``-e`` on a command line gives it as text."""
+        value = plain(self._task.args.get("host_is_dead", False))
+        try:
+            return bool(boolean(value))
+        except TypeError:
+            raise AnsibleActionFail(
+                f"{host}: deprovision_host_is_dead: is {value!r}; give true or false"
+            ) from None
 
     def _dead(self, fleet: Fleet) -> dict[str, Any]:
-        if self._task.check_mode:
-            return {"changed": False, "skipped": True, "msg": "GitHub is not asked in check mode"}
-        removed = fleet.remove_dead()
+        removed = fleet.remove_dead(check=bool(self._task.check_mode))
         return {"changed": bool(removed), "actions": [f"record {name} removed" for name in removed]}
 
 

@@ -97,6 +97,7 @@ class Fleet:
         self._registries: dict[str, Registry] = {}
         self._tokens: dict[str, str] = {}
         self._downloads: dict[str, Sequence[RunnerDownload]] = {}
+        self._groups: dict[tuple[str, str], int] = {}
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -134,10 +135,8 @@ class Fleet:
         return self.spec.github_runner.slots
 
     def plan(self, slot: Slot, local: LocalSlot) -> SlotPlan:
-        """The plan of one slot: one request when it is converged and in the default group."""
+        """The plan of one slot: one request when it is converged, and one a group for all slots in it."""
         registry = self.registry(self.spec.slot_url(slot))
-        group = self.spec.slot_group(slot)
-        group_id = registry.group_id(group) if group else None
         named = registry.runner_by_name(self.spec.runner_name(slot))
         own = named if named is not None and named.id == local.agent_id else None
         same_scope = (local.url or "").lower() == registry.scope.url.lower()
@@ -149,17 +148,30 @@ class Fleet:
             local,
             named=record_of(named) if named else None,
             own=record_of(own) if own else None,
-            group_id=group_id,
+            group_id=self.group_id(slot),
         )
+
+    def group_id(self, slot: Slot) -> int | None:
+        """The id of the slot's runner group, asked once; None without one. Raises ConfigError."""
+        group = self.spec.slot_group(slot)
+        if not group:
+            return None
+        registry = self.registry(self.spec.slot_url(slot))
+        key = (registry.scope.path, group)
+        if key not in self._groups:
+            self._groups[key] = registry.group_id(group)
+        return self._groups[key]
 
     def prove_access(self, *, register: Collection[str]) -> None:
         """Ask every scope for something that needs the right to manage runners; raises AccessError.
 
         For the slots in ``register`` a registration token is minted too: reading proves no right to write.
+        A runner group that does not exist is found here as well: ConfigError.
         """
         for scope in self.scopes():
             self.downloads(scope)
         for slot in self._slots():
+            self.group_id(slot)
             if slot.name in register:
                 self.token(self.spec.slot_url(slot))
 
@@ -193,7 +205,8 @@ class Fleet:
         sha256 = _agreed(name, first, second)
         url = offer.download_url if version == offer.version else _public_url(version, architecture)
         url = self._url(version, architecture) if runner.download_url else url
-        token = None if runner.download_url else offer.temp_download_token
+        # The server's token is for the server's own file: it goes to no other place.
+        token = offer.temp_download_token if url == offer.download_url else None
         return Release(version, url=url, sha256=sha256, token=token)
 
     def _url(self, version: str, architecture: str) -> str:
@@ -255,26 +268,53 @@ class Fleet:
             self.sleep(POLL_SECONDS)
 
     def remove_record(self, local: LocalSlot, *, seconds: float = 0.0) -> None:
-        """Delete the record of a slot that goes, as soon as it is idle.
+        """Delete the record of one slot that goes (see `drain`).
+
+        Raises TryAgainError when it is still busy after ``seconds``.
+        """
+        if self.drain([local], seconds=seconds):
+            raise TryAgainError(
+                f"still runs a job after {seconds:.0f} s" if seconds else "runs a job",
+                where=f"slot {local.name}",
+                remedy="try again when its job has ended",
+            )
+
+    def drain(self, slots: Sequence[LocalSlot], *, seconds: float) -> list[str]:
+        """Delete the record of each slot as soon as it is idle; returns the names of those busy to the end.
 
         GitHub refuses to delete a runner that works (422), so the deletion itself is the proof of idleness:
-        no job can reach the runner afterwards. Raises TryAgainError when it is still busy after ``seconds``.
+        no job can reach the runner afterwards. ``seconds`` is for all of them together.
         """
-        if local.agent_id is None or local.url is None:
-            return
         deadline = self.clock() + seconds
-        while True:
-            try:
-                self.registry(local.url).delete(local.agent_id)
-            except TryAgainError:
-                if self.clock() >= deadline:
-                    raise
-                self.sleep(DRAIN_POLL_SECONDS)
-            else:
-                return
+        busy = list(slots)
+        while busy := [slot for slot in busy if not self._delete(slot)]:
+            if self.clock() >= deadline:
+                break
+            self.sleep(min(DRAIN_POLL_SECONDS, max(0.0, deadline - self.clock())))
+        return [slot.name for slot in busy]
 
-    def remove_dead(self) -> list[str]:
-        """Delete the records of a host that is gone, by name; only offline ones.
+    def _delete(self, local: LocalSlot) -> bool:
+        """Delete a slot's record; False when it runs a job.
+
+        A registration that was cut off may have left a record whose id the host never learnt: it is found by
+        its name, and is ours when it is offline (see `runnerctl.core.plan`).
+        """
+        if local.url is None:
+            return True
+        agent_id = local.agent_id
+        if agent_id is None and local.registering and local.agent_name:
+            runner = self.registry(local.url).runner_by_name(local.agent_name)
+            agent_id = runner.id if runner is not None and runner.status != "online" else None
+        if agent_id is None:
+            return True
+        try:
+            self.registry(local.url).delete(agent_id)
+        except TryAgainError:
+            return False
+        return True
+
+    def remove_dead(self, *, check: bool = False) -> list[str]:
+        """Delete the records of a host that is gone, by name; only offline ones. With ``check`` name them.
 
         Raises ConfigError when one is online: then the host is not dead.
         """
@@ -287,12 +327,13 @@ class Fleet:
             if runner.status == "online":
                 raise ConfigError(
                     f"runner {runner.name} is online: the host is not dead",
-                    where=self.spec.host,
+                    where=registry.scope.name,
                     remedy="deprovision it without deprovision_host_is_dead",
                 )
             found.append((registry, runner))
         for registry, runner in found:
-            registry.delete(runner.id)
+            if not check:
+                registry.delete(runner.id)
         return [runner.name for _, runner in found]
 
 
