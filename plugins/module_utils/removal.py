@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from .errors import HostError
 from .packages import Packages, package_system
@@ -20,8 +20,14 @@ __all__ = ["Removal"]
 
 ROLE = "deprovision"
 STATE = "/var/lib/runnerctl"
-# A damaged or hostile receipt must not cost the host its own directories.
-PROTECTED_DEPTH = 2
+# Everything the toolkit ever makes: a damaged or hostile receipt must not cost the host anything else.
+OURS = re.compile(
+    r"/opt/(actions-runner|runnerctl|miniforge3(-[\w.+-]+)?)|/etc/systemd/system/gha-[\w@.-]+"
+    r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json)?"
+    r"|/etc/conda/condarc\.d/10-runnerctl\.yml|/usr/local/bin/runnerctl"
+    r"|/usr/share/bash-completion/completions/runnerctl"
+)
+OUR_USER = re.compile(r"gha-[a-z0-9-]+")
 # Directories that others may use too: removed when nothing is left in them.
 SHARED = ("/etc/conda/condarc.d", "/etc/conda")
 
@@ -45,6 +51,7 @@ class Removal:
             raise HostError(f"slots are still there: {', '.join(slots)}", where=STATE, remedy=remedy)
         receipt = Receipt(self.layout.path(f"{STATE}/receipt.json"))
         entries = receipt.entries()
+        _refuse_what_is_never_ours(entries)
         steps: dict[str, Callable[[list[Entry]], None]] = {
             "unit": self._units,
             "path": self._paths,
@@ -77,12 +84,6 @@ class Removal:
                     self.layout.path(name).rmdir()
 
     def _remove_path(self, name: str) -> None:
-        path = Path(name)
-        if not path.is_absolute() or ".." in path.parts or len(path.parts) <= PROTECTED_DEPTH:
-            remedy = "correct the receipt by hand"
-            raise HostError(
-                f"names {name!r}, which is never ours", where=f"{STATE}/receipt.json", remedy=remedy
-            )
         target = self.layout.path(name)
         if not os.path.lexists(target):
             return
@@ -96,7 +97,8 @@ class Removal:
 
     def _users(self, entries: list[Entry]) -> None:
         for entry in entries:
-            if self.system.user_exists(entry.name):
+            # Its group alone is there when a run was killed while it added the user.
+            if self.system.user_exists(entry.name) or self.system.group_exists(entry.name):
                 self.removed.append(f"user {entry.name}")
                 if not self.check:
                     self.system.kill_all_of(entry.name)
@@ -119,3 +121,12 @@ class Removal:
         for name in (STATE, "/etc/runnerctl", "/run/runnerctl"):
             if self.layout.path(name).exists():
                 self._remove_path(name)
+
+
+def _refuse_what_is_never_ours(entries: list[Entry]) -> None:
+    """Before anything is removed. Raises HostError."""
+    patterns = {"unit": OURS, "path": OURS, "user": OUR_USER, "group": OUR_USER}
+    for entry in entries:
+        if entry.kind in patterns and not patterns[entry.kind].fullmatch(entry.name):
+            what = f"names {entry.kind} {entry.name!r}, which is never ours"
+            raise HostError(what, where=f"{STATE}/receipt.json", remedy="correct the receipt by hand")

@@ -202,7 +202,7 @@ class Converger:
         return Report(
             name=name,
             agent_id=agent_id if isinstance(agent_id, int) else None,
-            agent_name=runner.get("agentname"),
+            agent_name=runner.get("agentname") or state.get("runner_name"),
             url=runner.get("githuburl") or state.get("url"),
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),
@@ -355,7 +355,10 @@ class Converger:
             for path in (self.layout.drop_in(name).parent, self.layout.slot_root(name)):
                 shutil.rmtree(path, ignore_errors=True)
             self.system.systemctl("daemon-reload")
-            self.system.remove_user(user)
+            if any(
+                entry.name == user for entry in self.receipt.entries("user")
+            ):  # else it was there before us
+                self.system.remove_user(user)
             for kind in ("pending", "hold"):
                 self.layout.state(kind, name).unlink(missing_ok=True)
             self.receipt.forget("user", user)
