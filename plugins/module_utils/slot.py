@@ -87,6 +87,7 @@ class Converger:
     check: bool = False
     outcome: Outcome = field(default_factory=Outcome)
     _reload: bool = False
+    _due: set[str] = field(default_factory=set)  # slots that need a restart
     _receipt: Receipt | None = None
 
     def run(self, slots: list[SlotSpec], *, enrolments: dict[str, Enrolment], remove: list[str]) -> Outcome:
@@ -172,6 +173,7 @@ class Converger:
 
     def _mark_pending(self, slot: SlotSpec) -> None:
         """Note that a restart is due *before* what makes it due: a kill in between loses nothing."""
+        self._due.add(slot.name)
         path = self.layout.state("pending", slot.name)
         if not self.check and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,8 +235,9 @@ class Converger:
         root = self.layout.slot_root(slot.name)
         known = self.system.user_exists(slot.user)
         uid, gid = self.system.ids(slot.user) if known else (-1, -1)
-        wanted = [(root.parent, 0, 0, 0o755), (root, 0, gid, 0o750)]
-        wanted += [(root / name, 0, 0, 0o755) for name in ("bin", "externals")]
+        ours = (_ROOT_UID, _ROOT_GID)
+        wanted = [(root.parent, *ours, 0o755), (root, _ROOT_UID, gid, 0o750)]
+        wanted += [(root / name, *ours, 0o755) for name in ("bin", "externals")]
         wanted += [(root / name, uid, gid, 0o700) for name in ("_work", "_diag", "home")]
         wrong = [entry for entry in wanted if not _directory_is(*entry)]
         if not wrong and self.layout.state("slots", slot.name).exists():
@@ -318,7 +321,7 @@ class Converger:
 
     def _run_or_restart(self, slot: SlotSpec, unit: UnitState, report: Report) -> None:
         pending = self.layout.state("pending", slot.name)
-        due = report.pending_restart or pending.exists()
+        due = slot.name in self._due or pending.exists()
         if not unit.running or "registration" in report.changes:
 
             def start() -> None:
@@ -368,7 +371,7 @@ class Converger:
         self._act(f"removal of slot {name}", do)
 
 
-_ROOT_UID = os.geteuid()
+_ROOT_UID, _ROOT_GID = os.geteuid(), os.getegid()
 
 
 def _is(path: Path, text: str) -> bool:

@@ -74,7 +74,7 @@ def register(layout: Layout, system: System, slot: SlotSpec, enrolment: Enrolmen
     for name in CREDENTIAL_FILES:
         path = layout.slot_root(slot.name) / name
         if path.is_file():
-            os.chown(path, 0, gid, follow_symlinks=False)
+            os.chown(path, os.geteuid(), gid, follow_symlinks=False)
             path.chmod(0o640)
     return int(runner["agentid"])
 

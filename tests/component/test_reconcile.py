@@ -135,7 +135,7 @@ def test_a_pin_without_a_sum_takes_the_releases_own(github: GithubApi, control: 
 
 def test_a_pin_with_a_sum_must_agree_with_what_github_says(github: GithubApi, control: Control) -> None:
     """The pinned sum is one of the two sources."""
-    pin = {"github_runner_version": NEW}
+    pin: dict[str, Any] = {"github_runner_version": NEW}
     assert fleet_of(github, **pin, github_runner_sha256=SUM).release("x86_64").sha256 == SUM
     with pytest.raises(DataError, match="two sources disagree"):
         fleet_of(github, **pin, github_runner_sha256=OTHER).release("x86_64")
@@ -263,7 +263,7 @@ def test_labels_and_group_are_repaired_by_one_write_each(github: GithubApi, cont
     """A PUT of the labels and a PUT into the group, and then nothing more."""
     group = control.add_group(ORG, "gpu")
     local = local_of(control, github, "a", labels=["by-hand"])
-    how = {
+    how: dict[str, Any] = {
         "github_runner_group": "gpu",
         "github_runner_labels": ["Big"],
         "github_runner_slots": [{"name": "a"}],
