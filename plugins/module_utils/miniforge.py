@@ -200,9 +200,9 @@ class Miniforge:
         return sorted(path for path in others if path in ours)
 
     def _clear(self, prefixes: Iterable[str], outcome: Outcome) -> None:
-        """Remove old versions that no process uses."""
+        """Remove old versions that no process uses and nobody keeps an environment in."""
         for prefix in prefixes:
-            if in_use(prefix):
+            if in_use(prefix) or _environments(prefix):
                 outcome.kept.append(prefix)
                 continue
             if not self.check:
@@ -312,6 +312,17 @@ def _conda_version(prefix: str) -> str | None:
         return None
     found = [match[1] for name in names if (match := re.fullmatch(r"conda-(\d[^-]*)-[^-]*\.json", name))]
     return found[0] if found and os.access(os.path.join(prefix, "bin", "conda"), os.X_OK) else None
+
+
+def _environments(prefix: str) -> list[str]:
+    """Environments that an administrator made in an installation; jobs' own are in their homes.
+
+    A directory that is not there holds none; one that cannot be read is an OSError: then it is not removed.
+    """
+    try:
+        return [name for name in os.listdir(os.path.join(prefix, "envs")) if not name.startswith(".")]
+    except FileNotFoundError:
+        return []
 
 
 def _remove_tree(path: str) -> None:

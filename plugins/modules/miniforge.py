@@ -75,7 +75,7 @@ actions:
   type: list
   elements: str
 kept:
-  description: Directories of older versions that a process still uses.
+  description: Directories of older versions that a process still uses, or that hold environments.
   returned: always
   type: list
   elements: str

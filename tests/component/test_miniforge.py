@@ -107,6 +107,17 @@ def test_an_upgrade_switches_a_link_and_spares_who_still_uses_the_old_one(host: 
     assert host.converge(NEW).actions == []
 
 
+def test_an_upgrade_spares_an_environment_that_an_administrator_made(host: Host) -> None:
+    host.converge()
+    old = host.root / f"opt/miniforge3-{OLD}"
+    (old / "envs/shared").mkdir(parents=True)
+    assert host.converge(NEW, check=True).kept == [str(old)]
+    assert host.converge(NEW).kept == [str(old)]
+    assert host.converge(NEW).actions == [], "and says so without a change"
+    (old / "envs/shared").rmdir()
+    assert host.converge(NEW).actions == [f"removed {old}"]
+
+
 def test_a_wrong_checksum_is_refused_and_nothing_is_kept(host: Host) -> None:
     with pytest.raises(HostError, match="expected 0000"):
         host.converge(sha256="0" * 64)
