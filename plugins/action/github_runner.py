@@ -18,7 +18,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
 
 from runnerctl.core.plan import LocalSlot, SlotPlan
 from runnerctl.core.spec import HostSpec
-from runnerctl.errors import TryAgainError
+from runnerctl.errors import DataError, TryAgainError
 from runnerctl.reconcile import Fleet, desired_slot
 
 display = Display()
@@ -33,7 +33,7 @@ class ActionModule(TargetAction):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         spec = spec_from_task(self, variables)
-        fleet = Fleet(spec, os.environ)
+        fleet = Fleet(spec, os.environ, others=plain(variables.get("groups", {}).get("all", [])))
         try:
             if self._task.args.get("state", "present") == "absent":
                 result = self._absent(fleet, variables)
@@ -141,11 +141,10 @@ class _Present:
         return self._execute({"enrolments": enrolments, "remove": remove}, check=False)
 
     def _repair(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
-        agents = {report["name"]: report["agent_id"] for report in result["slots"]}
         for plan in plans:
             if plan.labels is not None or plan.move_to_group is not None:
                 if not self.check:
-                    self.fleet.write(plan, agents[plan.name])
+                    self.fleet.write(plan)
                 result["actions"] += [f"{plan.runner_name} on GitHub: {reason}" for reason in plan.reasons]
         result["changed"] = bool(result["actions"])
 
@@ -175,7 +174,14 @@ class _Present:
 
 
 def _local(report: dict[str, Any]) -> LocalSlot:
-    return msgspec.convert(report, LocalSlot)
+    """What a host reports; a host that is not itself any more may report anything."""
+    try:
+        return msgspec.convert(report, LocalSlot)
+    except msgspec.ValidationError as error:
+        raise DataError(
+            f"the report of slot {report.get('name')!r} cannot be understood: {error}",
+            remedy="look at .runner in the slot's directory on the host",
+        ) from None
 
 
 def _explain(result: dict[str, Any], plans: list[SlotPlan], absent: list[LocalSlot], *, check: bool) -> None:

@@ -197,10 +197,14 @@ def env_text(slot: SlotSpec) -> str:
 def read_runner_file(path: Path) -> dict[str, Any] | None:
     """The runner's own ``.runner``: JSON, perhaps with a byte order mark; keys lower-cased.
 
-    None when it is absent or cannot be read as JSON: then the slot is not registered.
+    None when it is absent, cannot be read as JSON, or holds no id: then the slot is not registered.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return {str(key).lower(): value for key, value in data.items()} if isinstance(data, dict) else None
+    fields = {str(key).lower(): value for key, value in data.items()} if isinstance(data, dict) else {}
+    agent_id = fields.get("agentid")
+    texts = (fields.get("agentname"), fields.get("githuburl"))
+    known = isinstance(agent_id, int) and not isinstance(agent_id, bool) and 0 < agent_id < 1 << 63
+    return fields if known and all(text is None or isinstance(text, str) for text in texts) else None

@@ -24,6 +24,7 @@ from runnerctl.github.auth import credentials
 from runnerctl.github.client import GitHubClient
 from runnerctl.github.models import Runner, RunnerDownload
 from runnerctl.github.registry import Registry
+from runnerctl.github.transport import origin
 
 __all__ = ["Fleet", "Release", "desired_slot", "record_of"]
 
@@ -80,6 +81,7 @@ class Fleet:
     """GitHub as one host's slots see it: a registry for each scope, made when first needed.
 
     ``environment`` holds the credentials (see `runnerctl.github.auth`); without one AccessError is raised.
+    ``others`` are the inventory's other hosts: a record that bears the name of one is never deleted for this.
     """
 
     def __init__(
@@ -87,11 +89,13 @@ class Fleet:
         spec: HostSpec,
         environment: Mapping[str, str],
         *,
+        others: Collection[str] = (),
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.environment = environment
+        self.others = frozenset(others) - {spec.host}
         self.sleep = sleep
         self.clock = clock
         self._registries: dict[str, Registry] = {}
@@ -104,7 +108,8 @@ class Fleet:
     def registry(self, url: str) -> Registry:
         """The registry of a scope. Raises AccessError without a credential."""
         scope = parse_scope(url)
-        if scope.path not in self._registries:
+        if scope.url not in self._registries:
+            self._refuse_unknown_server(scope)
             api_url = self.spec.github_runner.api_url or self.environment.get("RUNNERCTL_API_URL")
             api_url = api_url or api_url_for(scope.url)
             credential = credentials(self.environment, api_url=api_url, scope=scope)
@@ -114,12 +119,23 @@ class Fleet:
                     where=scope.name,
                     remedy="set GH_TOKEN, or RUNNERCTL_APP_ID and RUNNERCTL_APP_KEY_FILE, on the controller",
                 )
-            self._registries[scope.path] = Registry(GitHubClient(api_url, credential), scope)
-        return self._registries[scope.path]
+            self._registries[scope.url] = Registry(GitHubClient(api_url, credential), scope)
+        return self._registries[scope.url]
+
+    def _refuse_unknown_server(self, scope: Scope) -> None:
+        """A host names a URL too, in its ``.runner``: the credential goes to inventory's servers only."""
+        runner = self.spec.github_runner
+        named = {origin(url) for url in (runner.url, *(slot.url for slot in runner.slots)) if url}
+        if origin(scope.url) not in named:
+            raise AccessError(
+                f"the host says it is registered at {scope.url}, a server that its inventory does not name",
+                where=self.spec.host,
+                remedy="remove that runner there, and then .runner in the slot's directory on the host",
+            )
 
     def scopes(self) -> list[Scope]:
         """The distinct scopes of the host's slots."""
-        found = {scope.path: scope for scope in map(self.spec.slot_scope, self.spec.github_runner.slots)}
+        found = {scope.url: scope for scope in map(self.spec.slot_scope, self.spec.github_runner.slots)}
         return list(found.values())
 
     def calls(self) -> dict[str, int]:
@@ -157,7 +173,7 @@ class Fleet:
         if not group:
             return None
         registry = self.registry(self.spec.slot_url(slot))
-        key = (registry.scope.path, group)
+        key = (registry.scope.url, group)
         if key not in self._groups:
             self._groups[key] = registry.group_id(group)
         return self._groups[key]
@@ -177,9 +193,9 @@ class Fleet:
 
     def downloads(self, scope: Scope) -> Sequence[RunnerDownload]:
         """The releases GitHub offers to a scope; asked once."""
-        if scope.path not in self._downloads:
-            self._downloads[scope.path] = self.registry(scope.url).downloads()
-        return self._downloads[scope.path]
+        if scope.url not in self._downloads:
+            self._downloads[scope.url] = self.registry(scope.url).downloads()
+        return self._downloads[scope.url]
 
     def release(self, machine: str, *, installed: Collection[str] = ()) -> Release:
         """The runner release this host should run.
@@ -225,24 +241,39 @@ class Fleet:
     def token(self, url: str) -> str:
         """A registration token for a scope: minted once, good for an hour and for many runners."""
         registry = self.registry(url)
-        if registry.scope.path not in self._tokens:
-            self._tokens[registry.scope.path] = registry.registration_token().token
-        return self._tokens[registry.scope.path]
+        if registry.scope.url not in self._tokens:
+            self._tokens[registry.scope.url] = registry.registration_token().token
+        return self._tokens[registry.scope.url]
 
-    def write(self, plan: SlotPlan, agent_id: int) -> None:
-        """Repair labels and group of a record that stays. Raises RunnerctlError."""
+    def write(self, plan: SlotPlan) -> None:
+        """Repair labels and group of the record that was planned for. Raises RunnerctlError."""
         registry = self.registry(self._url_of(plan.name))
-        if plan.labels is not None:
-            registry.set_labels(agent_id, plan.labels)
-        if plan.move_to_group is not None:
-            registry.move_to_group(agent_id, plan.move_to_group)
+        if plan.record is not None and plan.labels is not None:
+            registry.set_labels(plan.record, plan.labels)
+        if plan.record is not None and plan.move_to_group is not None:
+            registry.move_to_group(plan.record, plan.move_to_group)
 
     def delete_before(self, plan: SlotPlan) -> None:
         """Remove the record that a new registration leaves behind. Raises TryAgainError when it is busy."""
         registration = plan.registration
         if registration is None or registration.delete is None:
             return
-        self.registry(registration.delete_url or self._url_of(plan.name)).delete(registration.delete)
+        self._remove(self.registry(registration.delete_url or self._url_of(plan.name)), registration.delete)
+
+    def _remove(self, registry: Registry, runner_id: int) -> None:
+        """Delete a record, unless it bears another host's name: a copied disk carries that host's id along.
+
+        Raises TryAgainError when it runs a job.
+        """
+        runner = registry.runner(runner_id) if self.others else None
+        if runner is None or not self._belongs_to_another(runner.name):
+            registry.delete(runner_id)
+
+    def _belongs_to_another(self, runner_name: str) -> bool:
+        """Whether a name is `<host>-<slot>` of another host of the inventory."""
+        name, hosts = runner_name.casefold(), (*self.others, self.spec.host)
+        owners = [host for host in hosts if name.startswith(f"{host.casefold()}-")]
+        return bool(owners) and max(owners, key=len) != self.spec.host
 
     def enrolment(self, plan: SlotPlan) -> dict[str, Any]:
         """What the host's half needs to register."""
@@ -308,7 +339,7 @@ class Fleet:
         if agent_id is None:
             return True
         try:
-            self.registry(local.url).delete(agent_id)
+            self._remove(self.registry(local.url), agent_id)
         except TryAgainError:
             return False
         return True

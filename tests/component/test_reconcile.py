@@ -270,8 +270,8 @@ def test_labels_and_group_are_repaired_by_one_write_each(github: GithubApi, cont
     }
     fleet = fleet_of(github, **how)
     (plan,) = fleet.plans({"a": local})
-    assert local.agent_id is not None
-    fleet.write(plan, local.agent_id)
+    assert plan.record == local.agent_id
+    fleet.write(plan)
     methods = [
         (call["method"], call["path"].rsplit("/actions/", 1)[1]) for call in control.requests(kind="api")
     ]

@@ -90,7 +90,7 @@ class Slots:
                     fleet.delete_before(plan)
             after = self._converge(specs, enrolments=enrolments) if enrolments or before.actions else before
         done = Done(actions=list(after.actions))
-        self._repair(fleet, plans, after.reports, done)
+        self._repair(fleet, plans, done)
         self._wait(fleet, plans, after.reports, done)
         return done
 
@@ -101,16 +101,15 @@ class Slots:
             raise ConfigError("; ".join(errors), where=self.spec.host)
         return plans
 
-    def _repair(self, fleet: Any, plans: list[SlotPlan], reports: list[Any], done: Done) -> None:
+    def _repair(self, fleet: Any, plans: list[SlotPlan], done: Done) -> None:
         """Labels and groups of records that stay; and what has to wait."""
-        agents = {report.name: report.agent_id for report in reports}
         for plan in plans:
             if plan.waits_for:
                 done.waiting.append(
                     f"{plan.runner_name}: {', '.join(plan.reasons)}: waits until its job has ended"
                 )
             elif plan.labels is not None or plan.move_to_group is not None:
-                fleet.write(plan, agents[plan.name])
+                fleet.write(plan)
                 done.actions += [f"{plan.runner_name} on GitHub: {reason}" for reason in plan.reasons]
 
     def _wait(self, fleet: Any, plans: list[SlotPlan], reports: list[Any], done: Done) -> None:

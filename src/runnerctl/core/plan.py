@@ -58,13 +58,16 @@ class Registration(msgspec.Struct, frozen=True):
 class SlotPlan(msgspec.Struct, frozen=True):
     """Everything to do for one slot on GitHub, and why.
 
-    ``error`` stops the run before anything changes; ``waits_for`` says why a needed change is not made now;
+    ``record`` is the id of the record that stays, which ``labels`` and ``move_to_group`` are for: GitHub's
+    own answer, not the host's word. ``error`` stops the run before anything changes; ``waits_for`` says why a
+    needed change is not made now;
     ``online`` is what GitHub said when it was asked.
     """
 
     name: str
     runner_name: str
     registration: Registration | None = None
+    record: int | None = None
     labels: tuple[str, ...] | None = None
     move_to_group: int | None = None
     reasons: tuple[str, ...] = ()
@@ -172,6 +175,7 @@ def _repair(spec: HostSpec, slot: Slot, own: Record, group_id: int | None) -> Sl
     return SlotPlan(
         slot.name,
         spec.runner_name(slot),
+        record=own.id,
         labels=labels,
         move_to_group=move,
         reasons=tuple(reasons),

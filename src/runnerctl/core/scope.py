@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -34,8 +34,8 @@ def parse_scope(url: str) -> Scope:
 
     Raises ConfigError when it is none of them.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
+    parts = _split(url)
+    if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
         raise ConfigError(f"{url!r} is not an http(s) URL", remedy=_REMEDY)
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(f"the URL of {parts.hostname} carries a user, query or fragment", remedy=_REMEDY)
@@ -49,6 +49,16 @@ def parse_scope(url: str) -> Scope:
     if len(segments) == 1 and _OWNER.fullmatch(segments[0]) and segments[0].lower() != "enterprises":
         return Scope("organization", clean, f"/orgs/{segments[0]}", segments[0])
     raise ConfigError(f"{url!r} is no repository, organisation or enterprise", remedy=_REMEDY)
+
+
+def _split(url: str) -> SplitResult | None:
+    """The parts of a URL; None when it has a bad address or port, or characters that no URL has."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    return parts if sound and url.isascii() and url.isprintable() and " " not in url else None
 
 
 def _is_repository(name: str) -> bool:
