@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .errors import HostError
+from .lock import exclusive
 from .packages import Packages, package_system
 from .receipt import Entry, Receipt
 from .slot import known_slots
@@ -20,6 +21,7 @@ __all__ = ["Removal"]
 
 ROLE = "deprovision"
 STATE = "/var/lib/runnerctl"
+LOCK_SECONDS = 600.0  # purging packages takes minutes on a slow disk
 # Everything the toolkit ever makes: a damaged or hostile receipt must not cost the host anything else.
 OURS = re.compile(
     r"/opt/(actions-runner|runnerctl|miniforge3(-[\w.+-]+)?)|/etc/systemd/system/gha-[\w@.-]+"
@@ -44,7 +46,18 @@ class Removal:
     kept: list[str] = field(default_factory=list)
 
     def run(self) -> None:
-        """Remove units, paths, users, groups and packages, then the receipt itself. Raises HostError."""
+        """Remove units, paths, users, groups and packages, then the receipt itself. Raises HostError.
+
+        A run that lost its controller goes on by itself: the next one waits for it.
+        """
+        state = self.layout.path(STATE)
+        if self.check or not state.is_dir():
+            self._run()
+            return
+        with exclusive(str(state / "slots.lock"), seconds=LOCK_SECONDS):
+            self._run()
+
+    def _run(self) -> None:
         slots = known_slots(self.layout)
         if slots and not self.check:
             remedy = "remove the slots first (module github_runner, state absent)"

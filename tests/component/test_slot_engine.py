@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import subprocess
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import SCHEMA, Receipt
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.removal import Removal
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import (
@@ -661,6 +663,20 @@ def test_a_removal_takes_what_the_receipt_names_and_nothing_else(place: Place) -
     again = Removal(place.layout, place.system)
     again.run()
     assert again.removed == []
+
+
+def test_a_removal_waits_for_one_that_is_under_way(place: Place) -> None:
+    """A run whose controller was killed goes on on the host; two at once would trip over each other."""
+    place.path("/opt/actions-runner").mkdir(parents=True)
+    write_receipt(place, ("path", "/opt/actions-runner"))
+    second = threading.Thread(target=Removal(place.layout, place.system).run)
+    with exclusive(str(place.path("/var/lib/runnerctl/slots.lock")), seconds=1):
+        second.start()
+        second.join(0.3)
+        assert place.path("/opt/actions-runner").is_dir()
+    second.join(10)
+    assert not place.path("/opt/actions-runner").exists()
+    assert not place.path("/var/lib/runnerctl").exists()
 
 
 @pytest.mark.parametrize(
