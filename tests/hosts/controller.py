@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -111,8 +112,13 @@ class Run:
         raise HostsError(f"the play did not come to the task {task!r}:\n{self.output.read_text()[-3000:]}")
 
     def kill(self) -> None:
-        """SIGKILL the play and its workers, as a machine that loses power would."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """SIGKILL the play and its workers, as a machine that loses power would.
+
+        Workers have sessions of their own: one that lived on would try its task again.
+        """
+        for pid in [self.process.pid, *_descendants(self.process.pid)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self.process.wait()
 
     def wait(self, *, seconds: float = PLAY_SECONDS) -> Outcome:
@@ -206,6 +212,19 @@ class Controller:
             **self.environment,
             **more,
         }
+
+
+def _descendants(pid: int) -> list[int]:
+    """Every process below one, now."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = parents.get(pid, [])
+    for child in found:  # grows while it is walked
+        found += parents.get(child, [])
+    return found
 
 
 def connection(host: Host) -> dict[str, Any]:
