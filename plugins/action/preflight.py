@@ -50,6 +50,7 @@ class ActionModule(TargetAction):
             "url": release.url,
             "sha256": release.sha256,
             "needs_token": release.token is not None,
+            "installed": release.version in facts.releases,
         }
 
 

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import RELEASES
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
@@ -27,6 +28,9 @@ class ActionModule(TargetAction):
         if not spec.github_runner.slots:
             return {"changed": False, "skipped": True, "msg": "the host has no slots"}
         known = plain(variables.get("__github_runner_release")) or {"needs_token": True}
+        if known.pop("installed", False):  # preflight saw it in this very play
+            version = str(known["version"])
+            return {"changed": False, "path": str(RELEASES / version), "version": version}
         token = None
         if known.pop("needs_token", False):
             machine = self.execute("preflight", {}, variables)["machine"]
