@@ -27,7 +27,7 @@ from .slot_files import (
     slot_unit_text,
     unit_text,
 )
-from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, register
+from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
 from .slot_system import System, UnitState
 
 __all__ = ["Converger", "Outcome", "Report", "known_slots"]
@@ -271,11 +271,11 @@ class Converger:
 
     def _registration(self, slot: SlotSpec, unit: UnitState, enrolment: Enrolment | None) -> None:
         if enrolment is None:
-            self._settle(slot)
-            return
+            return self._settle(slot)
         report = next(report for report in self.outcome.reports if report.name == slot.name)
 
         def do() -> None:
+            refuse_stale(self.system, slot, enrolment, agent_id=report.agent_id)
             if unit.running:
                 self.system.systemctl("stop", slot.unit, seconds=360)
             self.system.kill_all_of(slot.user)

@@ -15,7 +15,7 @@ from .errors import HostError
 from .slot_files import Layout, SlotSpec, read_runner_file
 from .slot_system import System, run
 
-__all__ = ["CREDENTIAL_FILES", "Enrolment", "forget_registration", "register"]
+__all__ = ["CREDENTIAL_FILES", "Enrolment", "forget_registration", "refuse_stale", "register"]
 
 CREDENTIAL_FILES = (
     ".runner",
@@ -32,10 +32,14 @@ _READ_TOKEN = (
 
 @dataclass(frozen=True)
 class Enrolment:
-    """A permission to register: the short-lived token, and whether to take an existing record's place."""
+    """A permission to register: the short-lived token, and whether to take an existing record's place.
+
+    ``seen`` is the runner's id on the host when this was decided, 0 for none; None: do not compare.
+    """
 
     token: str
     replace: bool = False
+    seen: int | None = None
 
     def __repr__(self) -> str:
         return f"Enrolment(token=<hidden>, replace={self.replace})"
@@ -45,6 +49,18 @@ def forget_registration(layout: Layout, slot: SlotSpec) -> None:
     """Delete the local half of an older registration: the runner refuses to configure over it."""
     for name in (*CREDENTIAL_FILES, ".service"):
         (layout.slot_root(slot.name) / name).unlink(missing_ok=True)
+
+
+def refuse_stale(system: System, slot: SlotSpec, enrolment: Enrolment, *, agent_id: int | None) -> None:
+    """What was decided before the host was locked may be wrong by now: another run, or a job, was faster.
+
+    ``agent_id`` is the runner's id on the host now. Raises HostError.
+    """
+    where = f"slot {slot.name}"
+    if enrolment.seen is not None and (agent_id or 0) != enrolment.seen:
+        raise HostError("was registered by another run meanwhile", where=where, remedy="run again")
+    if system.busy(slot.unit):
+        raise HostError("has begun a job meanwhile", where=where, remedy="run again when it has ended")
 
 
 def register(layout: Layout, system: System, slot: SlotSpec, enrolment: Enrolment) -> int:

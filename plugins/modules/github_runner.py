@@ -127,7 +127,7 @@ def main() -> None:
     )
     slots = [SlotSpec.from_dict(slot) for slot in module.params["slots"]]
     enrolments = {
-        name: Enrolment(token=entry["token"], replace=bool(entry.get("replace")))
+        name: Enrolment(entry["token"], replace=bool(entry.get("replace")), seen=entry.get("seen"))
         for name, entry in module.params["enrolments"].items()
     }
     converger = Converger(Layout(), System(), check=module.check_mode)

@@ -278,8 +278,8 @@ class Fleet:
     def enrolment(self, plan: SlotPlan) -> dict[str, Any]:
         """What the host's half needs to register."""
         registration = plan.registration
-        replace = registration is not None and registration.replace
-        return {"token": self.token(self._url_of(plan.name)), "replace": replace}
+        replace, seen = (registration.replace, registration.seen) if registration else (False, None)
+        return {"token": self.token(self._url_of(plan.name)), "replace": replace, "seen": seen or 0}
 
     def _url_of(self, slot_name: str) -> str:
         slot = next(slot for slot in self._slots() if slot.name == slot_name)

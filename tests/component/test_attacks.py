@@ -10,7 +10,16 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import read_runner_file
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import (
+    SlotSpec,
+    read_runner_file,
+)
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
+    Enrolment,
+    refuse_stale,
+)
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
 
 from runnerctl.core.plan import LocalSlot
 from runnerctl.core.scope import parse_scope
@@ -163,3 +172,38 @@ def test_a_malformed_url_is_one_clear_error(url: str) -> None:
     """It comes from inventory, or from a host."""
     with pytest.raises(ConfigError):
         parse_scope(url)
+
+
+class _Idle(System):
+    """Systemd is not asked; a job runs when ``works``."""
+
+    def __init__(self, *, works: bool = False) -> None:
+        self.works = works
+
+    def busy(self, unit: str) -> bool:
+        assert unit == "gha-runner@a.service"
+        return self.works
+
+
+@pytest.mark.parametrize(("seen", "now"), [(0, 5), (7, None), (7, 8)])
+def test_a_plan_that_another_run_overtook_is_not_carried_out(seen: int, now: int | None) -> None:
+    """Two converges at once: the slower one must not tear down what the faster one registered."""
+    slot = SlotSpec("a", runner_name="h-a", url="https://github.com/acme", version="2.336.0")
+    with pytest.raises(HostError, match="another run"):
+        refuse_stale(_Idle(), slot, Enrolment("t", seen=seen), agent_id=now)
+
+
+def test_a_slot_that_has_begun_a_job_is_not_registered_again() -> None:
+    """It was idle when that was planned."""
+    slot = SlotSpec("a", runner_name="h-a", url="https://github.com/acme", version="2.336.0")
+    refuse_stale(_Idle(), slot, Enrolment("t", seen=0), agent_id=None)
+    with pytest.raises(HostError, match="has begun a job"):
+        refuse_stale(_Idle(works=True), slot, Enrolment("t", seen=7), agent_id=7)
+
+
+def test_an_enrolment_carries_what_the_plan_saw(github: GithubApi) -> None:
+    """Else nothing could be compared on the host."""
+    local = LocalSlot("a", agent_id=77, agent_name="gpu-2-a", url=f"{github.url}/acme/widgets")
+    fleet = fleet_of(github)
+    assert fleet.enrolment(fleet.plans({"a": local})[0])["seen"] == 77
+    assert fleet.enrolment(fleet.plans({})[0])["seen"] == 0

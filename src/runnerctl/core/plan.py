@@ -48,8 +48,12 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class Registration(msgspec.Struct, frozen=True):
-    """A registration to make. ``replace`` takes the record's place; ``delete`` removes an older one first."""
+    """A registration to make. ``replace`` takes the record's place; ``delete`` removes an older one first.
 
+    ``seen`` is the id on the host that the plan was made for: it must still be that when the host acts.
+    """
+
+    seen: int | None = None
     replace: bool = False
     delete: int | None = None
     delete_url: str | None = None
@@ -133,7 +137,7 @@ def _register(
     if local.busy or (named is not None and named.busy):
         return SlotPlan(slot.name, runner_name, reasons=(reason,), waits_for="idle", online=True)
     replace = named is not None and named.id != delete
-    registration = Registration(replace=replace, delete=delete, delete_url=delete_url)
+    registration = Registration(seen=local.agent_id, replace=replace, delete=delete, delete_url=delete_url)
     return SlotPlan(slot.name, runner_name, registration=registration, reasons=(reason,))
 
 
