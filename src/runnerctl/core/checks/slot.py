@@ -106,7 +106,8 @@ def _judge_unit(
         yield _active(unit, data)
     elif unit.active_state == "activating":
         summary = f"is starting again after exit status {unit.exec_main_status} ({unit.restarts} restarts)"
-        yield warning(summary if unit.restarts else "is starting", **data)
+        again = unit.restarts or unit.sub_state.startswith("auto-restart")  # counted when it does start
+        yield warning(summary if again else "is starting", **data)
     else:
         yield _stopped(unit, data)
 
