@@ -22,7 +22,6 @@ from runnerctl.errors import DataError, TryAgainError
 from runnerctl.reconcile import Fleet, desired_slot
 
 display = Display()
-PLACEHOLDER = {"token": "", "replace": False}  # check mode predicts a registration without minting a token
 
 
 class ActionModule(TargetAction):
@@ -106,8 +105,10 @@ class _Present:
         absent = [_local(report) for report in observed["absent"]]
         result = observed
         register = [plan for plan in plans if plan.registration is not None]
-        if self.check and register:
-            result = self._execute({"enrolments": {plan.name: PLACEHOLDER for plan in register}}, check=True)
+        if self.check and register:  # predicted without minting a token
+            result = self._execute(
+                {"enrolments": [{"name": plan.name, "token": ""} for plan in register]}, check=True
+            )
         elif not self.check and (observed["actions"] or register or absent):
             result = self._act(plans, absent)
         self._repair(plans, result)
@@ -123,11 +124,11 @@ class _Present:
 
     def _act(self, plans: list[SlotPlan], absent: list[LocalSlot]) -> dict[str, Any]:
         """What differs on the host, registrations included; then slots that inventory no longer has."""
-        enrolments = {}
+        enrolments = []
         for plan in plans:
             if plan.registration is not None:
                 enrolment = self.fleet.enrolment(plan)
-                enrolments[plan.name] = {**enrolment, "token": Secret(enrolment["token"])}
+                enrolments.append({"name": plan.name, **enrolment, "token": Secret(enrolment["token"])})
                 self.fleet.delete_before(plan)
         remove = []
         for slot in absent:
@@ -138,7 +139,7 @@ class _Present:
                 display.warning(
                     f"{self.spec.host}: slot {slot.name} runs a job: it is removed by a later run"
                 )
-        return self._execute({"enrolments": enrolments, "remove": remove}, check=False)
+        return self._execute({"enrolments": enrolments, "seen": seen, "remove": remove}, check=False)
 
     def _repair(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
         for plan in plans:

@@ -44,8 +44,29 @@ options:
     elements: dict
     default: []
   enrolments:
-    description: Set by the action plugin. Slot name to registration token and whether to take a record's
-      place.
+    description: Set by the action plugin. The slots to register.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The slot.
+        type: str
+        required: true
+      token:
+        description: The registration token.
+        type: str
+        required: true
+      replace:
+        description: Whether to take the place of a record of that name.
+        type: bool
+        default: false
+      seen:
+        description: The runner's id on the host when this was decided, V(0) for none.
+        type: int
+  seen:
+    description: Set by the action plugin. Slot name to the runner's id on the host that an enrolment was
+      decided for; 0 when there was none.
     type: dict
     default: {}
   remove:
@@ -113,6 +134,15 @@ api_calls:
 """
 
 
+# Only the token is a secret: Ansible blots out whatever contains one of the values it must not log.
+ENROLMENT = {
+    "name": {"type": "str", "required": True},
+    "token": {"type": "str", "required": True, "no_log": True},
+    "replace": {"type": "bool", "default": False},
+    "seen": {"type": "int"},
+}
+
+
 def main() -> None:
     """Read, compare, act."""
     module = AnsibleModule(
@@ -120,15 +150,17 @@ def main() -> None:
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "host_is_dead": {"type": "bool", "default": False},
             "slots": {"type": "list", "elements": "dict", "default": []},
-            "enrolments": {"type": "dict", "default": {}, "no_log": True},
+            "enrolments": {"type": "list", "elements": "dict", "default": [], "options": ENROLMENT},
+            # Beside the enrolments: Ansible blots out every value under no_log, also where it stands in an id.
+            "seen": {"type": "dict", "default": {}},
             "remove": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     slots = [SlotSpec.from_dict(slot) for slot in module.params["slots"]]
     enrolments = {
-        name: Enrolment(entry["token"], replace=bool(entry.get("replace")), seen=entry.get("seen"))
-        for name, entry in module.params["enrolments"].items()
+        entry["name"]: Enrolment(entry["token"], replace=entry["replace"], seen=entry["seen"])
+        for entry in module.params["enrolments"]
     }
     converger = Converger(Layout(), System(), check=module.check_mode)
     try:
