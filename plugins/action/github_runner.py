@@ -139,7 +139,7 @@ class _Present:
                 display.warning(
                     f"{self.spec.host}: slot {slot.name} runs a job: it is removed by a later run"
                 )
-        return self._execute({"enrolments": enrolments, "seen": seen, "remove": remove}, check=False)
+        return self._execute({"enrolments": enrolments, "remove": remove}, check=False)
 
     def _repair(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
         for plan in plans:

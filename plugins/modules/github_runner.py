@@ -64,11 +64,6 @@ options:
       seen:
         description: The runner's id on the host when this was decided, V(0) for none.
         type: int
-  seen:
-    description: Set by the action plugin. Slot name to the runner's id on the host that an enrolment was
-      decided for; 0 when there was none.
-    type: dict
-    default: {}
   remove:
     description: Set by the action plugin. The slots to remove from the host.
     type: list
@@ -151,8 +146,6 @@ def main() -> None:
             "host_is_dead": {"type": "bool", "default": False},
             "slots": {"type": "list", "elements": "dict", "default": []},
             "enrolments": {"type": "list", "elements": "dict", "default": [], "options": ENROLMENT},
-            # Beside the enrolments: Ansible blots out every value under no_log, also where it stands in an id.
-            "seen": {"type": "dict", "default": {}},
             "remove": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
