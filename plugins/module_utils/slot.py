@@ -271,7 +271,8 @@ class Converger:
 
     def _registration(self, slot: SlotSpec, unit: UnitState, enrolment: Enrolment | None) -> None:
         if enrolment is None:
-            return self._settle(slot)
+            self._settle(slot)
+            return
         report = next(report for report in self.outcome.reports if report.name == slot.name)
 
         def do() -> None:
@@ -314,8 +315,7 @@ class Converger:
             self._act(f"unmask {slot.unit}", lambda: self.system.systemctl("unmask", slot.unit))
         if not self.layout.wanted(slot.name).is_symlink():
             self._act(f"enable {slot.unit}", lambda: self.system.systemctl("enable", "--quiet", slot.unit))
-        registered = report.agent_id is not None or "registration" in report.changes
-        if registered and report.hold is None:
+        if report.hold is None and (report.agent_id is not None or "registration" in report.changes):
             self._run_or_restart(slot, unit, report)
         report.changes += self.outcome.actions[before:]
 
