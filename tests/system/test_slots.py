@@ -122,7 +122,7 @@ def test_no_secret_stays_on_the_host_or_in_a_log(converged: Site) -> None:
     secrets = {converged.world.token, *converged.github.secrets("registration", "remove")}
     assert len(secrets) > 1
     log = outcome.output
-    journal = converged.shell("journalctl --no-pager -o export | tr -d '\\0'")
+    journal = converged.shell("journalctl --no-pager -o export | tr -cd '[:print:]\\n'")
     places = "/etc /opt/runnerctl /opt/actions-runner /root /tmp /run /var"
     converged.host.put("/root/.secrets", "\n".join(secrets))
     found = converged.shell(f"grep -rlF -f /root/.secrets {places} 2>/dev/null || true")
