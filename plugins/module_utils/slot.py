@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -28,7 +27,7 @@ from .slot_files import (
     unit_text,
 )
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
-from .slot_system import System, UnitState
+from .slot_system import System, UnitState, remove_tree
 
 __all__ = ["Converger", "Outcome", "Report", "known_slots"]
 
@@ -356,7 +355,7 @@ class Converger:
             self.system.systemctl("disable", "--now", "--quiet", unit_name, seconds=360)
             self.system.kill_all_of(user)
             for path in (self.layout.drop_in(name).parent, self.layout.slot_root(name)):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
             self.system.systemctl("daemon-reload")
             if any(
                 entry.name == user for entry in self.receipt.entries("user")

@@ -14,9 +14,10 @@ from . import process
 from .errors import HostError
 from .process import Result
 
-__all__ = ["Process", "System", "UnitState", "run"]
+__all__ = ["Process", "System", "UnitState", "remove_tree", "run"]
 
 DEADLINE_SECONDS = 60.0
+REMOVAL_SECONDS = 1800.0  # a workspace may hold millions of files
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,15 @@ def run(
         lines = (done.err.strip() or done.out.strip()).splitlines() or [f"exit {done.rc}"]
         raise HostError(lines[-1], where=" ".join(argv[:2]))
     return done
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory that jobs wrote to. Raises HostError when something stays.
+
+    ``rm`` follows no link, stays on the file system and goes as deep as a job went, where Python's own would
+    end in a RecursionError.
+    """
+    run(["rm", "-rf", "--one-file-system", "--", str(path)], seconds=REMOVAL_SECONDS)
 
 
 class System:
