@@ -35,6 +35,9 @@ class PackageSystem(Protocol):
     def installed(self, names: Sequence[str]) -> set[str]:
         """Those of ``names`` that are installed, or provided by an installed package."""
 
+    def left(self, names: Sequence[str]) -> set[str]:
+        """Those of ``names`` of which anything is there, be it half removed or its settings alone."""
+
     def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
         """Fetch the package lists when there are none, they are old, or know no alternative of an item."""
 
@@ -121,7 +124,7 @@ class Packages:
 
     def absent(self, names: Sequence[str], *, check: bool = False) -> Outcome:
         """Remove the named packages, but none that another package needs: those are kept and reported."""
-        there = self.system.installed(names)
+        there = self.system.left(names)
         targets = [name for name in dict.fromkeys(names) if name in there]
         going = self.system.removable(targets) if targets else []
         if going and not check:

@@ -53,11 +53,15 @@ UNFINISHED = ("half-installed", "unpacked", "half-configured", *TRIGGERS)
 
 @dataclass(frozen=True)
 class Database:
-    """What ``dpkg`` knows: installed packages, names they provide, and whether anything is half done."""
+    """What ``dpkg`` knows: installed packages, names they provide, and whether anything is half done.
+
+    ``left`` are the packages of which anything is there: half removed, or settings alone, count too.
+    """
 
     packages: frozenset[str]
     provided: frozenset[str]
     unfinished: bool
+    left: frozenset[str] = frozenset()
 
 
 class Apt:
@@ -74,6 +78,10 @@ class Apt:
         """Names of packages, and names that packages provide."""
         database = self._database()
         return {name for name in names if name in database.packages or name in database.provided}
+
+    def left(self, names: Sequence[str]) -> set[str]:
+        """A removal that was cut off leaves packages that are not installed and not gone."""
+        return set(names) & self._database().left
 
     @staticmethod
     def _database() -> Database:
@@ -134,8 +142,8 @@ class Apt:
 
     def removable(self, names: Sequence[str]) -> list[str]:
         """``dpkg`` never takes another package along: it refuses those that one depends on."""
-        packages = self._database().packages
-        going = [name for name in names if name in packages]
+        left = self._database().left
+        going = [name for name in names if name in left]
         while going:
             done = run(["dpkg", "--no-act", "--purge", "--", *going], timeout=QUERY_SECONDS)
             refused = parse_refused(done.err)
@@ -180,15 +188,18 @@ def parse_installed(out: str) -> Database:
     """From ``dpkg-query``: lines of package, architecture, status and provided names."""
     packages: set[str] = set()
     provided: set[str] = set()
+    left: set[str] = set()
     unfinished = False
     for line in out.splitlines():
         name, machine, status, provides = (line.split("\t") + [""] * 4)[:4]
+        if status != "not-installed":
+            left |= {name, f"{name}:{machine}"}
         # Triggers are outstanding work of a package that is there and works.
         if status in ("installed", *TRIGGERS):
             packages |= {name, f"{name}:{machine}"}
             provided |= {word.split("(")[0].strip() for word in provides.split(",") if word.strip()}
         unfinished = unfinished or status in UNFINISHED
-    return Database(frozenset(packages), frozenset(provided), unfinished)
+    return Database(frozenset(packages), frozenset(provided), unfinished, frozenset(left))
 
 
 def parse_candidates(out: str) -> dict[str, bool]:

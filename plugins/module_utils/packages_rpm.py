@@ -31,6 +31,10 @@ class Rpm:
         done = run([*query, *names], timeout=QUERY_SECONDS)
         return set(names) - parse_missing(done.out)
 
+    def left(self, names: Sequence[str]) -> set[str]:
+        """``rpm`` knows no state in between."""
+        return self.installed(names)
+
     def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
         """``dnf`` keeps the age of its lists itself; nothing is done for items that are known."""
         known = self.available([name for names in items for name in names]) or set()

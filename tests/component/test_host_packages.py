@@ -43,6 +43,9 @@ class Distribution:
     def installed(self, names: Sequence[str]) -> set[str]:
         return self.there & set(names)
 
+    def left(self, names: Sequence[str]) -> set[str]:
+        return self.there & set(names)
+
     def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
         self.asked.append(items)
         self.lists = self.repository
@@ -173,10 +176,12 @@ def test_reading_dpkg() -> None:
         "libssl3t64\tamd64\tinstalled\tlibssl3 (= 3.5.1-1), other\n"
         "vim\tamd64\tconfig-files\t\n"
         "half\tamd64\tunpacked\t\n"
+        "gone\tamd64\tnot-installed\t\n"
     )
     database = parse_installed(out)
     assert database.packages == {"git", "git:amd64", "libssl3t64", "libssl3t64:amd64"}
     assert database.provided == {"libssl3", "other"}
+    assert {name for name in database.left if ":" not in name} == {"git", "libssl3t64", "vim", "half"}
     assert database.unfinished
     assert not parse_installed("git\tamd64\tinstalled\t\n").unfinished
 
