@@ -146,7 +146,7 @@ def _configure(layout: Layout, slot: SlotSpec, *, replace: bool) -> list[str]:
         words.append("--no-default-labels")
     if replace:
         words.append("--replace")
-    return words
+    return [word.replace("$", "$$") for word in words]  # systemd replaces $NAME in a unit's command line
 
 
 def _reason(output: str) -> str:

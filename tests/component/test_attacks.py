@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import (
+    Layout,
     SlotSpec,
     read_runner_file,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
     Enrolment,
+    _configure,
     refuse_stale,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
@@ -25,6 +27,7 @@ from runnerctl.core.plan import LocalSlot
 from runnerctl.core.scope import parse_scope
 from runnerctl.core.spec import HostSpec, host_spec
 from runnerctl.errors import AccessError, ConfigError
+from runnerctl.probes.units import parse_journal, running_version
 from runnerctl.reconcile import Fleet
 from tests.fakes.github_api import GithubApi
 
@@ -207,3 +210,47 @@ def test_an_enrolment_carries_what_the_plan_saw(github: GithubApi) -> None:
     fleet = fleet_of(github)
     assert fleet.enrolment(fleet.plans({"a": local})[0])["seen"] == 77
     assert fleet.enrolment(fleet.plans({})[0])["seen"] == 0
+
+
+def test_a_job_cannot_speak_for_the_listener_in_the_journal() -> None:
+    """It may write under its unit's name; journald notes the process, and only the unit's main one counts."""
+    rows = [
+        {"MESSAGE": message, "_PID": pid, "_SYSTEMD_UNIT": "gha-runner@a.service", "__CURSOR": str(at)}
+        | {"__REALTIME_TIMESTAMP": str(1_800_000_000_000_000 + at)}
+        for at, (pid, message) in enumerate(
+            [
+                ("100", "Current runner version: '2.336.0'"),
+                ("100", "Runner connect error: x. Retrying"),
+                ("777", "Current runner version: '9.9.9'"),
+                ("777", "Listening for Jobs"),
+            ]
+        )
+    ]
+    text = "\n".join(map(json.dumps, rows))
+    told = parse_journal([text], {}, pids={"a": 100})["a"]
+    assert [line.message for line in told][-1].startswith("Runner connect error")
+    assert running_version(told) == "2.336.0"
+    assert running_version(parse_journal([text], {}, pids={"a": 0})["a"]) == "9.9.9", "no process to go by"
+
+
+def test_systemd_finds_no_variable_in_what_the_runner_is_told() -> None:
+    """systemd-run replaces $HOME and ${PATH} in the words of a command."""
+    slot = SlotSpec(
+        "a",
+        runner_name="h-a",
+        url="https://github.com/acme",
+        version="2.336.0",
+        labels=("a$HOME", "b${PATH}"),
+    )
+    words = _configure(Layout(), slot, replace=False)
+    assert words[words.index("--labels") + 1] == "a$$HOME,b$${PATH}"
+
+
+@pytest.mark.parametrize("value", ["a\nB=c", "a\rb", "a\x00b", "a\x1b[2J"])
+def test_a_control_character_never_reaches_the_runners_environment(value: str) -> None:
+    """A line of `.env` more, or a listener that does not start."""
+    spec, problems = host_spec(
+        "h", {"github_runner_url": "https://github.com/acme", "github_runner_env": {"A": value}}
+    )
+    assert spec is None
+    assert [problem.variable for problem in problems] == ["github_runner_env.A"]

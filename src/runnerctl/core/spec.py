@@ -346,8 +346,8 @@ def _env_problems(env: Mapping[str, str]) -> list[Problem]:
         where = f"github_runner_env.{name}"
         if not ENV_NAME.fullmatch(name):
             problems.append(Problem(where, "is no variable name", "use letters, digits and underscores"))
-        if "\n" in value or "\r" in value:
-            problems.append(Problem(where, "has a line break", "give one line"))
+        if any(ord(character) < 32 and character != "\t" for character in value):
+            problems.append(Problem(where, "has a line break or a control character", "give one plain line"))
         if SECRET_NAME.search(name):
             remedy = "every job can read it: use a secret of the repository or the organisation"
             problems.append(Problem(where, "looks like a secret", remedy))

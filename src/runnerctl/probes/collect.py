@@ -168,7 +168,9 @@ def _slots(ground: _Ground, outcomes: Mapping[str, Outcome]) -> tuple[SlotReadin
     texts = units.outcome_text(outcomes["journal"])
     found = {} if isinstance(shown, Unavailable) else units.parse_units(shown)
     missing = shown if isinstance(shown, Unavailable) else Unavailable("systemctl did not show it")
-    logs = {} if isinstance(texts, Unavailable) else units.parse_journal(texts, slots.invocations(found))
+    pids = {slot: unit.main_pid for slot, unit in found.items()}
+    told = () if isinstance(texts, Unavailable) else texts
+    logs = units.parse_journal(told, slots.invocations(found), pids=pids)
     return tuple(
         _slot(
             ground,

@@ -43,7 +43,7 @@ _PROPERTIES = (
     "ControlGroup",
     "InvocationID",
 )
-_FIELDS = "MESSAGE,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID"
+_FIELDS = "MESSAGE,_PID,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID"
 _VERSION = re.compile(r"Current runner version: '([^']{1,40})'")
 
 
@@ -145,12 +145,20 @@ def _run(command: Sequence[str], tools: Tools) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def parse_journal(texts: Sequence[str], invocations: Mapping[str, str]) -> dict[str, tuple[LogLine, ...]]:
-    """Slot -> its lines, oldest first, of the unit's last run only where that run is known."""
+def parse_journal(
+    texts: Sequence[str], invocations: Mapping[str, str], *, pids: Mapping[str, int] | None = None
+) -> dict[str, tuple[LogLine, ...]]:
+    """Slot -> its lines, oldest first, of the unit's last run only where that run is known.
+
+    ``pids`` are the units' main processes: a job writes to the journal under its unit's name as well, and may
+    say that the listener listens. Journald knows who wrote a line.
+    """
     found: dict[str, dict[str, LogLine]] = {}
     for row in (row for text in texts for row in _rows(text)):
         slot, line = slot_of(str(row.get("_SYSTEMD_UNIT", ""))), _line(row)
         wanted = invocations.get(slot)
+        if str((pids or {}).get(slot) or row.get("_PID")) != str(row.get("_PID")):
+            continue
         if line and (not wanted or not line.invocation_id or line.invocation_id == wanted):
             found.setdefault(slot, {})[str(row.get("__CURSOR", line))] = line
     return {
