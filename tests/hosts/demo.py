@@ -44,6 +44,7 @@ A_JOB = {"labels": LABELS, "steps": [{"name": "hello", "run": "echo hello"}]}
 ONLINE_SECONDS = 30
 JOB_SECONDS = 60
 WORTH_A_LINE_SECONDS = 0.1
+ENGINE_STAYS = "The Docker Engine stays for next time; `scripts/hosts down --engine` ends it.\n"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Demo:
             self._look_around(stage)
         ended = f"{'Done' if rc == 0 else 'NOT DONE'} in {time.monotonic() - begin:.0f} s"
         self.console.title(ended if keep else f"{ended}; the host and the stand-ins are gone again")
+        if lab.engine.ours:
+            sys.stdout.write(ENGINE_STAYS)
         return rc
 
     def down(self) -> bool:
