@@ -153,7 +153,8 @@ class Miniforge:
     def _settings(self, wanted: Wanted, outcome: Outcome) -> None:
         """Written before conda: whoever runs it finds the channels that are meant."""
         if not self.check:
-            self.receipt.record("path", self.layout.condarc, role=ROLE)
+            folder = os.path.dirname(self.layout.condarc)
+            self.receipt.record("path", [os.path.dirname(folder), folder, self.layout.condarc], role=ROLE)
         change = atomic_write(self.layout.condarc, condarc(wanted.channels), check=self.check)
         if change.changed:
             outcome.actions.append(f"wrote {self.layout.condarc}")

@@ -26,11 +26,11 @@ LOCK_SECONDS = 600.0  # purging packages takes minutes on a slow disk
 OURS = re.compile(
     r"/opt/(actions-runner|runnerctl|miniforge3(-[\w.+-]+)?)|/etc/systemd/system/gha-[\w@.-]+"
     r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json)?"
-    r"|/etc/conda/condarc\.d/10-runnerctl\.yml|/usr/local/bin/runnerctl"
+    r"|/etc/conda(/condarc\.d(/10-runnerctl\.yml)?)?|/usr/local/bin/runnerctl"
     r"|/usr/share/bash-completion/completions/runnerctl"
 )
 OUR_USER = re.compile(r"gha-[a-z0-9-]+")
-# Directories that others may use too: removed when nothing is left in them.
+# Directories that others may use too: if we made them, they go when nothing is left in them.
 SHARED = ("/etc/conda/condarc.d", "/etc/conda")
 
 
@@ -90,11 +90,11 @@ class Removal:
 
     def _paths(self, entries: list[Entry]) -> None:
         for entry in reversed(entries):
-            self._remove_path(entry.name)
-        for name in SHARED:
-            if not self.check:
+            if entry.name not in SHARED:
+                self._remove_path(entry.name)
+            elif not self.check:
                 with contextlib.suppress(OSError):
-                    self.layout.path(name).rmdir()
+                    self.layout.path(entry.name).rmdir()
 
     def _remove_path(self, name: str) -> None:
         target = self.layout.path(name)

@@ -84,11 +84,8 @@ def test_it_is_roots_and_base_is_frozen(host: Host) -> None:
         assert status.st_uid == os.geteuid()
         assert stat.S_ISLNK(status.st_mode) or not status.st_mode & 0o7022, path
     noted = [entry.name for entry in host.receipt.entries("path", role="conda")]
-    assert noted == [
-        str(host.root / "etc/conda/condarc.d/10-runnerctl.yml"),
-        str(prefix),
-        str(host.root / "opt/miniforge3"),
-    ]
+    settings = [host.root / f"etc/conda{name}" for name in ("", "/condarc.d", "/condarc.d/10-runnerctl.yml")]
+    assert noted == [str(path) for path in (*settings, prefix, host.root / "opt/miniforge3")]
 
 
 def test_an_upgrade_switches_a_link_and_spares_who_still_uses_the_old_one(host: Host) -> None:

@@ -717,6 +717,23 @@ def test_a_removal_refuses_while_slots_are_there(converged: Place) -> None:
     assert converged.slot(".runner").exists()
 
 
+@pytest.mark.parametrize("theirs", ["", "/etc/conda/.condarc", "/etc/conda/condarc.d/20-theirs.yml"])
+def test_a_directory_that_others_use_too_stays_for_them(place: Place, theirs: str) -> None:
+    """Ours goes when it is empty; one that was there before is not in the receipt and stays anyway."""
+    names = ["/etc/conda", "/etc/conda/condarc.d", "/etc/conda/condarc.d/10-runnerctl.yml"]
+    for name in filter(None, [names[2], theirs]):
+        place.path(name).parent.mkdir(parents=True, exist_ok=True)
+        place.path(name).touch()
+    write_receipt(place, *(("path", name) for name in names))
+    Removal(place.layout, place.system).run()
+    assert not place.path(names[2]).exists()
+    assert place.path("/etc/conda").exists() == bool(theirs)
+    assert not theirs or place.path(theirs).exists()
+    place.path("/etc/conda/condarc.d").mkdir(parents=True, exist_ok=True)
+    Removal(place.layout, place.system).run()
+    assert place.path("/etc/conda/condarc.d").is_dir()
+
+
 def test_a_link_is_removed_and_not_what_it_leads_to(place: Place) -> None:
     """An administrator may have put the runners' directory on another disk."""
     elsewhere = place.path("/srv/disk")
