@@ -310,16 +310,3 @@ def test_list_of_a_host_imports_no_http(tmp_path: Path) -> None:
     host_json(tmp_path, url=URL, slots=[{"name": "one"}])
     modules = imported("list", "--rootfs", str(tmp_path), "--label", "linux", "-o", "text")
     assert not modules & (HEAVY - {"msgspec"})
-
-
-def test_help_starts_within_eight_bare_pythons() -> None:
-    """The best of five, so that a busy machine does not decide."""
-    bare = min(_seconds("-c", "pass") for _ in range(5))
-    full = min(_seconds("-m", "runnerctl", "--help") for _ in range(5))
-    assert full < 8 * max(bare, 0.012)
-
-
-def _seconds(*arguments: str) -> float:
-    start = time.monotonic()
-    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True, timeout=60)
-    return time.monotonic() - start

@@ -146,6 +146,22 @@ def test_processes_and_connections_of_a_unit(tmp_path: Path) -> None:
     assert slots.count_connections(tmp_path, UNIT, found) == 1
 
 
+def test_sockets_that_may_not_be_read_are_no_missing_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unreadable link says nothing: the answer is that we may not look, never a count."""
+    _slot_tree(tmp_path)
+    found = slots.read_processes(tmp_path, UNIT)
+
+    def refuse(*_: object) -> str:
+        raise PermissionError
+
+    monkeypatch.setattr("os.readlink", refuse)
+    count = slots.count_connections(tmp_path, UNIT, found)
+    assert isinstance(count, Unavailable)
+    assert count.kind == "denied"
+
+
 def test_slots_are_the_specs_and_those_on_disk(tmp_path: Path) -> None:
     """A name that is no slot name is left alone: it would become part of a unit's name."""
     for name in ("old", "main", "Bad Name"):

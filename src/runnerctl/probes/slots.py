@@ -143,17 +143,22 @@ def count_connections(
     return total
 
 
+_DENIED = Unavailable("the listener's sockets may not be read", kind="denied")
+
+
 def _sockets(folder: Path) -> set[str] | Unavailable:
     try:
         names = os.listdir(folder)
     except PermissionError:
-        return Unavailable("the listener's sockets may not be read", kind="denied")
+        return _DENIED
     except OSError:  # it ended meanwhile
         return set()
     found = set()
     for name in names:
         try:
             target = os.readlink(folder / name)
+        except PermissionError:  # names without targets: another user, or root without CAP_SYS_PTRACE
+            return _DENIED
         except OSError:
             continue
         if target.startswith("socket:["):
