@@ -97,28 +97,28 @@ def test_the_wheel_brings_the_command_and_the_newest_ansible(machine: Machine) -
     assert "python version = 3.13" in version
 
 
-def test_check_mode_on_the_bare_machine_writes_nothing(machine: Machine) -> None:
-    """Neither on it nor on GitHub."""
-    counts = machine.provision("--check", "--diff")
-    assert counts["changed"] > 0
-    assert counts["failed"] == 0
+def test_check_mode_writes_nothing_and_the_first_run_follows_it(machine: Machine) -> None:
+    """Neither on the machine nor on GitHub; as many changes as predicted, and the runner works."""
+    predicted = machine.provision("--check", "--diff")
     for path in ("/opt/miniforge3", "/opt/runnerctl", "/etc/runnerctl", "/var/lib/runnerctl"):
         assert not machine.host.exists(path)
-    assert machine.world.control.counts()[1] == 0
-
-
-def test_it_provisions_itself_and_the_second_run_changes_nothing(machine: Machine) -> None:
-    """The runner is online and runs a job; then `changed=0`, and no write to GitHub."""
-    assert machine.provision()["failed"] == 0
     github = machine.world.control
+    assert github.counts()[1] == 0
+    counts = machine.provision()
+    assert counts["changed"] == predicted["changed"] > 0
+    assert counts["failed"] == predicted["failed"] == 0
     github.wait_runner(machine.world.scope, f"{NAME}-main")
     job = github.add_job(labels=["self-hosted", "linux", "x64"], run="id -un; $CONDA/bin/conda --version")
     assert str(github.wait_job(job)["result"]).lower() == "succeeded", github.job_log(job)
     assert "gha-main" in github.job_log(job)
-    github.clear_requests()
+
+
+def test_the_second_run_changes_nothing(machine: Machine) -> None:
+    """`changed=0`, no write to GitHub; the host is healthy."""
+    machine.world.control.clear_requests()
     counts = machine.provision()
     assert counts["changed"] == counts["failed"] == 0
-    assert github.counts()[1] == 0
+    assert machine.world.control.counts()[1] == 0
     done = machine.host.ssh("runnerctl health", check=False)
     assert done.rc == 0, done.stdout + done.stderr
 
