@@ -1,0 +1,1 @@
+"""Measurements: ``python -m benchmarks.converge`` prints its tables. Never part of the tests."""
