@@ -26,6 +26,7 @@ class Process:
 
     pid: int
     comm: str
+    parent: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,30 @@ class System:
                 continue
             try:
                 if f"/{unit}" in (entry / "cgroup").read_text():
-                    found.append(Process(int(entry.name), (entry / "comm").read_text().strip()))
+                    comm = (entry / "comm").read_text().strip()
+                    # "pid (comm) state ppid ...", and a name may hold anything: read behind its last bracket.
+                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    found.append(Process(int(entry.name), comm, int(parent)))
             except OSError:
                 continue  # it ended while we looked
         return found
 
+    def main_pid(self, unit: str) -> int:
+        """The unit's main process; 0 when there is none."""
+        out = run(["systemctl", "show", "--property=MainPID", "--value", "--", unit], check=False).out.strip()
+        return int(out) if out.isdigit() else 0
+
     def busy(self, unit: str) -> bool:
-        """Whether a job runs: a ``Runner.Worker`` in the unit's control group, nothing less."""
-        return any(process.comm == "Runner.Worker" for process in self.processes_in(unit))
+        """Whether a job runs: a ``Runner.Worker`` that the unit's own listener started.
+
+        A process that a job left behind may bear that name too, but never that parent. Without a listener any
+        worker counts: a doubt never costs a job.
+        """
+        workers = [process for process in self.processes_in(unit) if process.comm == "Runner.Worker"]
+        if not workers:
+            return False
+        listener = self.main_pid(unit)
+        return listener == 0 or any(worker.parent == listener for worker in workers)
 
     def kill_all_of(self, user: str, *, seconds: float = 10.0) -> int:
         """End every process of a user and wait until none is left; returns how many there were.

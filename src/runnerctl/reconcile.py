@@ -14,6 +14,7 @@ from runnerctl.core.labels import architecture_label
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
 from runnerctl.core.scope import Scope, api_url_for, parse_scope
 from runnerctl.core.spec import HostSpec, Slot
+from runnerctl.core.templates import fill
 from runnerctl.errors import (
     AccessError,
     ConfigError,
@@ -227,14 +228,7 @@ class Fleet:
 
     def _url(self, version: str, architecture: str) -> str:
         template = self.spec.github_runner.download_url or ""
-        try:
-            return template.format(version=version, architecture=architecture)
-        except (KeyError, IndexError, ValueError):
-            raise ConfigError(
-                f"github_runner_download_url is {template!r}",
-                where=self.spec.host,
-                remedy="use only the placeholders {version} and {architecture}",
-            ) from None
+        return fill(template, version=version, architecture=architecture)
 
     # -- writing -----------------------------------------------------------------------------------------
 

@@ -154,13 +154,6 @@ def test_a_full_pin_asks_nobody(github: GithubApi, control: Control) -> None:
     assert control.counts() == (0, 0)
 
 
-def test_a_wrong_placeholder_in_the_address_is_named(github: GithubApi, control: Control) -> None:
-    """Not a traceback."""
-    assert control.url
-    with pytest.raises(ConfigError, match=r"github_runner_download_url is .*only the placeholders"):
-        fleet_of(github, github_runner_download_url="https://m/{arch}").release("x86_64")
-
-
 def test_a_server_without_the_releases_page_has_one_source(github: GithubApi, control: Control) -> None:
     """GitHub Enterprise Server knows only its own offer; without a sum there the pin is asked for."""
     control.fault("hidden", path="/repos/actions/runner/releases")

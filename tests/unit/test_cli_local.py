@@ -43,14 +43,25 @@ def test_busy_is_a_worker_in_the_units_control_group(tmp_path: Path) -> None:
     """A worker below the unit's group counts, a listener does not, nor a worker elsewhere."""
     process(tmp_path, 10, "Runner.Listener", f"/system.slice/system-gha.slice/{UNIT}")
     process(tmp_path, 11, "Runner.Worker", "/user.slice/session-1.scope")
-    assert UNIT not in (busy_units(Paths(tmp_path)) or ())
+    assert UNIT not in (busy_units(Paths(tmp_path), {}) or ())
     process(tmp_path, 12, "Runner.Worker", f"/system.slice/{UNIT}/job")
-    assert UNIT in (busy_units(Paths(tmp_path)) or ())
+    assert UNIT in (busy_units(Paths(tmp_path), {}) or ())
+
+
+def test_a_leftover_that_bears_the_workers_name_is_no_job(tmp_path: Path) -> None:
+    """Only what the listener itself started is a job; its parent tells."""
+    units = {UNIT: {"MainPID": "10"}}
+    process(tmp_path, 12, "Runner.Worker", f"/system.slice/{UNIT}")
+    stat = tmp_path / "proc" / "12" / "stat"
+    stat.write_text("12 (Runner) Worker) S 1 12 12 0")
+    assert UNIT not in (busy_units(Paths(tmp_path), units) or ())
+    stat.write_text("12 (Runner.Worker) S 10 12 12 0")
+    assert UNIT in (busy_units(Paths(tmp_path), units) or ())
 
 
 def test_without_a_process_table_busy_is_not_known(tmp_path: Path) -> None:
     """A mounted file system without /proc says nothing about jobs."""
-    assert busy_units(Paths(tmp_path)) is None
+    assert busy_units(Paths(tmp_path), {}) is None
     assert [slot.busy for slot in local_slots(context(), Paths(tmp_path), spec())] == [None, None]
 
 

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import os
+import shutil
 import tarfile
 import threading
 import time
@@ -13,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import download
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.download import (
     DownloadError,
     Timeouts,
@@ -131,8 +131,8 @@ def test_fetch_text_has_a_limit(server: str) -> None:
 def test_too_little_space_is_said_before_anything_is_written(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = type(download.shutil.disk_usage(tmp_path))
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage(10, 5, 5))
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10, 5, 5))
     with pytest.raises(DownloadError, match="no space for file"):
         fetch(f"{server}/file", tmp_path / "file", SHA)
 

@@ -36,12 +36,13 @@ def _changed(changes: dict[str, Any]) -> Snapshot:
     return decode(json.dumps(tree).encode())
 
 
-def _gives(health: Health, wanted: dict[str, str]) -> bool:
+def _gives(health: Health, wanted: dict[str, Any]) -> bool:
     """Whether a finding has that id, status, subject and those words."""
     return any(
         (finding.id, finding.status) == (wanted["id"], wanted["status"])
         and wanted.get("subject", finding.subject) == finding.subject
         and wanted.get("says", "") in finding.summary
+        and all(finding.data[key] == value for key, value in wanted.get("data", {}).items())
         for finding in health.findings
     )
 

@@ -105,6 +105,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"github_runner_env": {"AWS_SECRET_KEY": "x"}}, "KEY: looks like a secret"),
     ({"github_runner_env": {"A B": "x"}}, "is no variable name"),
     ({"github_runner_env": {"A": "x\ny"}}, "has a line break"),
+    (
+        {"github_runner_download_url": "https://m/{version.__class__}"},
+        "holds a placeholder other than {version}",
+    ),
+    ({"github_runner_download_url": "https://m/{version"}, "holds a placeholder other than"),
+    ({"conda_url": "https://m/a\nb"}, "conda_url: holds a space or a control character"),
     ({"github_runner_replace": "always"}, "github_runner_replace: is 'always'"),
     ({"nvidia_driver_manage": True}, "nvidia_driver_manage: is true"),
     ({"runnerctl_health_disk_free_warning_percent": 101}, "is 101; give 0 to 100"),

@@ -78,7 +78,7 @@ def local_slots(context: Context, paths: Paths, spec: HostSpec | None) -> list[L
     """The slots of a host with the state of each."""
     names = slot_names(paths, spec)
     units = unit_properties(context, names) if paths.is_this_host() else {}
-    busy = busy_units(paths)
+    busy = busy_units(paths, units)
     return [
         _slot(
             paths,
@@ -127,7 +127,7 @@ def unit_properties(context: Context, slots: Iterable[str]) -> dict[str, dict[st
     units = [unit_name(slot) for slot in slots]
     if not units:
         return {}
-    command = ["systemctl", "show", "--property=Id,LoadState,ActiveState", *units]
+    command = ["systemctl", "show", "--property=Id,LoadState,ActiveState,MainPID", *units]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=SYSTEMCTL_SECONDS, check=False
@@ -153,13 +153,32 @@ def _unit_state(unit: Mapping[str, str]) -> str | None:
     return "absent" if unit.get("LoadState") == "not-found" else unit.get("ActiveState")
 
 
-def busy_units(paths: Paths) -> frozenset[str] | None:
-    """The units in whose control group a worker process lives; None when the process table cannot be read."""
+def busy_units(paths: Paths, units: Mapping[str, Mapping[str, str]]) -> frozenset[str] | None:
+    """The units whose listener has started a worker; None when the process table cannot be read.
+
+    ``units`` are systemd's properties. A process that a job left behind may bear the worker's name, but never
+    the listener as its parent; where the listener is not known the name decides.
+    """
     processes = [path for path in _entries(paths / "proc") if path.name.isdigit()]
     if not processes:
         return None
-    workers = (path for path in processes if _words(path / "comm") == [WORKER])
-    return frozenset(part for path in workers for word in _words(path / "cgroup") for part in word.split("/"))
+    found = set()
+    for path in processes:
+        if _words(path / "comm") == [WORKER]:
+            parts = {part for word in _words(path / "cgroup") for part in word.split("/")}
+            found |= {part for part in parts if _listener(units.get(part, {})) in (None, _parent(path))}
+    return frozenset(found)
+
+
+def _listener(unit: Mapping[str, str]) -> str | None:
+    """The process id of a unit's listener, or None when systemd did not say."""
+    return None if unit.get("MainPID", "0") == "0" else unit["MainPID"]
+
+
+def _parent(process: Path) -> str:
+    """The parent's id: the second word behind the name, which is in brackets and may hold anything."""
+    words = " ".join(_words(process / "stat")).rpartition(")")[2].split()
+    return words[1] if len(words) > 1 else ""
 
 
 def _words(path: Path) -> list[str]:

@@ -248,10 +248,12 @@ class Unit(Taken, frozen=True):
 
 
 class Process(msgspec.Struct, frozen=True):
-    """A process in a unit's control group."""
+    """A process in a unit's control group. ``state`` is the kernel's letter (``T``: stopped), or unknown."""
 
     pid: int
     comm: str
+    parent: int = 0
+    state: str = ""
 
 
 class LogLine(msgspec.Struct, frozen=True):

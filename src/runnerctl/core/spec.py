@@ -16,6 +16,7 @@ import msgspec
 
 from runnerctl.core.labels import check_label, custom_labels, normalise
 from runnerctl.core.scope import Scope, parse_scope
+from runnerctl.core.templates import check_template
 from runnerctl.errors import ConfigError
 
 __all__ = [
@@ -324,6 +325,19 @@ def _pin_problems(spec: HostSpec) -> list[Problem]:
     if runner.sha256 and not runner.version:
         message = "is pinned without github_runner_version"
         problems.append(Problem("github_runner_sha256", message, "pin both, or neither"))
+    return problems + _address_problems(spec)
+
+
+def _address_problems(spec: HostSpec) -> list[Problem]:
+    given = {
+        "github_runner_download_url": (spec.github_runner.download_url, ("version", "architecture")),
+        "conda_url": (spec.conda.url, ("version", "machine")),
+    }
+    problems = []
+    for variable, (text, names) in given.items():
+        if text is not None and (wrong := check_template(text, *names)):
+            remedy = "use " + " and ".join(f"{{{name}}}" for name in names) + ", or the whole address"
+            problems.append(Problem(variable, wrong, remedy))
     return problems
 
 

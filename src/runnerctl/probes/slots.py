@@ -113,8 +113,17 @@ def read_processes(rootfs: Path, unit: Unit | Unavailable) -> tuple[Process, ...
     for pid in sorted(pids):
         comm = read_bytes(under(rootfs, f"/proc/{pid}/comm"), 64)
         if isinstance(comm, bytes):
-            found.append(Process(pid, comm.decode("utf-8", "replace").strip()))
+            state, parent = parse_stat(read_bytes(under(rootfs, f"/proc/{pid}/stat"), 4096))
+            found.append(Process(pid, comm.decode("utf-8", "replace").strip(), parent, state))
     return tuple(found)
+
+
+def parse_stat(data: bytes | Unavailable | None) -> tuple[str, int]:
+    """State and parent of a process: "pid (name) state ppid ..."; the name may hold anything (proc(5))."""
+    words = data.rpartition(b")")[2].split() if isinstance(data, bytes) else []
+    if len(words) < 2 or not words[1].isdigit():
+        return "", 0
+    return words[0].decode("ascii", "replace"), int(words[1])
 
 
 def _pids(group: Path) -> list[int]:
@@ -130,8 +139,8 @@ def count_connections(
         return unit
     if isinstance(processes, Unavailable):
         return processes
-    pids = [process.pid for process in processes if process.comm == _LISTENER]
-    pids = pids or ([unit.main_pid] if unit.main_pid else [])
+    pids = [unit.main_pid] if unit.main_pid else []
+    pids = pids or [process.pid for process in processes if process.comm == _LISTENER]
     total = 0
     for pid in pids:
         inodes = _sockets(under(rootfs, f"/proc/{pid}/fd"))

@@ -144,16 +144,24 @@ def _judge_listener(
     del slot, spec
     if unit.active_state != "active":
         return
-    names = sorted({process.comm for process in processes})
-    busy = WORKER in names
-    if LISTENER in names:
+    listeners = [process for process in processes if _is_listener(process, unit)]
+    # What a job left behind may bear these names too, but is never the unit's main process nor its child.
+    busy = any(process.comm == WORKER and process.parent in (0, unit.main_pid) for process in processes)
+    if any(process.state in ("T", "t") for process in listeners):
+        remedy = f"`systemctl restart {unit.name}`; a job may have stopped it"
+        yield critical("the listener is stopped (SIGSTOP) and takes no job", remedy, busy=busy)
+    elif listeners:
         yield ok(
             "the listener runs" + (", and so does a job" if busy else ""), processes=len(processes), busy=busy
         )
     else:
-        running = ", ".join(names) or "nothing"
+        running = ", ".join(sorted({process.comm for process in processes})) or "nothing"
         remedy = f"`systemctl restart {unit.name}`, and look at its log"
         yield critical(f"the unit is active without a listener (in it: {running})", remedy, busy=busy)
+
+
+def _is_listener(process: Process, unit: Unit) -> bool:
+    return process.comm == LISTENER and unit.main_pid in (0, process.pid)
 
 
 def _judge_connection(
