@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,15 +58,24 @@ def main() -> int:
 
 
 def measure(effort: Effort) -> Figures:
-    """Everything, one after another: hosts share this machine's cores with the controller."""
+    """Fresh fleets one after another; then all sizes in turn, so that what else runs here meets all alike."""
     load = os.getloadavg()[0]
-    with _lab() as (lab, mirror):
-        figures = Figures(
-            payload_mib=effort.payload_mib, load=load, controller=on_controller(runs=effort.commands)
-        )
+    with _lab() as (lab, mirror), ExitStack() as kept:
+        own = on_controller(runs=effort.commands)
+        figures = Figures(payload_mib=effort.payload_mib, load=load, controller=own)
+        fleets = []
         for count in effort.fleets:
-            for number in range(effort.firsts):
-                _fleet(lab, mirror, figures, effort, count=count, last=number == effort.firsts - 1)
+            for _ in range(effort.firsts - 1):
+                with _fleet(lab, mirror, count=count, payload_mib=effort.payload_mib) as fleet:
+                    _add(figures, "first", fleet.provision(**VARIABLES), count)
+            fleet = kept.enter_context(_fleet(lab, mirror, count=count, payload_mib=effort.payload_mib))
+            _add(figures, "first", fleet.provision(**VARIABLES), count)
+            fleets.append(fleet)
+        for _ in range(effort.seconds):
+            for fleet in fleets:
+                _add(figures, "second", fleet.provision(**VARIABLES), len(fleet.hosts))
+                _add(figures, "floor", fleet.ping(), len(fleet.hosts))
+        figures.host.update(on_host(fleets[0].hosts[0], runs=effort.commands))
     return figures
 
 
@@ -82,28 +91,21 @@ def _lab() -> Iterator[tuple[Lab, Mirror]]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _fleet(lab: Lab, mirror: Mirror, figures: Figures, effort: Effort, *, count: int, last: bool) -> None:
-    """First converge of fresh hosts; on the last fleet of its size also all that comes after."""
-    inner = Lab(lab.engine, lab.network, lab.keys)
+@contextmanager
+def _fleet(lab: Lab, mirror: Mirror, *, count: int, payload_mib: int) -> Iterator[Fleet]:
+    """Fresh hosts, with a GitHub of their own."""
+    inner = Lab(lab.engine, lab.network, lab.keys, numbers=lab.numbers)
     try:
         with World.build(lab.network.gateway, mirror) as world:
-            world.publish(RUNNER_VERSION, payload_mib=effort.payload_mib)
-            hosts = [inner.host(f"bench-{os.getpid()}-{number}") for number in range(count)]
+            world.publish(RUNNER_VERSION, payload_mib=payload_mib)
+            hosts = [inner.host(f"bench-{os.getpid()}-{next(inner.numbers)}") for _ in range(count)]
             with tempfile.TemporaryDirectory(prefix="rb-play-") as directory:
-                fleet = Fleet(hosts, world, Controller(Path(directory), lab.keys))
-                _add(figures, "first", count, fleet.provision(**VARIABLES))
-                if not last:
-                    return
-                for _ in range(effort.seconds):
-                    _add(figures, "second", count, fleet.provision(**VARIABLES))
-                    _add(figures, "floor", count, fleet.ping())
-            if count == 1:
-                figures.host.update(on_host(hosts[0], runs=effort.commands))
+                yield Fleet(hosts, world, Controller(Path(directory), lab.keys))
     finally:
         inner.close()
 
 
-def _add(figures: Figures, what: str, count: int, cost: Cost) -> None:
+def _add(figures: Figures, what: str, cost: Cost, count: int) -> None:
     figures.plays.setdefault((what, count), []).append(cost)
     _say(
         f"{what}, hosts: {count}: {cost.wall_seconds:.2f} s, CPU {cost.controller_seconds:.2f} + "

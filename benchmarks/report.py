@@ -69,7 +69,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 def _plays(figures: Figures) -> str:
     head = ("play", "hosts", "runs", "wall: median (least)", "CPU: controller", "CPU: hosts")
     rows: list[tuple[str, ...]] = [(*head, "tasks", "changed", "API calls", "writes", "downloads")]
-    for (what, count), costs in figures.plays.items():
+    for (what, count), costs in sorted(figures.plays.items(), key=_order):
         wall = Spread(tuple(cost.wall_seconds for cost in costs))
         controller = Spread(tuple(cost.controller_seconds for cost in costs))
         hosts = Spread(tuple(cost.hosts_seconds for cost in costs))
@@ -82,6 +82,11 @@ def _plays(figures: Figures) -> str:
         )
         rows.append((PLAYS[what], str(count), str(len(costs)), *times, *map(str, numbers)))
     return _table(rows)
+
+
+def _order(entry: tuple[tuple[str, int], object]) -> tuple[int, int]:
+    what, count = entry[0]
+    return list(PLAYS).index(what), count
 
 
 def _commands(figures: Figures) -> str:
