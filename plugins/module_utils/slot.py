@@ -324,7 +324,7 @@ class Converger:
         if not unit.running or "registration" in report.changes:
 
             def start() -> None:
-                self.system.systemctl("reset-failed", slot.unit)
+                self.system.forget_failure(slot.unit)
                 self.system.systemctl("start", slot.unit)
                 pending.unlink(missing_ok=True)
 
@@ -357,9 +357,8 @@ class Converger:
             for path in (self.layout.drop_in(name).parent, self.layout.slot_root(name)):
                 remove_tree(path)
             self.system.systemctl("daemon-reload")
-            if any(
-                entry.name == user for entry in self.receipt.entries("user")
-            ):  # else it was there before us
+            self.system.forget_failure(unit_name)
+            if user in {entry.name for entry in self.receipt.entries("user")}:  # else it was there before
                 self.system.remove_user(user)
             for kind in ("pending", "hold"):
                 self.layout.state(kind, name).unlink(missing_ok=True)

@@ -88,6 +88,10 @@ class System:
         """Run systemctl. Raises HostError."""
         run(["systemctl", *words], seconds=seconds)
 
+    def forget_failure(self, unit: str) -> None:
+        """Clear a failed state and its start counter; a unit that systemd does not know has none."""
+        run(["systemctl", "reset-failed", "--", unit], check=False)
+
     def user_exists(self, name: str) -> bool:
         """Whether the system user is there."""
         try:

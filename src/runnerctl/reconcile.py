@@ -130,7 +130,6 @@ class Fleet:
         if origin(scope.url) not in named:
             raise AccessError(
                 f"the host says it is registered at {scope.url}, a server that its inventory does not name",
-                where=self.spec.host,
                 remedy="remove that runner there, and then .runner in the slot's directory on the host",
             )
 

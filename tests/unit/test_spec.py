@@ -103,6 +103,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"github_runner_version": "latest"}, "github_runner_version: is 'latest'; give it as 2.336.0"),
     ({"github_runner_env": {"AWS_SECRET_KEY": "x"}}, "KEY: looks like a secret"),
+    ({"github_runner_env": {"https_proxy": "http://me:pw@proxy:1"}}, "https_proxy: looks like a secret"),
+    ({"runnerctl_wheelhouse": "https://me:pw@h/w"}, "runnerctl_wheelhouse: holds a password"),
+    ({"conda_url": "https://me:pw@h/{version}"}, "conda_url: holds a password"),
     ({"github_runner_env": {"A B": "x"}}, "is no variable name"),
     ({"github_runner_env": {"A": "x\ny"}}, "has a line break"),
     (
@@ -129,6 +132,11 @@ def test_bad_input_is_one_line_with_variable_value_and_remedy(values: dict[str, 
 def test_all_problems_are_told_at_once() -> None:
     """A user mends everything in one go."""
     assert len(_problems(github_runner_lables=[], conda_manage="x", nvidia_driver_gpu_count="many")) == 3
+
+
+def test_a_name_that_only_begins_like_a_secret_is_none() -> None:
+    """TOKENIZERS_PARALLELISM stands in half of all CI environments; a proxy without a password is fine."""
+    _spec(github_runner_env={"TOKENIZERS_PARALLELISM": "false", "https_proxy": "http://proxy:3128"})
 
 
 def test_other_peoples_variables_are_left_alone() -> None:

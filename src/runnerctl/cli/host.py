@@ -160,6 +160,7 @@ class Slots:
             done.actions.append(f"record {local.agent_id} of slot {local.name} removed from GitHub")
         if report.active or local.agent_id is not None:
             self.system.systemctl("disable", "--now", "--quiet", unit_name(local.name), seconds=STOP_SECONDS)
+            self.system.forget_failure(unit_name(local.name))  # its record goes first, so it may end badly
             done.actions.append(f"{unit_name(local.name)} stopped and disabled")
         slot = SlotSpec(local.name, runner_name=local.agent_name or "", url=local.url or "", version="")
         forget_registration(self.layout, slot)

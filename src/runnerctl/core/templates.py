@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["check_template", "fill"]
+__all__ = ["check_template", "fill", "has_password"]
 
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
@@ -13,11 +14,18 @@ def check_template(text: str, *names: str) -> str | None:
     """What is wrong with an address that may hold ``{name}`` for each of ``names``, or None."""
     if not text.isprintable() or " " in text:
         return "holds a space or a control character"
+    if has_password(text):
+        return "holds a password"
     unknown = [found for found in _PLACEHOLDER.findall(text) if found not in names]
     rest = _PLACEHOLDER.sub("", text)
     if unknown or "{" in rest or "}" in rest:
         return f"holds a placeholder other than {' and '.join(f'{{{name}}}' for name in names)}"
     return None
+
+
+def has_password(text: str) -> bool:
+    """Whether a text holds an address of the form ``scheme://user:password@host``."""
+    return bool(_PASSWORD.search(text))
 
 
 def fill(text: str, **values: str) -> str:

@@ -1,0 +1,151 @@
+"""The shape of a host's spec: one struct for each role's variables, and the host with its slots."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from runnerctl.core.labels import custom_labels
+from runnerctl.core.scope import Scope, parse_scope
+
+__all__ = [
+    "SCHEMA",
+    "SECTIONS",
+    "SLOT_NAME",
+    "Conda",
+    "ContainerToolkit",
+    "GithubRunner",
+    "HostSpec",
+    "NvidiaDriver",
+    "Problem",
+    "Runnerctl",
+    "Slot",
+]
+
+SCHEMA = "runnerctl.host/1"
+SLOT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,26}[a-z0-9])?")  # `gha-<slot>` is a user name: 32 at most
+
+
+class NvidiaDriver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The NVIDIA driver of a host."""
+
+    manage: bool = False
+    gpu_count: int | None = None
+
+
+class ContainerToolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Containers with GPUs."""
+
+    manage: bool = False
+    docker: bool = False
+
+
+class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Miniforge, for the jobs' own ``conda`` calls."""
+
+    manage: bool = True
+    version: str = "26.3.2-3"
+    url: str = (
+        "https://github.com/conda-forge/miniforge/releases/download/"
+        "{version}/Miniforge3-{version}-Linux-{machine}.sh"
+    )
+    sha256: str | None = None
+    channels: tuple[str, ...] = ("conda-forge",)
+
+
+class Runnerctl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The CLI on a runner host, and the limits of its health verdict."""
+
+    wheelhouse: str | None = None
+    health_disk_free_warning_percent: int = 10
+    health_disk_free_critical_percent: int = 4
+    health_clock_skew_warning_seconds: int = 30
+    health_clock_skew_critical_seconds: int = 300
+    health_version_expiry_warning_days: int = 14
+
+
+class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of ``github_runner_slots``, as inventory gives it."""
+
+    name: str
+    url: str | None = None
+    group: str | None = None
+    labels: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
+    mode: Literal["persistent", "ephemeral"] = "persistent"
+
+
+class GithubRunner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The runners of a host."""
+
+    url: str | None = None
+    api_url: str | None = None
+    slots: tuple[Slot, ...] = (Slot(name="main"),)
+    group: str | None = None
+    labels: tuple[str, ...] = ()
+    no_default_labels: bool = False
+    version: str | None = None
+    sha256: str | None = None
+    download_url: str | None = None
+    replace: Literal["never", "offline"] = "never"
+    packages: tuple[str, ...] | None = None
+    env: dict[str, str] = {}
+    online_timeout_seconds: int = 120
+    drain_timeout_seconds: int = 3600
+
+
+class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a host should be. ``host`` is its name in the inventory."""
+
+    host: str
+    schema: str = SCHEMA
+    nvidia_driver: NvidiaDriver = NvidiaDriver()
+    container_toolkit: ContainerToolkit = ContainerToolkit()
+    conda: Conda = Conda()
+    runnerctl: Runnerctl = Runnerctl()
+    github_runner: GithubRunner = GithubRunner()
+
+    def slot_url(self, slot: Slot) -> str:
+        """The registration URL of a slot: its own, or the host's."""
+        return slot.url or self.github_runner.url or ""
+
+    def slot_scope(self, slot: Slot) -> Scope:
+        """The scope a slot is registered in. Raises ConfigError when the URL is none."""
+        return parse_scope(self.slot_url(slot))
+
+    def slot_group(self, slot: Slot) -> str | None:
+        """The runner group of a slot, or None for the scope's default group."""
+        return slot.group or self.github_runner.group
+
+    def slot_labels(self, slot: Slot) -> tuple[str, ...]:
+        """The custom labels of a slot (see `runnerctl.core.labels.custom_labels`)."""
+        runner = self.github_runner
+        own = (*runner.labels, *slot.labels)
+        return custom_labels(own, gpus=len(slot.gpus), fixed=not runner.no_default_labels)
+
+    def runner_name(self, slot: Slot) -> str:
+        """The name on GitHub: ``<host>-<slot>``."""
+        return f"{self.host}-{slot.name}"
+
+
+SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "nvidia_driver": NvidiaDriver,
+    "container_toolkit": ContainerToolkit,
+    "conda": Conda,
+    "runnerctl": Runnerctl,
+    "github_runner": GithubRunner,
+}
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a spec: which variable, what is wrong with it, what to do."""
+
+    variable: str
+    message: str
+    remedy: str
+
+    def line(self, host: str) -> str:
+        """The whole problem as one line."""
+        return f"{host}: {self.variable}: {self.message}; {self.remedy}"
