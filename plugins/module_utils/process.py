@@ -13,6 +13,8 @@ from .errors import HostError
 
 __all__ = ["Result", "in_use", "run"]
 
+REAP_SECONDS = 5.0  # how long a killed command may take to disappear
+
 
 @dataclass(frozen=True)
 class Result:
@@ -64,7 +66,9 @@ def run(
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            # One in uninterruptible sleep outlives SIGKILL: it is left behind, not waited for.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=REAP_SECONDS)
     return Result(process.returncode, out, err)
 
 

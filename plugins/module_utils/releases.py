@@ -47,8 +47,9 @@ def _in_use(proc: Path) -> set[str]:
         if not entry.name.isdigit():
             continue
         try:
-            if (entry / "comm").read_text().strip() in ("Runner.Listener", "Runner.Worker"):
-                mounts = (entry / "mountinfo").read_text()
+            # Any process may have any bytes in its name.
+            if (entry / "comm").read_text(errors="replace").strip() in ("Runner.Listener", "Runner.Worker"):
+                mounts = (entry / "mountinfo").read_text(errors="replace")
                 found |= set(re.findall(r"actions-runner/(\d+\.\d+\.\d+)/", mounts))
         except OSError:
             continue  # it ended while we looked

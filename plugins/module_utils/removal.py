@@ -86,7 +86,7 @@ class Removal:
             self._remove_path(name)
         if gone and not self.check:
             self.system.systemctl("daemon-reload")
-            self.system.systemctl("reset-failed")
+            self.system.forget_failure("gha-*")  # and of no other unit: its owner may not have seen it yet
 
     def _paths(self, entries: list[Entry]) -> None:
         for entry in reversed(entries):

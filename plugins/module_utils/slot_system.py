@@ -153,10 +153,10 @@ class System:
             if not entry.name.isdigit():
                 continue
             try:
-                if f"/{unit}" in (entry / "cgroup").read_text():
-                    comm = (entry / "comm").read_text().strip()
+                if f"/{unit}" in _text(entry / "cgroup"):
+                    comm = _text(entry / "comm").strip()
                     # "pid (comm) state ppid ...", and a name may hold anything: read behind its last bracket.
-                    parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                    parent = _text(entry / "stat").rpartition(")")[2].split()[1]
                     found.append(Process(int(entry.name), comm, int(parent)))
             except OSError:
                 continue  # it ended while we looked
@@ -202,13 +202,18 @@ class System:
         return len(killed)
 
 
+def _text(path: Path) -> str:
+    """A file of /proc: a process's name may hold any bytes, and anybody may choose one."""
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _pids_of(uid: int) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            status = (entry / "status").read_text()
+            status = _text(entry / "status")
         except OSError:
             continue
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)

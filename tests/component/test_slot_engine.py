@@ -108,6 +108,10 @@ class Recorder(System):
         elif verb == "disable":
             link.unlink(missing_ok=True)
 
+    def forget_failure(self, unit: str) -> None:
+        """Note it."""
+        self._note("reset-failed", unit)
+
     def user_exists(self, name: str) -> bool:
         """Whether it was added."""
         return name in self.users

@@ -49,3 +49,11 @@ def test_what_a_busy_runner_uses_stays(tmp_path: Path) -> None:
 def test_a_host_without_releases_is_fine(tmp_path: Path) -> None:
     """The first installation."""
     assert versions(tmp_path / "none") == []
+
+
+def test_a_name_that_is_no_text_stops_nothing(tmp_path: Path) -> None:
+    """Any process may have any bytes in its name."""
+    folder = _releases(tmp_path / "r", "2.1.0", "2.2.0", "2.3.0")
+    _process(tmp_path / "proc", 7, "x", "2.1.0")
+    (tmp_path / "proc/7/comm").write_bytes(b"\xff\xfe\n")
+    assert prune(folder, wanted="2.3.0", proc=tmp_path / "proc") == ["2.1.0"]
