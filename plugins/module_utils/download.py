@@ -80,16 +80,21 @@ def fetch(
         remedy = (
             "the file was changed on its way or the checksum belongs to another version: nothing was kept"
         )
-        raise DownloadError(f"SHA-256 is {found}, expected {expected}", where=url, remedy=remedy)
+        where = _without_secrets(url)
+        raise DownloadError(f"SHA-256 is {found}, expected {expected}", where=where, remedy=remedy)
     return True
 
 
 def fetch_text(url: str, *, limit_bytes: int = 65536, timeouts: Timeouts | None = None) -> str:
     """The text of a small file at ``url``. Raises DownloadError."""
-    with _failures(url), _open(url, timeouts or Timeouts(total=60), {}) as source:
-        data: bytes = source.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise DownloadError(f"has more than {limit_bytes} bytes", where=url, remedy="check the address")
+    timeouts = timeouts or Timeouts(total=60)
+    data = b""
+    with _failures(url), _open(url, timeouts, {}) as source:
+        for block in _blocks(source, _deadline(timeouts)):
+            data += block
+            if len(data) > limit_bytes:
+                what = f"has more than {limit_bytes} bytes"
+                raise DownloadError(what, where=_without_secrets(url), remedy="check the address")
     return data.decode("utf-8", "replace")
 
 
@@ -194,21 +199,24 @@ def _store(source: IO[bytes], dest: str, expected: str, deadline: float) -> str:
 
 def _copy(source: IO[bytes], file: IO[bytes], deadline: float) -> str:
     digest = hashlib.sha256()
-    while True:
-        # `read1` returns what has arrived: a trickling server cannot hold us past the deadline.
-        read = getattr(source, "read1", source.read)
-        block = read(BLOCK)
-        if not block:
-            break
-        if time.monotonic() > deadline:
-            raise TimeoutError("the transfer took too long")
+    for block in _blocks(source, deadline):
         digest.update(block)
         file.write(block)
+    file.flush()
+    return digest.hexdigest()
+
+
+def _blocks(source: IO[bytes], deadline: float) -> Iterator[bytes]:
+    """Everything that ``source`` sends, as it comes. Raises TimeoutError and IncompleteRead."""
+    # `read1` returns what has arrived: a trickling server cannot hold us past the deadline.
+    read = getattr(source, "read1", source.read)
+    while block := read(BLOCK):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the transfer took too long")
+        yield block
     left = getattr(source, "length", None)
     if left:
         raise http.client.IncompleteRead(b"", left)
-    file.flush()
-    return digest.hexdigest()
 
 
 class _Request(urllib.request.Request):
@@ -237,7 +245,9 @@ def _open(url: str, timeouts: Timeouts, headers: Mapping[str, str]) -> Any:
     if url.startswith("/"):
         address = "file://" + urllib.parse.quote(url)
     elif urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise DownloadError("is no http, https or file address", where=url, remedy="check the address")
+        raise DownloadError(
+            "is no http, https or file address", where=_without_secrets(url), remedy="check the address"
+        )
     # The default opener reads http_proxy, https_proxy and no_proxy from the environment.
     opener = urllib.request.build_opener(_Redirects)
     return opener.open(_Request(address, headers), timeout=timeouts.idle)

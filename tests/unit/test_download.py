@@ -128,6 +128,25 @@ def test_fetch_text_has_a_limit(server: str) -> None:
         fetch_text(f"{server}/file", limit_bytes=10)
 
 
+def test_fetch_text_has_a_deadline(server: str) -> None:
+    """A server that sends a byte now and then never falls silent."""
+    started = time.monotonic()
+    with pytest.raises(DownloadError, match="in time"):
+        fetch_text(f"{server}/slow", timeouts=Timeouts(idle=5, total=0.2))
+    assert time.monotonic() - started < 0.9, "the whole answer takes a second"
+
+
+def test_no_message_holds_what_an_address_hides(server: str, tmp_path: Path) -> None:
+    """A query or a user may be a token."""
+    with pytest.raises(DownloadError, match="SHA-256 is") as wrong:
+        fetch(f"{server}/file?token=hidden", tmp_path / "file", "0" * 64)
+    with pytest.raises(DownloadError, match="more than 10 bytes") as large:
+        fetch_text(f"{server}/file?token=hidden", limit_bytes=10)
+    with pytest.raises(DownloadError, match="no http") as scheme:
+        fetch("ftp://hidden@example.org/x", tmp_path / "file", "0" * 64)
+    assert not [error for error in (wrong, large, scheme) if "hidden" in str(error.value)]
+
+
 def test_too_little_space_is_said_before_anything_is_written(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
