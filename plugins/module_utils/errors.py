@@ -5,7 +5,7 @@ Shared by the modules (which end in ``fail_json``) and by the command line on th
 
 from __future__ import annotations
 
-__all__ = ["HostError"]
+__all__ = ["HostError", "one_line"]
 
 
 class HostError(Exception):
@@ -20,3 +20,10 @@ class HostError(Exception):
     def __str__(self) -> str:
         line = f"{self.where}: {self.what}" if self.where else self.what
         return " ".join((f"{line}; {self.remedy}" if self.remedy else line).split())
+
+
+def one_line(error: Exception) -> str:
+    """What a module says of an error that it expects: a HostError, or the system's own (OSError)."""
+    if isinstance(error, OSError):
+        return " ".join(f"{error.filename or 'the host'}: {error.strerror or error}".split())
+    return str(error)

@@ -27,11 +27,12 @@ from .slot_files import (
     unit_text,
 )
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
-from .slot_system import System, UnitState, remove_tree
+from .slot_system import System, UnitState, read_text, remove_tree
 
-__all__ = ["Converger", "Outcome", "Report", "known_slots"]
+__all__ = ["LOCK", "LOCK_SECONDS", "Converger", "Outcome", "Report", "known_slots"]
 
 ROLE = "github_runner"
+LOCK = "/var/lib/runnerctl/slots.lock"
 LOCK_SECONDS = 600.0  # a registration has 300
 
 
@@ -96,7 +97,7 @@ class Converger:
         """
         if self.check:
             return self._run(slots, enrolments, remove)
-        with exclusive(str(self.layout.path("/var/lib/runnerctl/slots.lock")), seconds=LOCK_SECONDS):
+        with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):
             return self._run(slots, enrolments, remove)
 
     def _run(self, slots: list[SlotSpec], enrolments: dict[str, Enrolment], remove: list[str]) -> Outcome:
@@ -144,7 +145,7 @@ class Converger:
 
     def _file(self, action: str, path: Path, text: str, *, mode: int = 0o644) -> bool:
         """Write a root-owned file when it differs; True when it did."""
-        before = path.read_text() if path.is_file() else ""
+        before = read_text(path) if path.is_file() else ""
         same = path.is_file() and before == text and _mode(path) == mode and path.stat().st_uid == _ROOT_UID
         if same:
             return False
@@ -160,7 +161,7 @@ class Converger:
 
     def _templates(self, slots: list[SlotSpec], units: dict[str, UnitState]) -> None:
         path = self.layout.units / "gha-runner@.service"
-        if not path.is_file() or path.read_text() != unit_text():
+        if not path.is_file() or read_text(path) != unit_text():
             for slot in slots:
                 if units[slot.unit].running:
                     self._mark_pending(slot)
@@ -208,7 +209,7 @@ class Converger:
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),
             active=unit.running,
-            hold=hold.read_text().strip() or "no reason given" if hold.is_file() else None,
+            hold=read_text(hold).strip() or "no reason given" if hold.is_file() else None,
             pending_restart=self.layout.state("pending", name).exists(),
         )
 
@@ -373,7 +374,7 @@ _ROOT_UID, _ROOT_GID = os.geteuid(), os.getegid()
 
 
 def _is(path: Path, text: str) -> bool:
-    return path.is_file() and path.read_text() == text
+    return path.is_file() and read_text(path) == text
 
 
 def _mode(path: Path) -> int:

@@ -14,7 +14,7 @@ from . import process
 from .errors import HostError
 from .process import Result
 
-__all__ = ["Process", "System", "UnitState", "remove_tree", "run"]
+__all__ = ["Process", "System", "UnitState", "read_text", "remove_tree", "run"]
 
 DEADLINE_SECONDS = 60.0
 REMOVAL_SECONDS = 1800.0  # a workspace may hold millions of files
@@ -153,10 +153,10 @@ class System:
             if not entry.name.isdigit():
                 continue
             try:
-                if f"/{unit}" in _text(entry / "cgroup"):
-                    comm = _text(entry / "comm").strip()
+                if f"/{unit}" in read_text(entry / "cgroup"):
+                    comm = read_text(entry / "comm").strip()
                     # "pid (comm) state ppid ...", and a name may hold anything: read behind its last bracket.
-                    parent = _text(entry / "stat").rpartition(")")[2].split()[1]
+                    parent = read_text(entry / "stat").rpartition(")")[2].split()[1]
                     found.append(Process(int(entry.name), comm, int(parent)))
             except OSError:
                 continue  # it ended while we looked
@@ -202,8 +202,8 @@ class System:
         return len(killed)
 
 
-def _text(path: Path) -> str:
-    """A file of /proc: a process's name may hold any bytes, and anybody may choose one."""
+def read_text(path: Path) -> str:
+    """A file's text, whatever the locale and whatever its bytes: anybody may choose a process's name."""
     return path.read_text(encoding="utf-8", errors="replace")
 
 
@@ -213,7 +213,7 @@ def _pids_of(uid: int) -> set[int]:
         if not entry.name.isdigit():
             continue
         try:
-            status = _text(entry / "status")
+            status = read_text(entry / "status")
         except OSError:
             continue
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)

@@ -34,9 +34,9 @@ def verified_unpack(archive: str | os.PathLike[str], dest: str | os.PathLike[str
     need_space(os.path.dirname(dest), _unpacked_size(archive), what=os.path.basename(dest))
     with working_directory(dest) as work:
         tree = os.path.join(work, "tree")
-        os.mkdir(tree, 0o755)
         try:
             _unpack(archive, tree)
+            _open_directories(tree)
             sync_file_system(tree)  # before its name says that it is whole
             os.rename(tree, dest)
         except (tarfile.TarError, EOFError, zlib.error) as error:
@@ -60,10 +60,11 @@ def _unpacked_size(archive: str) -> int:
 
 def _unpack(archive: str, tree: str) -> None:
     links = []
+    os.mkdir(tree)
     with tarfile.open(archive, "r:gz") as tar:
         for member, path in _members(tar, archive, tree):
             if member.isdir():
-                os.makedirs(path, 0o755, exist_ok=True)
+                os.makedirs(path, exist_ok=True)
             elif member.issym():
                 links.append((path, member.linkname))  # made last, so that nothing is written through one
             elif member.islnk():
@@ -77,13 +78,19 @@ def _unpack(archive: str, tree: str) -> None:
             raise _refused(archive, f"link {os.path.relpath(path, tree)} leads to {target}, out of the tree")
 
 
+def _open_directories(tree: str) -> None:
+    """Let everybody in, whatever this process's umask is (027 or 077 on a hardened host)."""
+    for folder, _, _ in os.walk(tree):
+        os.chmod(folder, 0o755)
+
+
 def _members(tar: tarfile.TarFile, archive: str, tree: str) -> Iterator[tuple[tarfile.TarInfo, str]]:
     for member in tar:
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
             raise _refused(archive, f"{member.name!r} is a device or a pipe")
         path = _inside(member.name, archive, tree)
         if path != tree:
-            os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
             yield member, path
 
 

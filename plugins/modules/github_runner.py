@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import Converger
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import Enrolment
@@ -150,6 +152,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)  # everybody may read what `runnerctl list` shows
     slots = [SlotSpec.from_dict(slot) for slot in module.params["slots"]]
     enrolments = {
         entry["name"]: Enrolment(entry["token"], replace=entry["replace"], seen=entry["seen"])
@@ -158,12 +161,8 @@ def main() -> None:
     converger = Converger(Layout(), System(), check=module.check_mode)
     try:
         outcome = converger.run(slots, enrolments=enrolments, remove=module.params["remove"])
-    except HostError as error:
-        module.fail_json(msg=str(error), actions=converger.outcome.actions)
-    except OSError as error:
-        module.fail_json(
-            msg=f"{error.filename or 'the host'}: {error.strerror}", actions=converger.outcome.actions
-        )
+    except (HostError, OSError) as error:
+        module.fail_json(msg=one_line(error), actions=converger.outcome.actions)
     module.exit_json(**outcome.as_dict())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.errors import HostError
+from ..module_utils.errors import HostError, one_line
 from ..module_utils.packages import Outcome, Packages, package_system
 from ..module_utils.receipt import Receipt
 
@@ -94,10 +96,11 @@ ARGUMENTS = {
 def main() -> None:
     """Read, compare, act."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    os.umask(0o022)  # what packages' own scripts write is for everybody
     try:
         outcome = _apply(module)
-    except HostError as error:
-        module.fail_json(msg=str(error))
+    except (HostError, OSError) as error:
+        module.fail_json(msg=one_line(error))
     module.exit_json(
         changed=outcome.changed,
         installed=list(outcome.installed),

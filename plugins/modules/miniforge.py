@@ -6,7 +6,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.errors import HostError
+from ..module_utils.errors import HostError, one_line
 from ..module_utils.miniforge import Layout, Miniforge, Outcome, Wanted
 from ..module_utils.receipt import Receipt
 
@@ -95,8 +95,8 @@ def main() -> None:
     os.umask(0o022)  # jobs' users read what is installed
     try:
         outcome = _apply(module)
-    except HostError as error:
-        module.fail_json(msg=str(error))
+    except (HostError, OSError) as error:
+        module.fail_json(msg=one_line(error))
     module.exit_json(
         changed=bool(outcome.actions),
         version=outcome.version,

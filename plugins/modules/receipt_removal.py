@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.removal import Removal
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
@@ -56,10 +56,8 @@ def main() -> None:
     removal = Removal(Layout(), System(), check=module.check_mode)
     try:
         removal.run()
-    except HostError as error:
-        module.fail_json(msg=str(error), removed=removal.removed)
-    except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}", removed=removal.removed)
+    except (HostError, OSError) as error:
+        module.fail_json(msg=one_line(error), removed=removal.removed)
     lines = "".join(f"{name}\n" for name in removal.removed)
     module.exit_json(
         changed=bool(removal.removed),

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.download import fetch
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import RELEASES, prune
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.unpack import verified_unpack
@@ -90,6 +91,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)  # jobs' users run what is unpacked
     version, target = module.params["version"], RELEASES / module.params["version"]
     changed = not target.is_dir()
     if changed and not module.check_mode:
@@ -100,8 +102,8 @@ def main() -> None:
                 sha256=module.params["sha256"],
                 token=module.params["token"],
             )
-        except HostError as error:
-            module.fail_json(msg=str(error))
+        except (HostError, OSError) as error:
+            module.fail_json(msg=one_line(error))
     diff = {"before": "", "after": f"{target}\n"} if changed else {"before": "", "after": ""}
     module.exit_json(changed=changed, path=str(target), version=version, diff=diff)
 

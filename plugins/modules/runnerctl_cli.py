@@ -8,7 +8,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.cli_install import CliInstall, Layout, Outcome, Wanted
 from ..module_utils.cli_venv import Source
-from ..module_utils.errors import HostError
+from ..module_utils.errors import HostError, one_line
 from ..module_utils.receipt import Receipt
 
 DOCUMENTATION = r"""
@@ -91,8 +91,8 @@ def main() -> None:
     os.umask(0o022)  # jobs' users run what is installed
     try:
         outcome = _apply(module)
-    except HostError as error:
-        module.fail_json(msg=str(error))
+    except (HostError, OSError) as error:
+        module.fail_json(msg=one_line(error))
     module.exit_json(
         changed=bool(outcome.actions),
         version=module.params["version"],

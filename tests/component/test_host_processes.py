@@ -54,7 +54,7 @@ def test_a_command_that_does_not_end_is_killed_with_its_children() -> None:
 def test_a_command_that_outlives_its_killing_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one in uninterruptible sleep does: the deadline holds all the same."""
     spared: list[int] = []
-    monkeypatch.setattr(process.os, "killpg", lambda pid, number: spared.append(pid))
+    monkeypatch.setattr(os, "killpg", lambda pid, _: spared.append(pid))
     monkeypatch.setattr(process, "REAP_SECONDS", 0.2)
     started = time.monotonic()
     try:

@@ -622,6 +622,17 @@ def test_a_damaged_state_file_is_no_obstacle(converged: Place, text: str) -> Non
     assert converged.state()["agent_id"] == 7
 
 
+def test_a_file_that_is_no_text_is_written_again(converged: Place) -> None:
+    """Whatever somebody put there is replaced, not a reason to end with a traceback."""
+    converged.slot(".env").write_bytes(b"LANG=\xff\xfe\n")
+    hold = converged.layout.state("hold", "a")
+    hold.parent.mkdir(parents=True, exist_ok=True)
+    hold.write_bytes(b"k\xfchler kaputt\n")
+    outcome = converged.converge(SLOT)
+    assert "environment of slot a" in outcome.actions
+    assert outcome.reports[0].hold == "k\ufffdhler kaputt"
+
+
 # -- removal -----------------------------------------------------------------------------------------------
 
 

@@ -233,6 +233,20 @@ def test_a_hostile_archive_leaves_nothing(tmp_path: Path, members: list[tarfile.
     assert os.listdir(tmp_path) == ["a.tar.gz"]
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_every_user_can_enter_what_was_unpacked(tmp_path: Path, mask: int) -> None:
+    """Root's umask is 027 or 077 on a hardened host; the runner's user must reach its listener."""
+    archive = tmp_path / "a.tar.gz"
+    sha256 = _archive(archive, [(_member("bin/Runner.Listener", mode=0o755), b"x")])
+    before = os.umask(mask)
+    try:
+        verified_unpack(archive, tmp_path / "tree", sha256=sha256)
+    finally:
+        os.umask(before)
+    for name in (".", "bin", "bin/Runner.Listener"):
+        assert os.stat(tmp_path / "tree" / name).st_mode & 0o7777 == 0o755, name
+
+
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.gz"
     _archive(archive, [(_member("file"), os.urandom(100_000))])
