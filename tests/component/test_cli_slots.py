@@ -11,11 +11,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import (
     Process,
@@ -32,6 +35,7 @@ from tests.fakes.runner_dist import build
 
 SCOPE = "/orgs/acme"
 VERSION = "2.336.0"
+IDLE: dict[str, Any] = {"when_idle": True, "seconds": None}
 RUN = """#!{python}
 import os, shutil, sys
 words = sys.argv[1:]
@@ -230,6 +234,21 @@ def test_unregister_and_register_again(host: Host) -> None:
     assert host.github.control.runner(SCOPE, "gpu-1-one") is not None
 
 
+def test_unregister_finishes_a_registration_that_was_cut_off(host: Host) -> None:
+    """The host never learnt the id; the record is found by its name, and nobody claims it afterwards."""
+    host.slots().register("one")
+    path = host.root / "var/lib/runnerctl/slots/one.json"
+    path.write_text(json.dumps({**host.state("one"), "agent_id": None, "registering": True}))
+    (host.root / "var/lib/gha-runner/one/.runner").unlink()
+    record = host.github.control.runner(SCOPE, "gpu-1-one")
+    assert record is not None
+    host.github.control.change_runner(record["id"], status="offline")
+    host.slots().unregister("one", seconds=0)
+    assert host.github.control.runner(SCOPE, "gpu-1-one") is None
+    assert host.state("one")["registering"] is False
+    assert host.slots().unregister("one", seconds=0).actions == []
+
+
 def test_unregister_waits_for_a_job(host: Host) -> None:
     """GitHub keeps a busy runner: the slot goes on working, and the command says to try again."""
     host.slots().register("one")
@@ -269,6 +288,19 @@ def test_restart_never_kills_a_job(host: Host) -> None:
         with pytest.raises(TryAgainError, match="runs a job"):
             host.slots().restart("one", when_idle=when_idle, seconds=seconds)
     assert not host.system.told and marker.exists()
+
+
+def test_restart_waits_for_a_converge(host: Host) -> None:
+    """Else it would take away the marker of a change that the restarted runner did not see."""
+    host.slots().register("one")
+    host.system.told.clear()
+    restart = threading.Thread(target=host.slots().restart, args=("one",), kwargs=IDLE)
+    with exclusive(str(host.root / "var/lib/runnerctl/slots.lock"), seconds=1):
+        restart.start()
+        restart.join(0.3)
+        assert host.system.told == []
+    restart.join(10)
+    assert host.system.told == ["restart gha-runner@one.service"]
 
 
 def test_restart_of_an_unknown_slot(host: Host) -> None:

@@ -13,7 +13,13 @@ from typing import Any
 
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import Converger, known_slots
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import (
+    LOCK,
+    LOCK_SECONDS,
+    Converger,
+    known_slots,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
     Enrolment,
@@ -155,9 +161,10 @@ class Slots:
 
     def _unregister(self, fleet: Any, report: Any, seconds: float, done: Done) -> None:
         local = _local(report)
-        if local.agent_id is not None:
+        if local.agent_id is not None or local.registering:  # cut off: only GitHub knows the id, if any
             fleet.remove_record(local, seconds=seconds)
-            done.actions.append(f"record {local.agent_id} of slot {local.name} removed from GitHub")
+            record = "a record without id" if local.agent_id is None else f"record {local.agent_id}"
+            done.actions.append(f"{record} of slot {local.name} removed from GitHub")
         if report.active or local.agent_id is not None:
             self.system.systemctl("disable", "--now", "--quiet", unit_name(local.name), seconds=STOP_SECONDS)
             self.system.forget_failure(unit_name(local.name))  # its record goes first, so it may end badly
@@ -172,7 +179,8 @@ class Slots:
             state = json.loads(path.read_text())
         except (OSError, ValueError):
             return
-        atomic_write(str(path), (json.dumps({**state, "agent_id": None}, indent=2) + "\n").encode())
+        state = {**state, "agent_id": None, "registering": False}
+        atomic_write(str(path), (json.dumps(state, indent=2) + "\n").encode())
 
     # -- restart -----------------------------------------------------------------------------------------
 
@@ -180,10 +188,14 @@ class Slots:
         """Restart a slot's unit as soon as no job runs on it."""
         self._known(name)
         unit = unit_name(name)
+        limit = seconds if when_idle else 0.0
         with _host_errors():
-            self._await_idle(name, seconds=seconds if when_idle else 0.0, when_idle=when_idle)
-            self.system.systemctl("restart", unit, seconds=STOP_SECONDS)
-        self.layout.state("pending", name).unlink(missing_ok=True)
+            self._await_idle(name, seconds=limit, when_idle=when_idle)
+            # A converge marks a restart as due and then writes what makes it due: not in between.
+            with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):
+                self._await_idle(name, seconds=0.0, when_idle=when_idle)
+                self.system.systemctl("restart", unit, seconds=STOP_SECONDS)
+                self.layout.state("pending", name).unlink(missing_ok=True)
         return Done(slots=[{"slot": name, "unit": unit}], actions=[f"restart {unit}"])
 
     def _await_idle(self, name: str, *, seconds: float | None, when_idle: bool) -> None:
