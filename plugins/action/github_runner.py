@@ -9,6 +9,7 @@ import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import recall_release
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
@@ -93,8 +94,13 @@ class _Present:
         self.variables = variables
         self.spec: HostSpec = fleet.spec
         self.check = bool(action._task.check_mode)
-        version = variables.get("__github_runner_release", {}).get("version", "")
-        self.slots = [desired_slot(self.spec, slot, str(version)) for slot in self.spec.github_runner.slots]
+        version = recall_release(variables).get("version", "")
+        if self.spec.github_runner.slots and not version:
+            raise AnsibleActionFail(
+                f"{self.spec.host}: it is not known which runner release the slots are to run; "
+                "let a task with module runner_release come first, as role github_runner does"
+            )
+        self.slots = [desired_slot(self.spec, slot, version) for slot in self.spec.github_runner.slots]
 
     def run(self) -> dict[str, Any]:
         """Read, plan, act."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import release_fact
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
@@ -34,7 +35,7 @@ class ActionModule(TargetAction):
         result = {**report, "changed": False, "host_json": None}
         if spec.github_runner.slots and _wants_runners(variables):
             try:
-                result["ansible_facts"] = {"__github_runner_release": self._ask_github(spec, facts)}
+                result["ansible_facts"] = release_fact(self._ask_github(spec, facts))
             except RunnerctlError as error:
                 raise AnsibleActionFail(f"{spec.host}: {error}") from None
         return result

@@ -7,12 +7,9 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import RELEASES
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import recall_release, release_fact
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
-    RunnerctlError,
-    plain,
-    spec_from_task,
-)
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import RunnerctlError, spec_from_task
 
 from runnerctl.reconcile import Fleet
 
@@ -27,7 +24,7 @@ class ActionModule(TargetAction):
         spec = spec_from_task(self, variables)
         if not spec.github_runner.slots:
             return {"changed": False, "skipped": True, "msg": "the host has no slots"}
-        known = plain(variables.get("__github_runner_release")) or {"needs_token": True}
+        known = recall_release(variables) or {"needs_token": True}
         if known.pop("installed", False):  # preflight saw it in this very play
             version = str(known["version"])
             return {"changed": False, "path": str(RELEASES / version), "version": version}
@@ -41,5 +38,5 @@ class ActionModule(TargetAction):
             known = {"version": release.version, "url": release.url, "sha256": release.sha256}
             token = release.token
         result = self.execute("runner_release", {**known, "token": token and Secret(token)}, variables)
-        result["ansible_facts"] = {"__github_runner_release": known}
+        result["ansible_facts"] = release_fact(known)
         return result
