@@ -104,8 +104,16 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"github_runner_version": "latest"}, "github_runner_version: is 'latest'; give it as 2.336.0"),
     ({"github_runner_env": {"AWS_SECRET_KEY": "x"}}, "KEY: looks like a secret"),
     ({"github_runner_env": {"https_proxy": "http://me:pw@proxy:1"}}, "https_proxy: looks like a secret"),
-    ({"runnerctl_wheelhouse": "https://me:pw@h/w"}, "runnerctl_wheelhouse: holds a password"),
-    ({"conda_url": "https://me:pw@h/{version}"}, "conda_url: holds a password"),
+    ({"runnerctl_wheelhouse": "https://me:pw@h/w"}, "runnerctl_wheelhouse: holds a user or a password"),
+    ({"conda_url": "https://me:pw@h/{version}"}, "conda_url: holds a user or a password"),
+    ({"github_runner_download_url": "https://ghp_hidden@m/{version}"}, "download_url: holds a user"),
+    ({"github_runner_api_url": "api.github.com"}, "github_runner_api_url: is 'api.github.com'; give it as"),
+    ({"github_runner_api_url": "https://h:x/"}, "github_runner_api_url: is 'https://h:x/'"),
+    ({"github_runner_api_url": "https://ghp_hidden@h/api/v3"}, "is an address with a user"),
+    ({"github_runner_api_url": "http://8.8.8.8/api/v3"}, "is plain HTTP to a public host; use https"),
+    ({"conda_version": "../x"}, "conda_version: is '../x'; give it as"),
+    ({"conda_channels": []}, "conda_channels: is empty; name the channels"),
+    ({"conda_channels": ["conda-forge", "defaults"]}, "names Anaconda's default channels"),
     ({"github_runner_env": {"A B": "x"}}, "is no variable name"),
     ({"github_runner_env": {"A": "x\ny"}}, "has a line break"),
     (
@@ -126,6 +134,7 @@ def test_bad_input_is_one_line_with_variable_value_and_remedy(values: dict[str, 
     """Each is refused, by name, with what to do."""
     lines = _problems(**values)
     assert any(expected in line for line in lines), lines
+    assert not [line for line in lines if "hidden" in line]
     assert all("\n" not in line and line.startswith("h1: ") and "; " in line for line in lines)
 
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Mapping
 
 from runnerctl.core.labels import check_label, normalise
-from runnerctl.core.sections import SLOT_NAME, HostSpec, Problem, Slot
-from runnerctl.core.templates import check_template, has_password
+from runnerctl.core.scope import check_transport, split_url
+from runnerctl.core.sections import SLOT_NAME, Conda, HostSpec, Problem, Slot
+from runnerctl.core.templates import check_template, has_password, has_user
 from runnerctl.errors import ConfigError
 
 __all__ = ["broken_rules", "duplicate_runner_names"]
@@ -15,6 +16,7 @@ __all__ = ["broken_rules", "duplicate_runner_names"]
 GPU_ID = re.compile(r"(GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{3,}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
+CONDA_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|PRIVATE_KEY|API_KEY|CREDENTIALS?)(_|$)", re.IGNORECASE
@@ -26,6 +28,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     """Every rule that ``spec`` breaks; none when it can be."""
     runner = spec.github_runner
     problems = [*_label_problems("github_runner_labels", runner.labels), *_pin_problems(spec)]
+    problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
     problems += _managed_problems(spec) + _env_problems(runner.env) + _limit_problems(spec)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
@@ -108,13 +111,39 @@ def _address_problems(spec: HostSpec) -> list[Problem]:
         "conda_url": (spec.conda.url, ("version", "machine")),
     }
     problems = []
-    if has_password(spec.runnerctl.wheelhouse or ""):
+    if has_user(spec.runnerctl.wheelhouse or ""):
         remedy = "host.json is readable by all: use a directory on the controller"
-        problems.append(Problem("runnerctl_wheelhouse", "holds a password", remedy))
+        problems.append(Problem("runnerctl_wheelhouse", "holds a user or a password", remedy))
     for variable, (text, names) in given.items():
         if text is not None and (wrong := check_template(text, *names)):
             remedy = "use " + " and ".join(f"{{{name}}}" for name in names) + ", or the whole address"
             problems.append(Problem(variable, wrong, remedy))
+    return problems
+
+
+def _api_problems(url: str | None) -> list[Problem]:
+    """The API's address: the credential goes there."""
+    if url is None:
+        return []
+    parts = split_url(url)
+    if parts is None or parts.scheme not in ("https", "http") or not parts.hostname or has_user(url):
+        shown = "an address with a user" if has_user(url) else repr(url)
+        return [Problem("github_runner_api_url", f"is {shown}", "give it as https://HOST/api/v3")]
+    try:
+        check_transport(url)
+    except ConfigError as error:
+        return [Problem("github_runner_api_url", error.what, error.remedy)]
+    return []
+
+
+def _conda_problems(conda: Conda) -> list[Problem]:
+    """Without a channel of its own conda takes Anaconda's, whose terms are not conda-forge's."""
+    problems = []
+    if not CONDA_VERSION.fullmatch(conda.version):
+        problems.append(Problem("conda_version", f"is {conda.version!r}", "give it as 26.3.2-3"))
+    if not conda.channels or "defaults" in normalise(conda.channels):
+        message = "names Anaconda's default channels" if conda.channels else "is empty"
+        problems.append(Problem("conda_channels", message, "name the channels themselves: [conda-forge]"))
     return problems
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from runnerctl.errors import ConfigError
 
-__all__ = ["Scope", "api_url_for", "check_transport", "parse_scope"]
+__all__ = ["Scope", "api_url_for", "check_transport", "parse_scope", "split_url"]
 
 ScopeKind = Literal["repository", "organization", "enterprise"]
 
@@ -34,7 +34,7 @@ def parse_scope(url: str) -> Scope:
 
     Raises ConfigError when it is none of them.
     """
-    parts = _split(url)
+    parts = split_url(url)
     if parts is None or parts.scheme not in ("https", "http") or not parts.hostname:
         raise ConfigError(f"{url!r} is not an http(s) URL", remedy=_REMEDY)
     if parts.username or parts.password or parts.query or parts.fragment:
@@ -51,7 +51,7 @@ def parse_scope(url: str) -> Scope:
     raise ConfigError(f"{url!r} is no repository, organisation or enterprise", remedy=_REMEDY)
 
 
-def _split(url: str) -> SplitResult | None:
+def split_url(url: str) -> SplitResult | None:
     """The parts of a URL; None when it has a bad address or port, or characters that no URL has."""
     try:
         parts = urlsplit(url)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["check_template", "fill", "has_password"]
+__all__ = ["check_template", "fill", "has_password", "has_user"]
 
 _PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]*@")
+_USER = re.compile(r"://[^/@\s]*@")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
@@ -14,8 +15,8 @@ def check_template(text: str, *names: str) -> str | None:
     """What is wrong with an address that may hold ``{name}`` for each of ``names``, or None."""
     if not text.isprintable() or " " in text:
         return "holds a space or a control character"
-    if has_password(text):
-        return "holds a password"
+    if has_user(text):
+        return "holds a user or a password"
     unknown = [found for found in _PLACEHOLDER.findall(text) if found not in names]
     rest = _PLACEHOLDER.sub("", text)
     if unknown or "{" in rest or "}" in rest:
@@ -26,6 +27,11 @@ def check_template(text: str, *names: str) -> str | None:
 def has_password(text: str) -> bool:
     """Whether a text holds an address of the form ``scheme://user:password@host``."""
     return bool(_PASSWORD.search(text))
+
+
+def has_user(text: str) -> bool:
+    """Whether a text holds an address of the form ``scheme://user@host``: GitHub's tokens stand there too."""
+    return bool(_USER.search(text))
 
 
 def fill(text: str, **values: str) -> str:
