@@ -1,4 +1,4 @@
-"""Files, links and directories that are either the old ones or the new ones, never in between.
+"""Files and links that are either the old ones or the new ones, never in between.
 
 Each function reads first, changes only what differs, and changes nothing at all when ``check`` is set.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import grp
 import os
-import pwd
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import Any
 
 from .errors import HostError
 
-__all__ = ["Change", "atomic_link", "atomic_write", "make_directory", "sync_directory", "sync_file_system"]
+__all__ = ["Change", "atomic_link", "atomic_write", "sync_directory", "sync_file_system"]
 
 
 @dataclass(frozen=True)
@@ -44,15 +42,13 @@ def atomic_write(
     data: bytes,
     *,
     mode: int = 0o644,
-    owner: str | int | None = None,
-    group: str | int | None = None,
     check: bool = False,
 ) -> Change:
-    """Give ``path`` this content, mode and owner; owner and group None: this process's own.
+    """Give ``path`` this content and mode, and this process's user and group.
 
     Raises HostError when it cannot be written.
     """
-    path, uid, gid = os.fspath(path), _user_id(owner), _group_id(group)
+    path, uid, gid = os.fspath(path), os.geteuid(), os.getegid()
     old, status = _read(path)
     same_data = old == data
     same = same_data and status is not None and _attributes(status) == (mode, uid, gid)
@@ -95,37 +91,6 @@ def atomic_link(path: str | os.PathLike[str], target: str, *, check: bool = Fals
         sync_directory(os.path.dirname(path))
     except OSError as error:
         raise HostError(f"cannot be linked: {error.strerror}", where=path) from error
-    return change
-
-
-def make_directory(
-    path: str | os.PathLike[str],
-    *,
-    mode: int = 0o755,
-    owner: str | int | None = None,
-    group: str | int | None = None,
-    check: bool = False,
-) -> Change:
-    """Make a directory (and its parents, 0755), or give it this mode and owner. Raises HostError."""
-    path, uid, gid = os.fspath(path), _user_id(owner), _group_id(group)
-    try:
-        status: os.stat_result | None = os.lstat(path)
-    except FileNotFoundError:
-        status = None
-    if status is not None and not stat.S_ISDIR(status.st_mode):
-        raise HostError("is in the way: it is no directory", where=path, remedy="move it away")
-    same = status is not None and _attributes(status) == (mode, uid, gid)
-    before = "" if status is None else _line(*_attributes(status))
-    change = Change(path, not same, before=before, after=_line(mode, uid, gid))
-    if same or check:
-        return change
-    try:
-        if status is None:
-            os.makedirs(path, 0o755, exist_ok=True)
-        os.chown(path, uid, gid)
-        os.chmod(path, mode)
-    except OSError as error:
-        raise HostError(f"cannot be made: {error.strerror}", where=path) from error
     return change
 
 
@@ -181,28 +146,6 @@ def _replace(path: str, data: bytes, *, mode: int, uid: int, gid: int) -> None:
             os.unlink(temporary)
         raise
     sync_directory(directory)
-
-
-def _user_id(owner: str | int | None) -> int:
-    if owner is None:
-        return os.geteuid()
-    if isinstance(owner, int):
-        return owner
-    try:
-        return pwd.getpwnam(owner).pw_uid
-    except KeyError:
-        raise HostError(f"user {owner!r} does not exist") from None
-
-
-def _group_id(group: str | int | None) -> int:
-    if group is None:
-        return os.getegid()
-    if isinstance(group, int):
-        return group
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        raise HostError(f"group {group!r} does not exist") from None
 
 
 def _attributes(status: os.stat_result) -> tuple[int, int, int]:
