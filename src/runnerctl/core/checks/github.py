@@ -181,7 +181,9 @@ GITHUB_VERSION = Check(
         "Asks GitHub until when it gives jobs to the runner's version; the age of a release tells "
         "nothing. Limit: runnerctl_health_version_expiry_warning_days."
     ),
-    remedy="run the upgrade playbook",
+    remedy=(
+        "run the provision playbook for this host again, with github_runner_version raised where it is pinned"
+    ),
     judge=_judge_version,
     needs=(".github", "time"),
     over="slots",

@@ -32,7 +32,7 @@ _EXIT = {
     ),
     7: (
         "GitHub refuses this runner version (7)",
-        "run the upgrade playbook, or raise github_runner_version and provision again",
+        "run the provision playbook again, with github_runner_version raised where it is pinned",
     ),
 }
 # The listener's own lines, the newest of which says what it is doing (actions/runner, Runner.Listener).
@@ -60,7 +60,7 @@ def _judge_registered(
 ) -> Iterable[Verdict]:
     wanted = spec_slot(spec, slot.name)
     if spec and not wanted:
-        remedy = "remove it with the deprovision playbook, or name it in github_runner_slots"
+        remedy = f"{_PROVISION}, which removes it, or name it in github_runner_slots"
         yield warning("is on this host, but not in its spec", remedy)
     elif state and state.registering:
         yield warning("a registration was begun and not finished")
@@ -285,7 +285,7 @@ SLOT_VERSION = Check(
         "and the pin of the spec. How long GitHub accepts a version is judged by github.version, where "
         "a credential is."
     ),
-    remedy="run the upgrade playbook",
+    remedy=f"{_PROVISION}, with github_runner_version raised where it is pinned",
     judge=_judge_version,
     needs=(".bound_version", ".registration"),
     over="slots",
