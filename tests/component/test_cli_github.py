@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.component.cli_support import TOKEN, call, host_json, spawn
 from tests.fakes.github_api import GithubApi
@@ -162,3 +166,21 @@ def test_health_asks_github(github: GithubApi, tmp_path: Path) -> None:
     assert not [finding for finding in ran.json["findings"] if finding["id"].startswith("github.")]
     # The probe of the API asks for its root, which GitHub answers and its description leaves out.
     assert github.control.violations() == []
+
+
+def test_an_app_whose_github_says_nothing_keeps_no_verdict_waiting(tmp_path: Path) -> None:
+    """The token is minted within the verdict's own deadline too."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    file = tmp_path / "app.pem"
+    file.write_bytes(pem)
+    file.chmod(0o600)
+    app = {"RUNNERCTL_APP_ID": "7", "RUNNERCTL_APP_KEY_FILE": str(file)}
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/acme"
+        host_json(tmp_path, url=url, slots=[{"name": "main"}])
+        started = time.monotonic()
+        ran = call("health", "--deadline", "1", "-o", "json", env=app, root=tmp_path)
+        assert time.monotonic() - started < 15
+    found = [finding for finding in ran.json["findings"] if finding["id"] == "github.record"]
+    assert [finding["status"] for finding in found] == ["UNKNOWN"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
@@ -88,12 +89,14 @@ class _View:
         try:
             scope = parse_scope(url)
             base = api_url(self.context, scope, self.spec.github_runner.api_url if self.spec else None)
-            found = credential(self.context, scope, api=base)
+            left = max(self.ends - self.clock(), 0.1)
+            connect = partial(
+                GitHubClient, base, max_wait_seconds=LONGEST_WAIT_SECONDS, deadline_seconds=left
+            )
+            found = credential(self.context, scope, api=base, connect=connect)
             if found is None:
                 return AccessError("there is no GitHub credential")
-            left = max(self.ends - self.clock(), 0.1)
-            client = GitHubClient(base, found, max_wait_seconds=LONGEST_WAIT_SECONDS, deadline_seconds=left)
-            return Registry(client, scope)
+            return Registry(connect(found), scope)
         except RunnerctlError as error:
             return error
 

@@ -9,7 +9,10 @@ from runnerctl.core.scope import Scope, api_url_for, parse_scope
 from runnerctl.errors import AccessError, ConfigError, UsageError
 
 if TYPE_CHECKING:
-    from runnerctl.github.auth import Credential
+    from collections.abc import Callable
+
+    from runnerctl.github.auth import Bearer, Credential
+    from runnerctl.github.client import GitHubClient
     from runnerctl.github.registry import Registry
 
 __all__ = ["HOW_TO_AUTHENTICATE", "api_url", "credential", "registry", "scope_of"]
@@ -43,11 +46,20 @@ def api_url(context: Context, scope: Scope | None, given: str | None = None) -> 
     return (configured or (api_url_for(scope.url) if scope else PUBLIC_API)).rstrip("/")
 
 
-def credential(context: Context, scope: Scope | None, *, api: str) -> Credential | None:
-    """The credential of the environment, or None when it holds none."""
+def credential(
+    context: Context,
+    scope: Scope | None,
+    *,
+    api: str,
+    connect: Callable[[Bearer], GitHubClient] | None = None,
+) -> Credential | None:
+    """The credential of the environment, or None when it holds none.
+
+    ``connect`` makes the client with which an App mints its token: one with the caller's own deadline.
+    """
     from runnerctl.github.auth import credentials
 
-    return credentials(context.env, api_url=api, scope=scope)
+    return credentials(context.env, api_url=api, scope=scope, connect=connect)
 
 
 def registry(context: Context, scope: Scope, *, api: str | None = None) -> Registry:

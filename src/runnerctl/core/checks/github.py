@@ -94,7 +94,7 @@ def _judge_group(
     data = {"group": record.group, "wanted": wanted}
     if wanted is None and record.group_is_default is False:
         yield warning(f"is in group {record.group}, and the spec names none", **data)
-    elif wanted is not None and record.group != wanted:
+    elif wanted is not None and record.group.casefold() != wanted.casefold():  # as GitHub compares
         yield warning(f"is in group {record.group}, and should be in {wanted}", **data)
     else:
         yield ok(f"in group {record.group}", **data)
