@@ -81,7 +81,9 @@ def mirror(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirro
 
 @pytest.fixture(scope="module")
 def module_world(lab: Lab, mirror: Mirror) -> Iterator[World]:
-    """GitHub's stand-in and the mirror, for the hosts of one test file."""
+    """GitHub's stand-in and the mirror, for the hosts of one test file. The mirror starts afresh."""
+    mirror.faults.clear()
+    mirror.forget_downloads()
     with World.build(lab.network.gateway, mirror) as built:
         yield built
 

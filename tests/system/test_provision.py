@@ -275,7 +275,7 @@ def test_killed_in_role_conda_and_in_role_runnerctl_then_run_again(converged: Si
     gone = "/opt/miniforge3* /etc/conda /opt/runnerctl /etc/runnerctl /usr/local/bin/runnerctl"
     _all(converged, f"rm -r {gone}")
     converged.world.mirror.fault("slow", "*.sh", bytes_per_second=2048)
-    _kill_when(converged, CONDA, "ls -d /opt/.miniforge3.*/installer.sh*")
+    _kill_when(converged, CONDA, "ls -d /opt/.miniforge3.*/.installer.sh.*")
     converged.world.mirror.faults.clear()
     _kill_when(converged, CLI, "cd /opt/runnerctl/venv-* && ls bin/pip && ! ls installed.json")
     converged.provision()
