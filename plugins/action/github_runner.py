@@ -131,11 +131,12 @@ class _Present:
     def _act(self, plans: list[SlotPlan], absent: list[LocalSlot]) -> dict[str, Any]:
         """What differs on the host, registrations included; then slots that inventory no longer has."""
         enrolments = []
-        for plan in plans:
-            if plan.registration is not None:
-                enrolment = self.fleet.enrolment(plan)
-                enrolments.append({"name": plan.name, **enrolment, "token": Secret(enrolment["token"])})
-                self.fleet.delete_before(plan)
+        register = [plan for plan in plans if plan.registration is not None]
+        for plan in register:  # every token first: a refusal must not come after the first deletion
+            enrolment = self.fleet.enrolment(plan)
+            enrolments.append({"name": plan.name, **enrolment, "token": Secret(enrolment["token"])})
+        for plan in register:
+            self.fleet.delete_before(plan)
         remove = []
         for slot in absent:
             try:

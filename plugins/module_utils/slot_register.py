@@ -84,7 +84,11 @@ def register(layout: Layout, system: System, slot: SlotSpec, enrolment: Enrolmen
     runner = read_runner_file(layout.slot_root(slot.name) / ".runner")
     if done.rc or runner is None:
         reason = _reason(done.out + "\n" + done.err).replace(enrolment.token, "<token>")
-        raise HostError(f"the runner could not be registered: {reason}", where=f"slot {slot.name}")
+        raise HostError(
+            f"the runner could not be registered: {reason}",
+            where=f"slot {slot.name}",
+            remedy="mend that, or wait for GitHub, and run again: it goes on from here",
+        )
     (layout.slot_root(slot.name) / "svc.sh").unlink(missing_ok=True)  # it would install a second unit
     gid = system.ids(slot.user)[1]
     for name in CREDENTIAL_FILES:

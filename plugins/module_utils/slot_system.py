@@ -72,7 +72,13 @@ class System:
         if not units:
             return {}
         keys = "Id,ActiveState,UnitFileState,LoadState,NeedDaemonReload"
-        out = run(["systemctl", "show", f"--property={keys}", "--", *units], check=False).out
+        done = run(["systemctl", "show", f"--property={keys}", "--", *units], check=False)
+        out = done.out
+        if done.rc and not out.strip():
+            reason = (done.err.strip().splitlines() or ["no answer"])[-1]
+            raise HostError(
+                reason, where="systemctl show", remedy="see whether systemd answers, then run again"
+            )
         states = {}
         for block in out.strip().split("\n\n"):
             pairs = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)

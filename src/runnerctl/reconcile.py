@@ -102,7 +102,7 @@ class Fleet:
         self._registries: dict[str, Registry] = {}
         self._tokens: dict[str, str] = {}
         self._downloads: dict[str, Sequence[RunnerDownload]] = {}
-        self._groups: dict[tuple[str, str], int] = {}
+        self._groups: dict[tuple[str, str], int | None] = {}
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -168,14 +168,17 @@ class Fleet:
         )
 
     def group_id(self, slot: Slot) -> int | None:
-        """The id of the slot's runner group, asked once; None without one. Raises ConfigError."""
+        """The id of the slot's runner group, asked once; the scope's default group when it names none.
+
+        None at a repository, which has no groups. Raises ConfigError when there is no such group.
+        """
         group = self.spec.slot_group(slot)
-        if not group:
-            return None
         registry = self.registry(self.spec.slot_url(slot))
-        key = (registry.scope.url, group)
+        if registry.scope.kind == "repository":
+            return None
+        key = (registry.scope.url, group or "")
         if key not in self._groups:
-            self._groups[key] = registry.group_id(group)
+            self._groups[key] = registry.group_id(group) if group else registry.default_group_id()
         return self._groups[key]
 
     def prove_access(self, *, register: Collection[str]) -> None:
@@ -187,7 +190,8 @@ class Fleet:
         for scope in self.scopes():
             self.downloads(scope)
         for slot in self._slots():
-            self.group_id(slot)
+            if self.spec.slot_group(slot):
+                self.group_id(slot)
             if slot.name in register:
                 self.token(self.spec.slot_url(slot))
 

@@ -242,14 +242,30 @@ def local_of(control: Control, github: GithubApi, name: str, **fields: Any) -> L
 def test_a_converged_fleet_costs_one_request_a_slot_however_many_runners_there_are(
     github: GithubApi, control: Control
 ) -> None:
-    """250 others in the scope make no difference."""
+    """250 others in the scope make no difference; the scope's default group is asked for once."""
     control.add_runners(ORG, 250)
     local = {name: local_of(control, github, name) for name in "ab"}
     control.clear_requests()
     fleet = fleet_of(github)
     assert [plan.changes for plan in fleet.plans(local)] == [False, False]
-    assert control.counts() == (2, 0)
-    assert fleet.calls() == {"requests": 2, "writes": 0}
+    assert control.counts() == (3, 0)
+    assert fleet.calls() == {"requests": 3, "writes": 0}
+
+
+def test_without_a_named_group_a_runner_goes_back_to_the_default_one(
+    github: GithubApi, control: Control
+) -> None:
+    """Somebody moved it by hand: that is drift too."""
+    group = control.add_group(ORG, "elsewhere")
+    local = {"a": local_of(control, github, "a")}
+    control.change_runner(local["a"].agent_id or 0, group_id=group["id"])
+    fleet = fleet_of(github, github_runner_slots=[{"name": "a"}])
+    [plan] = fleet.plans(local)
+    assert plan.move_to_group == 1
+    fleet.write(plan)
+    assert not any(
+        plan.changes for plan in fleet_of(github, github_runner_slots=[{"name": "a"}]).plans(local)
+    )
 
 
 def test_labels_and_group_are_repaired_by_one_write_each(github: GithubApi, control: Control) -> None:

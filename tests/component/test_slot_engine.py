@@ -416,7 +416,8 @@ def test_a_refused_registration_tells_the_runners_reason_and_not_the_token(conve
     with pytest.raises(HostError) as caught:
         converged.converge(SLOT, enrol=True)
     reason = "could not be registered: Http response code: NotFound, <token>"
-    assert str(caught.value) == f"slot a: the runner {reason}"
+    assert str(caught.value).startswith(f"slot a: the runner {reason}; ")
+    assert TOKEN not in str(caught.value)
     assert converged.state()["registering"] is True
     assert not converged.slot(".runner").exists()
     report = converged.converge(SLOT, check=True).reports[0]

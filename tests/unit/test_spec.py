@@ -79,6 +79,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({SLOTS: [{"name": "a", "gpu": ["x"]}]}, "has an unknown key 'gpu'; did you mean gpus?"),
     ({"github_runner_labels": ["a,b"]}, "github_runner_labels: label 'a,b' contains a comma"),
     ({"github_runner_labels": ["x" * 257]}, "has 257 characters, more than 256"),
+    ({"github_runner_labels": ["--replace"]}, "label '--replace' begins with a hyphen"),
+    (
+        {"github_runner_url": "https://github.com/acme", "github_runner_group": "--pat"},
+        "begins with a hyphen",
+    ),
     ({"github_runner_labels": [""]}, "label '' is empty"),
     ({"github_runner_labels": ["a\nb"]}, "contains a control character"),
     ({SLOTS: [{"name": "a"}, {"name": "a"}]}, "github_runner_slots[1]: name 'a' is given twice"),

@@ -89,11 +89,11 @@ class Slots:
         with _host_errors():
             before = self._converge(specs, check=True)
             plans = self._plans(fleet, slots, before.reports)
-            enrolments = {}
-            for plan in plans:
-                if plan.registration is not None:
-                    enrolments[plan.name] = Enrolment(**fleet.enrolment(plan))
-                    fleet.delete_before(plan)
+            register = [plan for plan in plans if plan.registration is not None]
+            # Every token first: a refusal must not come after the first deletion.
+            enrolments = {plan.name: Enrolment(**fleet.enrolment(plan)) for plan in register}
+            for plan in register:
+                fleet.delete_before(plan)
             after = self._converge(specs, enrolments=enrolments) if enrolments or before.actions else before
         done = Done(actions=list(after.actions))
         self._repair(fleet, plans, done)
@@ -165,13 +165,15 @@ class Slots:
             fleet.remove_record(local, seconds=seconds)
             record = "a record without id" if local.agent_id is None else f"record {local.agent_id}"
             done.actions.append(f"{record} of slot {local.name} removed from GitHub")
-        if report.active or local.agent_id is not None:
-            self.system.systemctl("disable", "--now", "--quiet", unit_name(local.name), seconds=STOP_SECONDS)
-            self.system.forget_failure(unit_name(local.name))  # its record goes first, so it may end badly
-            done.actions.append(f"{unit_name(local.name)} stopped and disabled")
-        slot = SlotSpec(local.name, runner_name=local.agent_name or "", url=local.url or "", version="")
-        forget_registration(self.layout, slot)
-        self._note_unregistered(self.layout.state("slots", local.name))
+        unit = unit_name(local.name)
+        with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):  # a converge may be under way
+            if report.active or local.agent_id is not None:
+                self.system.systemctl("disable", "--now", "--quiet", unit, seconds=STOP_SECONDS)
+                self.system.forget_failure(unit)  # its record goes first, so it may end badly
+                done.actions.append(f"{unit} stopped and disabled")
+            slot = SlotSpec(local.name, runner_name=local.agent_name or "", url=local.url or "", version="")
+            forget_registration(self.layout, slot)
+            self._note_unregistered(self.layout.state("slots", local.name))
         done.slots.append({"slot": local.name, "agent_id": None, "status": "absent"})
 
     def _note_unregistered(self, path: Path) -> None:

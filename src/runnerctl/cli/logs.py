@@ -137,9 +137,11 @@ def _follow_command(command: list[str]) -> Iterator[str]:
     try:
         yield from process.stdout or ()
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=5)
+        for end in (process.terminate, process.kill):
+            end()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+                break
 
 
 def _worker_lines(context: Context, paths: Paths, slot: str, lines: int, follow: bool) -> Iterable[str]:

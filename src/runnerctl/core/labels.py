@@ -36,6 +36,8 @@ def check_label(label: str) -> str | None:
         return "contains a comma"
     if len(label) > MAX_LENGTH:
         return f"has {len(label)} characters, more than {MAX_LENGTH}"
+    if label.startswith("-"):
+        return "begins with a hyphen"  # config.sh would take it for an option
     if not label.isprintable():
         return "contains a control character"
     return None

@@ -48,7 +48,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
 def _label_problems(where: str, labels: tuple[str, ...]) -> list[Problem]:
     found = ((label, check_label(label)) for label in labels)
     return [
-        Problem(where, f"label {label[:40]!r} {wrong}", "use up to 256 characters without a comma")
+        Problem(where, f"label {label[:40]!r} {wrong}", "use up to 256 characters, no comma, no hyphen first")
         for label, wrong in found
         if wrong
     ]
@@ -83,6 +83,9 @@ def _scope_problems(spec: HostSpec, slot: Slot, where: str) -> list[Problem]:
         scope = spec.slot_scope(slot)
     except ConfigError as error:
         return [Problem(variable, error.what, error.remedy)]
+    if (spec.slot_group(slot) or "").startswith("-"):
+        message = f"group {spec.slot_group(slot)!r} begins with a hyphen"
+        return [Problem(where, message, "rename the group: the runner would take it for an option")]
     if spec.slot_group(slot) and scope.kind == "repository":
         message = f"group {spec.slot_group(slot)!r} is given for a repository, which has no runner groups"
         return [Problem(where, message, "leave the group out, or register at the organisation")]

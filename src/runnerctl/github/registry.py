@@ -139,6 +139,10 @@ class Registry:
         remedy = "create the group, or correct the slot's group"
         raise ConfigError(f"there is no runner group {name!r}; {has}", where=self.scope.name, remedy=remedy)
 
+    def default_group_id(self) -> int | None:
+        """The id of the group that runners are in unless told otherwise; None for a repository."""
+        return next((group.id for group in self.groups() if group.default), None)
+
     def move_to_group(self, runner_id: int, group_id: int) -> None:
         """Put a runner into a group. Raises ConfigError for a repository, which has no groups."""
         if self.scope.kind == "repository":
