@@ -43,7 +43,7 @@ def to_json(value: Any) -> str:
 
 
 def ascii_json(text: str) -> str:
-    """JSON text with everything beyond printable ASCII as ``\\uXXXX`` (RFC 8259, 7)."""
+    """JSON text with everything beyond printable ASCII as escapes (RFC 8259, section 7)."""
     if text.isascii() and "\x7f" not in text:
         return text
     return "".join(char if char.isascii() and char != "\x7f" else _json_escaped(char) for char in text)
