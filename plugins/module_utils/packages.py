@@ -56,6 +56,9 @@ class PackageSystem(Protocol):
     def remove(self, names: Sequence[str], *, seconds: float) -> None:
         """Remove them and their settings."""
 
+    def finish(self, *, seconds: float) -> None:
+        """Finish what an interrupted run left half done, on whatever package."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -129,7 +132,8 @@ class Packages:
         going = self.system.removable(targets) if targets else []
         if going and not check:
             self.system.remove(going, seconds=self._left())
-        if not check:
+        if names and not check:
+            self.system.finish(seconds=self._left())  # a run killed in its middle leaves more than these
             self.receipt.forget("package", names)
         kept = tuple(name for name in targets if name not in going)
         return Outcome(removed=tuple(going), kept=kept)

@@ -161,6 +161,10 @@ class Apt:
         if done.rc != 0:
             raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
 
+    def finish(self, *, seconds: float) -> None:
+        """Configure what an interrupted run left, pending triggers of other packages included."""
+        self._finish_interrupted(time.monotonic() + seconds)
+
     def _lists_age(self) -> float:
         """Seconds since the package lists were fetched; infinite when there are none."""
         ends = ("_Packages", "_Packages.lz4", "_Packages.gz")

@@ -74,6 +74,9 @@ class Rpm:
         """Only these: dependencies that nobody needs stay for the administrator to decide."""
         self._dnf("remove", names, seconds)
 
+    def finish(self, *, seconds: float) -> None:
+        """Nothing: rpm leaves no package half configured."""
+
     def _dnf(self, verb: str, names: Sequence[str], seconds: float) -> None:
         deadline = time.monotonic() + seconds
         argv = ["dnf", *OPTIONS, "--setopt=clean_requirements_on_remove=False", verb, *names]

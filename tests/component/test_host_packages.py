@@ -39,6 +39,7 @@ class Distribution:
         self.receipt: Receipt | None = None
         self.noted_in_time = True
         self.asked: list[object] = []
+        self.finished = 0
 
     def installed(self, names: Sequence[str]) -> set[str]:
         return self.there & set(names)
@@ -71,6 +72,10 @@ class Distribution:
     def remove(self, names: Sequence[str], *, seconds: float) -> None:
         self.asked.append(seconds)
         self.there -= set(names)
+
+    def finish(self, *, seconds: float) -> None:
+        assert seconds > 0
+        self.finished += 1
 
 
 def _packages(system: Distribution, tmp_path: Path) -> Packages:
@@ -147,6 +152,18 @@ def test_absent_removes_the_named_and_keeps_what_others_need(tmp_path: Path) -> 
     assert system.there == {"libssl3", "tar"}
     assert _noted(tmp_path) == []
     assert not packages.absent(["git", "gone"]).changed
+
+
+def test_what_a_killed_removal_left_of_other_packages_is_finished(tmp_path: Path) -> None:
+    """Its own packages may be gone, and the triggers of another still be pending; check mode does nothing."""
+    system = Distribution(there={"tar"}, lists=None)
+    packages = _packages(system, tmp_path)
+    packages.absent(["git"], check=True)
+    assert system.finished == 0
+    packages.absent(["git"])
+    assert system.finished == 1
+    packages.absent([])
+    assert system.finished == 1
 
 
 @pytest.mark.parametrize(
