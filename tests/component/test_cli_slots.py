@@ -212,8 +212,9 @@ def test_register_names_the_slots_there_are(host: Host) -> None:
 
 
 def test_register_needs_an_installed_release(host: Host) -> None:
-    """The role installs the runner; the command says so."""
-    (host.root / "opt/actions-runner" / VERSION).rename(host.root / "elsewhere")
+    """The role installs the runner; the command says so. What is still being unpacked is no release."""
+    release = host.root / "opt/actions-runner" / VERSION
+    release.rename(release.with_name(f".{VERSION}.x1.partial"))
     with pytest.raises(ConfigError, match="no runner release is installed"):
         host.slots().register("one")
 

@@ -14,6 +14,7 @@ from typing import Any
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import versions
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import (
     LOCK,
     LOCK_SECONDS,
@@ -233,9 +234,9 @@ class Slots:
     def _version(self, slot: Slot) -> str:
         """The release a slot runs: the pinned one, the one it had, or the newest that is installed."""
         folder = self.layout.release("x").parent
-        installed = {path.name for path in folder.iterdir()} if folder.is_dir() else set[str]()
+        installed = versions(folder)
         had = self._state(slot.name).get("version")
-        for version in (self.spec.github_runner.version, had, max(installed, key=_order, default=None)):
+        for version in (self.spec.github_runner.version, had, *installed[-1:]):
             if version in installed:
                 return str(version)
         raise ConfigError("no runner release is installed", where=str(folder), remedy=PROVISION_FIRST)
@@ -252,10 +253,6 @@ class Slots:
     ) -> Any:
         converger = Converger(self.layout, self.system, check=check)
         return converger.run(specs, enrolments=enrolments or {}, remove=[])
-
-
-def _order(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else -1 for part in version.split("."))
 
 
 def _local(report: Any) -> LocalSlot:
