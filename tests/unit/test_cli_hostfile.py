@@ -64,7 +64,7 @@ def test_every_truncation_is_named(content: bytes) -> None:
         (b'"name": "a"', b'"name": 7', "spec.value", "github_runner.slots[0].name: expected"),
         (b'"name": "b"', b'"name": "a"', "spec.rule", "is given twice"),
         (b'"gpu-1"', b'"\xff"', "spec.json", "is no JSON"),
-        (b"}", b"]", "spec.json", "is no JSON"),
+        (b"\n}", b"\n]", "spec.json", "is no JSON"),
     ],
 )
 def test_problems_name_rule_line_and_field(

@@ -128,7 +128,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"github_runner_download_url": "https://m/{version"}, "holds a placeholder other than"),
     ({"conda_url": "https://m/a\nb"}, "conda_url: holds a space or a control character"),
     ({"github_runner_replace": "always"}, "github_runner_replace: is 'always'"),
-    ({"nvidia_driver_manage": True}, "nvidia_driver_manage: is true"),
+    ({"nvidia_driver_flavour": "closed"}, "nvidia_driver_flavour: is 'closed'"),
     ({"runnerctl_health_disk_free_warning_percent": 101}, "is 101; give 0 to 100"),
     ({"github_runner_online_timeout_seconds": 0}, "is 0; give at least 1"),
 ]

@@ -29,7 +29,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     runner = spec.github_runner
     problems = [*_label_problems("github_runner_labels", runner.labels), *_pin_problems(spec)]
     problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
-    problems += _managed_problems(spec) + _env_problems(runner.env) + _limit_problems(spec)
+    problems += _env_problems(runner.env) + _limit_problems(spec)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
     for index, slot in enumerate(runner.slots):
@@ -147,18 +147,6 @@ def _conda_problems(conda: Conda) -> list[Problem]:
     if not conda.channels or "defaults" in normalise(conda.channels):
         message = "names Anaconda's default channels" if conda.channels else "is empty"
         problems.append(Problem("conda_channels", message, "name the channels themselves: [conda-forge]"))
-    return problems
-
-
-def _managed_problems(spec: HostSpec) -> list[Problem]:
-    remedy = "this release verifies a driver managed by others: leave it false"
-    problems = []
-    for name, section in (
-        ("nvidia_driver", spec.nvidia_driver),
-        ("container_toolkit", spec.container_toolkit),
-    ):
-        if section.manage:
-            problems.append(Problem(f"{name}_manage", "is true", remedy))
     return problems
 
 

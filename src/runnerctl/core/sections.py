@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,6 +18,7 @@ __all__ = [
     "ContainerToolkit",
     "GithubRunner",
     "HostSpec",
+    "MigLayout",
     "NvidiaDriver",
     "Problem",
     "Runnerctl",
@@ -28,18 +29,51 @@ SCHEMA = "runnerctl.host/1"
 SLOT_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,26}[a-z0-9])?")  # `gha-<slot>` is a user name: 32 at most
 
 
-class NvidiaDriver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The NVIDIA driver of a host."""
+class MigLayout(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """MIG profiles that GPUs should be cut into. ``gpus``: UUIDs of whole GPUs, none for all of the host."""
 
-    manage: bool = False
+    profiles: tuple[str, ...]
+    gpus: tuple[str, ...] = ()
+
+
+class NvidiaDriver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The NVIDIA driver. ``device_ids``: PCI ids to prepare for, where the GPUs are not there yet."""
+
+    manage: bool = True
     gpu_count: int | None = None
+    source: Literal["auto", "distribution", "nvidia"] = "auto"
+    branch: str | None = None
+    version: str | None = None
+    flavour: Literal["auto", "open", "proprietary"] = "auto"
+    device_ids: tuple[str, ...] = ()
+    repository_url: str = (
+        "https://developer.download.nvidia.com/compute/cuda/repos/{distribution}/{architecture}"
+    )
+    repository_key: str | None = None
+    repository_key_fingerprint: str | None = None
+    persistence: bool = True
+    mig: tuple[MigLayout, ...] = ()
+    reboot: Literal["auto", "never"] = "auto"
+    require_loaded: bool = True
 
 
 class ContainerToolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Containers with GPUs."""
 
     manage: bool = False
+    version: str | None = None
+    repository_url: str = "https://nvidia.github.io/libnvidia-container/stable/{format}"
+    repository_key: str | None = None
+    repository_key_fingerprint: str | None = None
     docker: bool = False
+    docker_source: Literal["distribution", "docker"] = "distribution"
+    docker_repository_url: str = "https://download.docker.com/linux/{distribution}"
+    docker_repository_key: str | None = None
+    docker_repository_key_fingerprint: str | None = None
+    docker_config: dict[str, Any] = {}
+    runtime: bool = True
+    cdi: bool = True
+    rootless: bool = False
 
 
 class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +98,14 @@ class Runnerctl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health_clock_skew_warning_seconds: int = 30
     health_clock_skew_critical_seconds: int = 300
     health_version_expiry_warning_days: int = 14
+    health_timer: bool = True
+    health_interval_seconds: int = 60
+    health_reset: bool = True
+    health_reboot: bool = False
+    health_resets_per_day: int = 2
+    health_reboots_per_day: int = 1
+    health_clean_probes: int = 3
+    health_prometheus: str | None = None
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

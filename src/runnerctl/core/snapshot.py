@@ -8,10 +8,20 @@ credential: no ``github``; no Docker wanted: no ``docker``). Sizes are bytes, ti
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
 
 import msgspec
 
+from runnerctl.core.driver_readings import (
+    Baseline,
+    ContainerGpus,
+    DriverInstall,
+    GpuHistory,
+    KernelLog,
+    Memory,
+    Residue,
+)
+from runnerctl.core.gpu_readings import Gpu, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu
+from runnerctl.core.reading import Taken, Unavailable, UnavailableKind
 from runnerctl.core.spec import HostSpec
 from runnerctl.errors import DataError
 
@@ -29,6 +39,7 @@ __all__ = [
     "NvidiaModule",
     "Nvml",
     "NvmlFailure",
+    "NvmlKind",
     "PciGpu",
     "Process",
     "Registration",
@@ -47,37 +58,6 @@ __all__ = [
 ]
 
 SCHEMA = "runnerctl.snapshot/1"
-
-UnavailableKind = Literal["error", "timeout", "crash", "denied"]
-NvmlKind = Literal[
-    "library_missing",  # libnvidia-ml.so.1 cannot be loaded
-    "driver_not_loaded",  # NVML_ERROR_DRIVER_NOT_LOADED, 9
-    "mismatch",  # NVML_ERROR_LIB_RM_VERSION_MISMATCH, 18
-    "no_permission",  # NVML_ERROR_NO_PERMISSION, 4
-    "gpu_lost",  # NVML_ERROR_GPU_IS_LOST, 15
-    "reset_required",  # NVML_ERROR_RESET_REQUIRED, 16
-    "unknown",  # NVML_ERROR_UNKNOWN, 999, and every other code
-    "hang",  # a call that did not return
-    "crash",  # the library ended the process
-    "not_reached",  # an earlier call hung or crashed
-]
-
-
-class Unavailable(msgspec.Struct, frozen=True, tag_field="reading", tag="unavailable"):
-    """A reading that could not be taken; ``call`` names what was being asked, ``gpu`` an NVML index.
-
-    ``remedy`` beats that of the checks that needed it.
-    """
-
-    reason: str
-    call: str = ""
-    gpu: int | None = None
-    kind: UnavailableKind = "error"
-    remedy: str = ""
-
-
-class Taken(msgspec.Struct, frozen=True, tag_field="reading", tag="taken"):
-    """Base of every reading that stands where an `Unavailable` may stand."""
 
 
 class Host(Taken, frozen=True):
@@ -99,70 +79,6 @@ class SpecFile(Taken, frozen=True):
 
     path: str
     spec: HostSpec | None = None
-
-
-class NvmlFailure(msgspec.Struct, frozen=True):
-    """An NVML call that failed, and what kind of failure that is. ``code`` is NVML's return value."""
-
-    kind: NvmlKind
-    call: str
-    message: str
-    code: int | None = None
-    gpu: int | None = None
-
-
-class Gpu(msgspec.Struct, frozen=True):
-    """One GPU as NVML shows it. None: not supported there, or not reached because of ``failure``."""
-
-    index: int
-    failure: NvmlFailure | None = None
-    uuid: str | None = None
-    name: str | None = None
-    pci_bus_id: str | None = None
-    minor: int | None = None
-    memory_total_bytes: int | None = None
-    memory_used_bytes: int | None = None
-    temperature_celsius: int | None = None
-    power_watts: float | None = None
-    utilization_percent: int | None = None
-    persistence: bool | None = None
-    compute_mode: int | None = None
-    mig_current: int | None = None
-    mig_pending: int | None = None
-    mig_uuids: tuple[str, ...] = ()
-    ecc: bool | None = None
-
-
-class Nvml(Taken, frozen=True):
-    """NVML's answer. ``failure``: what stopped it as a whole (a GPU's own failure stands in the GPU)."""
-
-    failure: NvmlFailure | None = None
-    driver_version: str | None = None
-    nvml_version: str | None = None
-    cuda_version: str | None = None
-    count: int | None = None
-    gpus: tuple[Gpu, ...] = ()
-
-
-class NvidiaModule(Taken, frozen=True):
-    """The kernel module; both versions are None when it is not loaded (or this is a container)."""
-
-    sys_version: str | None = None
-    proc_version: str | None = None
-    open_modules: bool | None = None
-
-    @property
-    def version(self) -> str | None:
-        """The loaded version."""
-        return self.sys_version or self.proc_version
-
-
-class PciGpu(msgspec.Struct, frozen=True):
-    """A PCI function of class 03 (display) and vendor 10de (NVIDIA)."""
-
-    address: str
-    device: str
-    driver: str | None = None
 
 
 class Filesystem(msgspec.Struct, frozen=True):
@@ -337,6 +253,13 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     api: tuple[Api, ...] | Unavailable | None = None
     clock: Clock | Unavailable | None = None
     docker: Docker | Unavailable | None = None
+    driver_install: DriverInstall | Unavailable | None = None
+    kernel_log: KernelLog | Unavailable | None = None
+    residue: Residue | Unavailable | None = None
+    container_gpus: ContainerGpus | Unavailable | None = None
+    memory: Memory | Unavailable | None = None
+    baseline: Baseline | Unavailable | None = None
+    gpu_history: GpuHistory | Unavailable | None = None
 
     @property
     def host_spec(self) -> HostSpec | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runnerctl.core.checks import boot, containers, drift, kernel, links, memory, residue, state
 from runnerctl.core.checks.driver import DRIVER_MISMATCH, DRIVER_NVML
 from runnerctl.core.checks.github import (
     GITHUB_GROUP,
@@ -40,6 +41,13 @@ CHECKS: tuple[Check, ...] = (
     GPU_COUNT,
     GPU_ANSWERS,
     GPU_SLOTS,
+    *memory.CHECKS,
+    *state.CHECKS,
+    *links.CHECKS,
+    *kernel.CHECKS,
+    *residue.CHECKS,
+    *drift.CHECKS,
+    *boot.CHECKS,
     SLOT_REGISTERED,
     SLOT_UNIT,
     SLOT_LISTENER,
@@ -53,6 +61,7 @@ CHECKS: tuple[Check, ...] = (
     HOST_CLOCK,
     HOST_TIME_SYNC,
     DOCKER_ENGINE,
+    *containers.CHECKS,
     CONDA_INSTALLED,
     GITHUB_RECORD,
     GITHUB_ONLINE,
