@@ -29,9 +29,9 @@ Source = Literal["distribution", "nvidia"]
 class InstalledDriver(msgspec.Struct, frozen=True):
     """The driver that a host has already.
 
-    ``loaded``: version of the loaded kernel module (``/sys/module/nvidia/version``), None when none is loaded.
-    ``packages``: installed driver packages and their versions, as dpkg or rpm prints them; empty without any.
-    ``run_file``: NVIDIA's ``.run`` installer put files there (``/usr/bin/nvidia-uninstall`` belongs to no package).
+    ``loaded``: version of the loaded kernel module (``/sys/module/nvidia/version``), None when there is none.
+    ``packages``: installed driver packages and their versions, as dpkg or rpm prints them.
+    ``run_file``: NVIDIA's ``.run`` installer put files there (``/usr/bin/nvidia-uninstall`` is no package's).
     ``noted``: packages of those that our receipt says we installed.
     ``open``: flavour of the loaded module; None when it is not known.
     """
@@ -46,11 +46,11 @@ class InstalledDriver(msgspec.Struct, frozen=True):
 class DriverFacts(msgspec.Struct, frozen=True):
     """What the target's half of ``preflight`` reports about GPUs and driver.
 
-    ``pci``: device ids (four lower-case hexadecimal digits) of the PCI functions of class 03xx and vendor 10de,
-    without virtual functions and without those bound to vfio-pci. ``nvswitches``: functions of class 0680 and
-    vendor 10de. ``kernels``: releases with a directory in ``/lib/modules`` and modules in it, the running one
-    first. ``secure_boot``: None without EFI. ``mok_enrolled``: the key that DKMS signs with is enrolled; None:
-    not known (no key yet, or no ``mokutil``). ``container``: the host is one and loads no modules of its own.
+    ``pci``: device ids (four lower-case hexadecimal digits) of the PCI functions of class 03xx and vendor
+    10de, without virtual functions and without those bound to vfio-pci. ``nvswitches``: functions of class
+    0680 and vendor 10de. ``kernels``: releases with modules in ``/lib/modules``, the running one first.
+    ``secure_boot``: None without EFI. ``mok_enrolled``: the key that DKMS signs with is enrolled; None: not
+    known (no key yet, or no ``mokutil``). ``container``: the host is one and loads no modules of its own.
     """
 
     os_id: str
@@ -66,20 +66,24 @@ class DriverFacts(msgspec.Struct, frozen=True):
 
 
 class Pin(msgspec.Struct, frozen=True):
-    """An apt preference: ``packages`` (globs) by ``origin`` (host name of a repository) or ``version`` (glob)."""
+    """A record of apt's preferences: ``Package: <packages>``, ``Pin: <pin>``, ``Pin-Priority: <priority>``.
+
+    ``packages``: globs. ``pin``: as apt_preferences(5) writes it, ``version 580.*`` or ``release o=Ubuntu``.
+    The first record that fits a version of a package decides: the order of `DriverPlan.pins` matters.
+    """
 
     packages: tuple[str, ...]
+    pin: str
     priority: int
-    origin: str | None = None
-    version: str | None = None
 
 
 class Repository(msgspec.Struct, frozen=True):
     """A package repository to add.
 
-    ``suite`` is ``/`` for NVIDIA's flat apt repositories, and empty for rpm. The key is ``key_text`` (armoured,
-    from a file on the controller) when given, else what ``key_url`` serves; it must have ``key_fingerprint``
-    (forty upper-case hexadecimal digits). ``module_stream``: dnf module stream to enable, ``nvidia-driver:580-open``.
+    ``suite`` is ``/`` for NVIDIA's flat apt repositories, and empty for rpm. The key is ``key_text``
+    (armoured, from a file on the controller) when given, else what ``key_url`` serves; it must have
+    ``key_fingerprint`` (forty upper-case hexadecimal digits). ``module_stream``: dnf module stream to enable,
+    such as ``nvidia-driver:580-open``.
     """
 
     name: str
@@ -91,7 +95,6 @@ class Repository(msgspec.Struct, frozen=True):
     key_text: str | None = None
     key_fingerprint: str | None = None
     module_stream: str | None = None
-    pin: Pin | None = None
 
 
 class Headers(msgspec.Struct, frozen=True):
@@ -109,17 +112,19 @@ class MigPlan(msgspec.Struct, frozen=True):
 
 
 class DriverPlan(msgspec.Struct, frozen=True):
-    """What role ``nvidia_driver`` does on a host. `msgspec.to_builtins` of it is the module's argument ``plan``.
+    """What role ``nvidia_driver`` does on a host; `msgspec.to_builtins` makes it the module's argument.
 
     ``action``: ``install`` makes the host so; ``verify`` only proves ``gpu_count`` and ``require_loaded``
     (the driver is managed by others, or there is no GPU but an expectation); ``none`` has nothing to do.
-    ``reason``: one line, why it is that. ``components``: apt components that the host's own sources must have.
-    ``packages``: names in the form that module ``host_packages`` takes (``a|b``: the first that is available).
-    ``versions``: exact versions or version globs of packages (``580.95.05-*``); empty: whatever the source has.
+    ``reason``: one line, why it is that.
+    ``components``: apt components that the host's own sources must have.
+    ``pins``: apt's preferences, so that two archives are never mixed; none for rpm.
+    ``packages``: names in the form that module ``host_packages`` takes (``a|b``: the first available).
+    ``versions``: version globs of packages (``580.95.05-*``); empty: whatever the pins leave.
     ``hold``: names and globs kept back from upgrades (apt-mark hold, dnf versionlock).
     ``upgrade_blacklist``: name prefixes for unattended-upgrades.
-    ``module_names``: names to try with ``modinfo``, in this order (Debian names its modules nvidia-current).
-    ``dkms``: modules are built on the host; ``prebuilt_signed``: modules come built and signed by the distribution.
+    ``module_names``: names to try with ``modinfo``, in this order (Debian's modules are nvidia-current).
+    ``dkms``: modules are built on the host; ``prebuilt_signed``: they come built and signed.
     ``reboot``: ``auto`` or ``never``; the module on the target never reboots itself.
     ``gpu_count``: how many GPUs must answer; None: no expectation beyond ``require_loaded``.
     """
@@ -133,6 +138,7 @@ class DriverPlan(msgspec.Struct, frozen=True):
     generations: tuple[str, ...] = ()
     components: tuple[str, ...] = ()
     repositories: tuple[Repository, ...] = ()
+    pins: tuple[Pin, ...] = ()
     packages: tuple[str, ...] = ()
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     headers: Headers | None = None
