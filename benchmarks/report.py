@@ -11,9 +11,9 @@ from pathlib import Path
 
 from benchmarks.plays import Cost, Spread
 
-__all__ = ["Figures", "refresh", "text"]
+__all__ = ["Figures", "put", "refresh", "table", "text"]
 
-BEGIN, END = "<!-- figures: written by benchmarks/converge.py -->", "<!-- end of figures -->"
+END = "<!-- end of figures -->"
 PLAYS = {"first": "first converge", "second": "second converge", "floor": "one empty task"}
 COMMANDS = {
     ("host", "python"): "bare Python, on a host",
@@ -42,12 +42,18 @@ def text(figures: Figures) -> str:
 
 
 def refresh(page: Path, figures: Figures) -> None:
-    """Replace what stands between the page's two marks. Raises ValueError when it has none."""
-    before, begin, rest = page.read_text().partition(BEGIN)
+    """Put the figures of a converge into the page."""
+    put(page, "benchmarks/converge.py", text(figures))
+
+
+def put(page: Path, program: str, figures: str) -> None:
+    """Replace what stands between the page's marks of this program. Raises ValueError when it has none."""
+    mark = f"<!-- figures: written by {program} -->"
+    before, begin, rest = page.read_text().partition(mark)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page}: {BEGIN} or {END} is missing")
-    page.write_text(f"{before}{BEGIN}\n{text(figures)}{END}{after}")
+        raise ValueError(f"{page}: {mark} or {END} is missing")
+    page.write_text(f"{before}{mark}\n{figures}{END}{after}")
 
 
 def _circumstances(figures: Figures) -> str:
@@ -60,7 +66,8 @@ def _circumstances(figures: Figures) -> str:
     )
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as a Markdown table; the first one is its head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + " --- |" * len(rows[0]))
     return "\n".join(lines)
@@ -81,7 +88,7 @@ def _plays(figures: Figures) -> str:
             f"{hosts.median:.2f} s",
         )
         rows.append((PLAYS[what], str(count), str(len(costs)), *times, *map(str, numbers)))
-    return _table(rows)
+    return table(rows)
 
 
 def _order(entry: tuple[tuple[str, int], object]) -> tuple[int, int]:
@@ -96,7 +103,7 @@ def _commands(figures: Figures) -> str:
         spread, bare = times[name], times["python"]
         ratio = f"{spread.least / bare.least:.1f}"
         rows.append((title, f"{1000 * spread.least:.0f} ms", f"{1000 * spread.median:.0f} ms", ratio))
-    return _table(rows)
+    return table(rows)
 
 
 def _aims(figures: Figures) -> str:
@@ -117,4 +124,4 @@ def _aims(figures: Figures) -> str:
         rows.append((f"`runnerctl --help` on {place}, in bare Python starts", "8", f"{ratio:.1f}"))
     offline = f"{1000 * figures.host['health offline'].least:.0f} ms"
     rows.append(("`runnerctl health` without GPU and network", "300 ms", offline))
-    return _table(rows)
+    return table(rows)
