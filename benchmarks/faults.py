@@ -1,16 +1,17 @@
-"""Hosts with one thing broken, in a directory each: NVML's scenario, the kernel log, files of /sys and /proc."""
+"""Hosts with one thing broken, in a directory each: NVML's scenario, the kernel log, /sys and /proc."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tomllib
+import msgspec
 
 __all__ = ["Case", "FaultHost", "cases", "healthy"]
 
@@ -49,13 +50,13 @@ class Case:
 
 def cases() -> list[Case]:
     """All of them, each with the host's own scenario before what it changes."""
-    data = tomllib.loads(DATA.read_text())
+    data = msgspec.toml.decode(DATA.read_text())
     return [_case(given, host=data["host"], version=data["version"]) for given in data["case"]]
 
 
 def healthy(gpus: int) -> Case:
     """A host with so many GPUs and nothing wrong; with none, it has no driver either."""
-    data = tomllib.loads(DATA.read_text())
+    data = msgspec.toml.decode(DATA.read_text())
     given = {"id": f"healthy, {gpus} GPUs", "status": "OK", "bus": gpus, "scenario": f"count {gpus}"}
     if not gpus:
         given |= {"library": False, "module": ""}
@@ -63,9 +64,12 @@ def healthy(gpus: int) -> Case:
 
 
 def _case(given: Mapping[str, Any], *, host: str, version: str) -> Case:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    fields: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()
+    }
     scenario = f"{host}{fields.pop('scenario', '')}\n"
-    return Case(**{"module": version, **fields}, scenario=scenario)
+    fields.setdefault("module", version)
+    return Case(**fields, scenario=scenario)
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class FaultHost:
         files = {
             "etc/os-release": 'ID=debian\nVERSION_ID="12"\n',
             "etc/hostname": "gpu-1\n",
-            "proc/sys/kernel/random/boot_id": f"{BOOT[:8]}-{BOOT[8:12]}-{BOOT[12:16]}-{BOOT[16:20]}-{BOOT[20:]}\n",
+            "proc/sys/kernel/random/boot_id": f"{uuid.UUID(BOOT)}\n",
             **case.files,
         }
         for number in range(1, case.bus + 1):

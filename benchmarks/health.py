@@ -102,8 +102,8 @@ def _text(figures: Figures) -> str:
     now = datetime.now(timezone.utc)
     where = (
         f"Measured on {now:%Y-%m-%d}: {os.cpu_count()} cores, Linux {platform.release()}, Python "
-        f"{platform.python_version()}; runnerctl with a deadline of {DEADLINE_SECONDS:.0f} s, the others with "
-        f"a limit of {LIMIT_SECONDS:.0f} s."
+        f"{platform.python_version()}; deadline of runnerctl {DEADLINE_SECONDS:.0f} s, "
+        f"limit of the others {LIMIT_SECONDS:.0f} s."
     )
     parts = [where, _matrix(figures.answers)]
     if figures.times:
@@ -134,8 +134,8 @@ def _matrix(answers: Mapping[str, Sequence[tuple[Case, Answer]]]) -> str:
     right = sum(_right(case, answer) for case, answer in own)
     slowest = max(answer.seconds for _, answer in own)
     exact = (
-        f"`runnerctl health` is held to more: the right status and exit code, by the right finding, with nothing "
-        f"else beside it: {right} of {len(own)}. Its slowest verdict took {slowest:.2f} s."
+        f"`runnerctl health` is held to more: the right status and exit code, by the right finding, "
+        f"and nothing else beside it: {right} of {len(own)}. Its slowest verdict took {slowest:.2f} s."
     )
     return f"{table(rows)}\n\n{exact}"
 
