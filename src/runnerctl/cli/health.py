@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "health", "snapshot"]
 
-DEADLINE_SECONDS = 5.0
+GITHUB_SECONDS = 10.0  # without a deadline of the caller's
+SHORTEST_SECONDS = 0.2  # for an answer that is on its way
 LARGEST_BYTES = 64 * 1024 * 1024
 HEALTH_EXAMPLE = """
 runnerctl health
@@ -37,8 +38,19 @@ FromOption = Annotated[
     ),
 ]
 DeadlineOption = Annotated[
-    float,
-    typer.Option("--deadline", metavar="SECONDS", min=0.1, max=600, help="How long each probe may take."),
+    float | None,
+    typer.Option(
+        "--deadline",
+        metavar="SECONDS",
+        min=0.1,
+        max=600,
+        help="When the verdict must be there. Default: 5, and 4 for each GPU that must first be initialised.",
+        show_default=False,
+    ),
+]
+NetworkOption = Annotated[
+    bool,
+    typer.Option("--network/--no-network", help="Measure the network, and ask GitHub."),
 ]
 
 
@@ -47,7 +59,8 @@ def health(
     context: typer.Context,
     file: FromOption = None,
     rootfs: RootfsOption = None,
-    deadline: DeadlineOption = DEADLINE_SECONDS,
+    deadline: DeadlineOption = None,
+    network: NetworkOption = True,
     output: OutputOption = None,
 ) -> int:
     """Judge this host: GPUs, runners, disk, network.
@@ -62,7 +75,7 @@ def health(
     command: Context = context.obj
     if file and rootfs:
         raise UsageError("give --from or --rootfs, not both", where="--from")
-    found = _saved(file) if file else _taken(command, rootfs, deadline)
+    found = _saved(file) if file else _taken(command, rootfs, deadline, network=network)
     verdict = judge(found)
     if command.wants_json(output):
         text = render_json(verdict)
@@ -80,7 +93,8 @@ def snapshot(
         typer.Option("--redact/--no-redact", help="Hide serials, UUIDs, names and URLs."),
     ] = True,
     rootfs: RootfsOption = None,
-    deadline: DeadlineOption = DEADLINE_SECONDS,
+    deadline: DeadlineOption = None,
+    network: NetworkOption = True,
     output: OutputOption = None,
 ) -> int:
     """Save what the host looks like, for a bug report.
@@ -92,7 +106,7 @@ def snapshot(
     from runnerctl.core.snapshot import encode
 
     command: Context = context.obj
-    found = _taken(command, rootfs, deadline)
+    found = _taken(command, rootfs, deadline, network=network)
     found = redacted(found) if redact else found
     if command.wants_json(output):
         from runnerctl.cli.output import ascii_json
@@ -104,19 +118,27 @@ def snapshot(
     return 0
 
 
-def _taken(context: Context, rootfs: str | None, deadline: float) -> Snapshot:
+def _taken(context: Context, rootfs: str | None, deadline: float | None, *, network: bool) -> Snapshot:
+    """What the host looks like now; what GitHub says of it comes within the same deadline."""
     from runnerctl.cli.remote import has_credential
     from runnerctl.probes.collect import collect
 
     root = context.at(rootfs).root
     if not root.is_dir():
         raise UsageError("no such directory", where=str(root), remedy="give the root of a host's file system")
-    found = collect(root, deadline_seconds=deadline, environ=context.env, clock=context.clock)
-    if not has_credential(context):
+    found = collect(
+        root,
+        deadline_seconds=deadline,
+        api_urls=None if network else (),
+        environ=context.env,
+        clock=context.clock,
+    )
+    if not network or not has_credential(context):
         return found
     from runnerctl.cli.github_view import with_github
 
-    return with_github(context, found, deadline_seconds=2 * deadline)
+    left = GITHUB_SECONDS if deadline is None else deadline - found.duration_seconds
+    return with_github(context, found, deadline_seconds=max(left, SHORTEST_SECONDS))
 
 
 def _saved(file: str) -> Snapshot:

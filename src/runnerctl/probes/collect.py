@@ -42,7 +42,7 @@ class _Ground:
 
     rootfs: Path
     environ: Mapping[str, str]
-    deadline: float
+    deadline: float | None
     host: Host
     spec: SpecFile | Unavailable
     names: tuple[str, ...]
@@ -57,14 +57,15 @@ class _Ground:
 def collect(
     rootfs: Path = _HERE,
     *,
-    deadline_seconds: float = nvml.BASE_SECONDS,
+    deadline_seconds: float | None = None,
     api_urls: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Snapshot:
     """The host below ``rootfs``, taken now. Never raises because of what it finds.
 
-    ``deadline_seconds`` bounds each probe; NVML gets 4 s more for each GPU on the PCI bus. ``api_urls``: the
+    ``deadline_seconds`` bounds all of it. Without one each probe gets 5 s, and NVML 4 s more for each GPU on
+    the PCI bus. ``api_urls``: the
     APIs to ask instead of those of the spec's slots; empty for none. With another root than ``/`` systemd is
     not asked: it belongs to the host that runs this.
     """
@@ -112,7 +113,7 @@ def _api_of(url: str) -> str:
 
 
 def _ground(
-    rootfs: Path, deadline: float, api_urls: Sequence[str] | None, environ: Mapping[str, str]
+    rootfs: Path, deadline: float | None, api_urls: Sequence[str] | None, environ: Mapping[str, str]
 ) -> _Ground:
     spec = machine.read_spec(rootfs)
     wanted = spec.spec if isinstance(spec, SpecFile) else None
@@ -130,9 +131,10 @@ def _ground(
 
 def _tasks(ground: _Ground) -> dict[str, Task]:
     """The slowest first: they all run at the same time."""
-    deadline, spec = ground.deadline, ground.wanted
+    deadline, spec = ground.deadline or nvml.BASE_SECONDS, ground.wanted
     gpus = 0 if isinstance(ground.pci, Unavailable) else len(ground.pci)
-    tasks = {"nvml": Task(nvml.read, deadline + nvml.SECONDS_PER_GPU * gpus)}
+    more = 0.0 if ground.deadline else nvml.SECONDS_PER_GPU * gpus
+    tasks = {"nvml": Task(nvml.read, deadline + more)}
     # What a runner's jobs get, its own request gets: a proxy may be known to the spec only.
     environ = {**ground.environ, **(spec.github_runner.env if spec else {})}
     for url in ground.apis:
