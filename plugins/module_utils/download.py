@@ -30,6 +30,7 @@ __all__ = [
     "DownloadError",
     "Timeouts",
     "fetch",
+    "fetch_bytes",
     "fetch_text",
     "file_sha256",
     "need_space",
@@ -87,6 +88,11 @@ def fetch(
 
 def fetch_text(url: str, *, limit_bytes: int = 65536, timeouts: Timeouts | None = None) -> str:
     """The text of a small file at ``url``. Raises DownloadError."""
+    return fetch_bytes(url, limit_bytes=limit_bytes, timeouts=timeouts).decode("utf-8", "replace")
+
+
+def fetch_bytes(url: str, *, limit_bytes: int = 65536, timeouts: Timeouts | None = None) -> bytes:
+    """What a small file at ``url`` holds. Raises DownloadError."""
     timeouts = timeouts or Timeouts(total=60)
     data = b""
     with _failures(url), _open(url, timeouts, {}) as source:
@@ -95,7 +101,7 @@ def fetch_text(url: str, *, limit_bytes: int = 65536, timeouts: Timeouts | None 
             if len(data) > limit_bytes:
                 what = f"has more than {limit_bytes} bytes"
                 raise DownloadError(what, where=_without_secrets(url), remedy="check the address")
-    return data.decode("utf-8", "replace")
+    return data
 
 
 def file_sha256(path: str) -> str:
