@@ -32,14 +32,16 @@ KernelEventKind = Literal[
     "api_mismatch",  # NVRM: API mismatch: the client has the version ...
     "key_rejected",  # Secure Boot refused a module
     "gsp",  # GSP errors that carry no Xid
+    "init_failed",  # RmInitAdapter failed: the driver could not start a GPU
 ]
 
 
 class KernelEvent(msgspec.Struct, frozen=True):
     """A line of the kernel log about a GPU or an NVSwitch. ``pci`` keeps the domain: ``0000:11:00``.
 
-    ``recovery``: what Xid 154 says, in the words none, reset, reboot, drain_p2p, drain_and_reset.
-    ``fatal``: as NVLink5 and SXid lines say it.
+    ``recovery``: what Xid 154 says, in the words none, reset, reboot, drain_p2p, drain_and_reset, ...
+    ``fatal``: as NVLink5 and SXid lines say it. ``subcode``: of Xid 144 to 150, bits 20 to 25 of the first register.
+    ``device`` is an NVSwitch's name.
     """
 
     time: datetime
@@ -53,6 +55,7 @@ class KernelEvent(msgspec.Struct, frozen=True):
     fatal: bool | None = None
     recovery: str | None = None
     device: str | None = None
+    subcode: int | None = None
 
 
 class KernelLog(Taken, frozen=True):
@@ -177,6 +180,7 @@ class BaselineGpu(msgspec.Struct, frozen=True):
     compute_mode: int | None = None
     aggregate_uncorrected: int | None = None
     remapped_uncorrected: int | None = None
+    clock_application_mhz: int | None = None
 
 
 class Baseline(Taken, frozen=True):

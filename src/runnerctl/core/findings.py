@@ -81,7 +81,8 @@ class Check:
     ``judge(*readings, spec=HostSpec | None)`` yields verdicts and touches nothing else. ``needs`` names the
     snapshot's fields that it gets; the engine turns an `Unavailable` one into UNKNOWN, so no judge handles
     absence. With ``over`` the judge is asked once per item of that field: it gets the item first, and a need
-    that begins with a dot is a field of the item. ``when`` says whether the check applies at all.
+    that begins with a dot is a field of the item. A need that ends in a question mark is one the judge can do
+    without: it gets None for an `Unavailable` one. ``when`` says whether the check applies at all.
     ``docs`` and ``remedy`` are the text of its page.
     """
 

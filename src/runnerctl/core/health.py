@@ -89,7 +89,10 @@ def _judge(check: Check, snapshot: Snapshot, *, item: Any) -> Iterator[Finding]:
     subject = _subject(item)
     readings = [] if item is None else [item]
     for need in check.needs:
-        reading = getattr(item, need[1:]) if need.startswith(".") else getattr(snapshot, need)
+        name = need.rstrip("?")
+        reading = getattr(item, name[1:]) if name.startswith(".") else getattr(snapshot, name)
+        if isinstance(reading, Unavailable) and need.endswith("?"):
+            reading = None
         if isinstance(reading, Unavailable):
             yield _not_taken(check, reading, subject)
             return
