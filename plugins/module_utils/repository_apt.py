@@ -109,7 +109,8 @@ class AptRepository:
             *("-o", "APT::Get::List-Cleanup=0", "-o", f"Dir::State::lists={self.lists}"),
             # Without it a wrong signature is a warning where an older list is cached.
             *("-o", "APT::Update::Error-Mode=any"),
-            *("-o", "Acquire::Check-Valid-Until=true"),  # whatever the host has set for its other sources
+            # Whatever the host has set for its other sources.
+            *("-o", "Acquire::Check-Valid-Until=true", "-o", "Acquire::Check-Date=true"),
         )
         deadline = time.monotonic() + UPDATE_SECONDS
         while True:
