@@ -119,6 +119,7 @@ class DriverPlan(msgspec.Struct, frozen=True):
     ``reason``: one line, why it is that.
     ``components``: apt components that the host's own sources must have.
     ``pins``: apt's preferences, so that two archives are never mixed; none for rpm.
+    ``prerequisites``: packages to install before those, since they bring repositories (``epel-release``).
     ``packages``: names in the form that module ``host_packages`` takes (``a|b``: the first available).
     ``versions``: version globs of packages (``580.95.05-*``); empty: whatever the pins leave.
     ``hold``: names and globs kept back from upgrades (apt-mark hold, dnf versionlock).
@@ -139,6 +140,7 @@ class DriverPlan(msgspec.Struct, frozen=True):
     components: tuple[str, ...] = ()
     repositories: tuple[Repository, ...] = ()
     pins: tuple[Pin, ...] = ()
+    prerequisites: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     versions: dict[str, str] = msgspec.field(default_factory=dict)
     headers: Headers | None = None
