@@ -14,19 +14,28 @@ from urllib.parse import urlsplit
 import msgspec
 
 from runnerctl.core.snapshot import Snapshot
-from runnerctl.core.spec import Conda
+from runnerctl.core.spec import Conda, ContainerToolkit, NvidiaDriver
 
 __all__ = ["redacted"]
 
 # Hosts that everybody's snapshot has.
 _PUBLIC = frozenset({"github.com", "api.github.com", "localhost", "127.0.0.1", "::1"})
-_PUBLIC_URLS = frozenset({Conda().url})
+_PUBLIC_URLS = frozenset(
+    {
+        Conda().url,
+        NvidiaDriver().repository_url,
+        ContainerToolkit().repository_url,
+        ContainerToolkit().docker_repository_url,
+    }
+)
 # Fields by what they hold, wherever in the snapshot they stand.
 _UUIDS = frozenset({"uuid", "mig_uuids", "gpus"})
+_SERIALS = frozenset({"serial"})
 _URLS = frozenset({"url", "api_url", "download_url"})
 _NAMES = frozenset({"group", "wheelhouse", "host"})
 _TEXTS = frozenset({"reason", "message", "failure", "hold", "pending_restart", "source"})
 _LABELS = frozenset({"labels"})
+_OWN_AFFAIRS = frozenset({"env", "docker_config"})  # of the site: keys tell enough
 _KEPT_LABELS = frozenset({"gpu", "self-hosted", "linux", "x64", "arm64"})
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 _UUID = re.compile(r"\b(?:GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{3,}")
@@ -109,8 +118,10 @@ class _Book:
 def _fields(tree: Any, book: _Book, key: str = "") -> Any:
     """Replace what stands in fields of its own; running text waits until all names are known."""
     if isinstance(tree, dict):
-        if key == "env":  # the values are the site's own affair
+        if key in _OWN_AFFAIRS:
             return dict.fromkeys(tree, "")
+        if key == "clean_probes":
+            return {book.uuid(uuid): count for uuid, count in tree.items()}
         return {name: _field(name, value, tree, book) for name, value in tree.items()}
     if isinstance(tree, (list, tuple)):
         return [_fields(item, book, key) for item in tree]
@@ -120,6 +131,8 @@ def _fields(tree: Any, book: _Book, key: str = "") -> Any:
 def _field(name: str, value: Any, parent: dict[str, Any], book: _Book) -> Any:
     if isinstance(value, str) and (name == "runner_name" or (name == "name" and _is_runner(parent))):
         return book.runner(value)
+    if isinstance(value, str) and name in ("id", "name") and "denied" in parent:  # a container's
+        return book.name(value, "container")
     return _fields(value, book, name)
 
 
@@ -131,6 +144,8 @@ def _is_runner(fields: dict[str, Any]) -> bool:
 def _value(key: str, value: str, book: _Book) -> str:
     if key in _UUIDS:
         return book.uuid(value)
+    if key in _SERIALS:
+        return book.name(value, "serial")
     if key in _URLS or (_URL.fullmatch(value) and key not in _TEXTS):
         return book.url(value)
     if key in _NAMES:
