@@ -201,8 +201,8 @@ NVLINK = gpu_check(
     docs=(
         "Counts active links against the saved baseline, or else against other GPUs of the same model. With "
         "NVSwitches every GPU must have as many; without, GPUs may be joined by bridges or not at all. "
-        f"Replay, recovery and data CRC errors alarm, flit CRC errors beyond {_CRC_FLITS_ALLOWED}, as DCGM does it. "
-        "GPUs in MIG mode are left out: their NVLinks are not in use."
+        f"Replay, recovery and data CRC errors alarm, flit CRC errors beyond {_CRC_FLITS_ALLOWED}, as DCGM "
+        "does it. GPUs in MIG mode are left out: their NVLinks are not in use."
     ),
     remedy="drain the host and reset all its GPUs; if it comes back, look at bridges, baseboard and switches",
     judge=_judge_nvlink,

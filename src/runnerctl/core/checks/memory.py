@@ -140,8 +140,8 @@ CHECKS: tuple[Check, ...] = (
         title="No broken row of memory waits to be replaced",
         docs=(
             "From Ampere on a broken row of memory is replaced by a spare one at the next reset. A remap "
-            "that waits is safe: the row is not used meanwhile. A remap that failed means that no spare row is "
-            "left. Numbers of remapped rows alone are no fault."
+            "that waits is safe: the row is not used meanwhile. A remap that failed means that no spare "
+            "row is left. Numbers of remapped rows alone are no fault."
         ),
         remedy="reset the GPU when its slots are idle: `nvidia-smi --gpu-reset -i INDEX`, or reboot",
         judge=_judge_row_remap,

@@ -16,9 +16,7 @@ __all__ = ["CHECKS", "wanted_layout"]
 _MIG_ON = 1
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 _PROHIBITED = 2
-_LAYOUT = (
-    "run the provision playbook with --tags nvidia_driver, or `nvidia-smi mig -i {index} -cgi PROFILES -C`"
-)
+_LAYOUT = "run the provision playbook with --tags nvidia_driver, or use `nvidia-smi mig -i {index} -cgi`"
 
 
 def _judge_persistence(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
@@ -52,46 +50,55 @@ def _judge_compute_mode(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]
 def wanted_layout(gpu: Gpu, spec: HostSpec | None) -> MigLayout | None:
     """The MIG layout that the spec has for the GPU: one that names it, or one for all of the host."""
     layouts = spec.nvidia_driver.mig if spec else ()
-    named = (
-        each for each in layouts if gpu.uuid and gpu.uuid.lower() in {uuid.lower() for uuid in each.gpus}
-    )
+    own = (gpu.uuid or "").lower()
+    named = (each for each in layouts if own in [uuid.lower() for uuid in each.gpus])
     return next(named, None) or next((each for each in layouts if not each.gpus), None)
 
 
-def _judge_mig(gpu: Gpu, host: Host, *, spec: HostSpec | None) -> Iterable[Verdict]:
+def _judge_mig(gpu: Gpu, gpus: tuple[Gpu, ...], host: Host, *, spec: HostSpec | None) -> Iterable[Verdict]:
     if gpu.mig_current is None:
         return
-    layout = wanted_layout(gpu, spec)
-    found = Counter(device.profile for device in gpu.mig_devices if device.profile)
-    count = max(len(gpu.mig_uuids), len(gpu.mig_devices))
-    data = {"current": gpu.mig_current, "pending": gpu.mig_pending, "devices": count, "profiles": dict(found)}
+    count = _instances(gpu)
+    profiles = dict(_profiles(gpu))
+    data = {"current": gpu.mig_current, "pending": gpu.mig_pending, "devices": count, "profiles": profiles}
+    fault = _mig_fault(gpu, spec)
     if gpu.mig_pending is not None and gpu.mig_pending != gpu.mig_current:
         mode = "on" if gpu.mig_pending == _MIG_ON else "off"
         remedy = f"drain its slots, then `nvidia-smi --gpu-reset -i {gpu.index}`, or reboot"
         yield warning(f"MIG will be {mode} after the next reset", remedy, **data)
-    elif layout and (differs := _layout_differs(layout, found, count)):
-        yield _off_layout(gpu, differs, host, spec, data)
-    elif gpu.mig_current == _MIG_ON and not count:
-        yield _off_layout(
-            gpu, "MIG is on without any instance, so that CUDA finds no device", host, spec, data
-        )
+    elif fault and not host.root:
+        yield unknown(f"{fault} (as seen without root)", "run it as root", **data)
+    elif fault:
+        unusable = gpu.mig_current == _MIG_ON and not count and jobs_use(gpu, spec)
+        say = critical if unusable or _claims_lost(gpus, spec) else warning
+        yield say(fault, _LAYOUT.format(index=gpu.index), **data)
     elif gpu.mig_current == _MIG_ON:
         yield ok(f"MIG is on, with {count} instance{'' if count == 1 else 's'}", **data)
 
 
-def _layout_differs(layout: MigLayout, found: Counter[str], count: int) -> str:
-    """How the instances differ from the layout; profiles that NVML does not name are counted at least."""
+def _instances(gpu: Gpu) -> int:
+    return max(len(gpu.mig_uuids), len(gpu.mig_devices))
+
+
+def _profiles(gpu: Gpu) -> Counter[str]:
+    return Counter(device.profile.lower() for device in gpu.mig_devices if device.profile)
+
+
+def _mig_fault(gpu: Gpu, spec: HostSpec | None) -> str:
+    """How the instances differ from what the spec says, or that there are none."""
+    layout, here, count = wanted_layout(gpu, spec), _profiles(gpu), _instances(gpu)
+    if layout is None or not layout.profiles:
+        none = gpu.mig_current == _MIG_ON and not count
+        return "MIG is on without an instance: CUDA finds no device" if none else ""
     wanted = Counter(profile.lower() for profile in layout.profiles)
-    if not found and count:
-        return (
-            ""
-            if count == len(layout.profiles)
-            else f"{count} MIG instances, and the spec has {len(layout.profiles)}"
-        )
-    here = Counter({profile.lower(): number for profile, number in found.items()})
+    if gpu.mig_current != _MIG_ON:
+        return f"MIG is off, and the spec has {_listed(wanted)}"
+    if not here and count:  # their profiles are not told
+        number = len(layout.profiles)
+        return "" if count == number else f"{count} MIG instances, and the spec has {number}"
     missing, extra = wanted - here, here - wanted
-    parts = [f"missing {_listed(missing)}" if missing else "", f"too many {_listed(extra)}" if extra else ""]
-    text = ", ".join(part for part in parts if part)
+    parts = (f"missing {_listed(missing)}" if missing else "", f"too many {_listed(extra)}" if extra else "")
+    text = ", ".join(filter(None, parts))
     return f"MIG instances are not as the spec says: {text}" if text else ""
 
 
@@ -99,17 +106,11 @@ def _listed(profiles: Counter[str]) -> str:
     return ", ".join(f"{number} x {profile}" for profile, number in sorted(profiles.items()))
 
 
-def _off_layout(
-    gpu: Gpu, summary: str, host: Host, spec: HostSpec | None, data: dict[str, object]
-) -> Verdict:
-    """Instances are missing or wrong. Who is not root may not see all of them."""
-    remedy = _LAYOUT.format(index=gpu.index)
-    if not host.root:
-        return unknown(f"{summary} (seen without root)", "run it as root", **data)
-    slots = spec.github_runner.slots if spec else ()
-    claims_slices = any(uuid.startswith("MIG-") for slot in slots for uuid in slot.gpus)
-    none_left = not data["devices"] and jobs_use(gpu, spec)
-    return (critical if claims_slices or none_left else warning)(summary, remedy, **data)
+def _claims_lost(gpus: tuple[Gpu, ...], spec: HostSpec | None) -> bool:
+    """Whether a slot claims a MIG device that is not there."""
+    here = {uuid.lower() for gpu in gpus for uuid in gpu.mig_uuids}
+    claims = {uuid.lower() for slot in (spec.github_runner.slots if spec else ()) for uuid in slot.gpus}
+    return any(uuid.startswith("mig-") for uuid in claims - here)
 
 
 def _judge_inforom(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
@@ -120,9 +121,7 @@ def _judge_inforom(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
     if gpu.inforom_valid:
         yield ok(f"the infoROM is intact{f' ({gpu.inforom})' if gpu.inforom else ''}", **data)
     else:
-        yield warning(
-            "the infoROM is corrupted: settings and the record of memory errors may be lost", **data
-        )
+        yield warning("the infoROM is corrupted: settings and records of errors may be lost", **data)
 
 
 def _judge_gsp(gpu: Gpu, nvml: Nvml, *, spec: HostSpec | None) -> Iterable[Verdict]:
@@ -142,9 +141,9 @@ PERSISTENCE = gpu_check(
     "gpu.persistence",
     title="Persistence mode is on",
     docs=(
-        "Without persistence the driver lets go of a GPU when its last user ends, and the next one waits 1 to "
-        "3 s for each GPU. Off is fine where nvidia_driver_persistence is false, and where a display keeps "
-        "the driver loaded."
+        "Without persistence the driver lets go of a GPU when its last user ends, and the next one waits 1 "
+        "to 3 s for each GPU. Off is fine where nvidia_driver_persistence is false, and where a display "
+        "keeps the driver loaded."
     ),
     remedy="`systemctl enable --now nvidia-persistenced`; its unit must not have --no-persistence-mode",
     judge=_judge_persistence,
@@ -165,21 +164,21 @@ MIG = gpu_check(
     "gpu.mig",
     title="MIG is as the spec says",
     docs=(
-        "A changed MIG mode waits for a reset. Instances are gone after every reboot and are compared, profile "
-        "by profile, with the layout in nvidia_driver_mig. MIG on without an instance leaves CUDA without a "
-        "device. MIG being on is no fault as such. Who is not root may not see all instances: UNKNOWN."
+        "A changed MIG mode waits for a reset. Instances are gone after every reboot and are compared, "
+        "profile by profile, with the layout in nvidia_driver_mig. MIG on without an instance leaves CUDA "
+        "without a device. MIG being on is no fault as such. Who is not root may not see all instances: UNKNOWN."
     ),
     remedy="run the provision playbook with --tags nvidia_driver",
     judge=_judge_mig,
-    needs=("host",),
+    needs=("gpus", "host"),
 )
 
 INFOROM = gpu_check(
     "gpu.inforom",
     title="The infoROM is intact",
     docs=(
-        "The GPU keeps its settings and its record of memory errors in the infoROM. It is read by deep probes "
-        "only, since that reads flash memory."
+        "The GPU keeps its settings and its record of memory errors in the infoROM. It is read by deep "
+        "probes only, since that reads flash memory."
     ),
     remedy="reboot; if it stays corrupted, have the GPU replaced",
     judge=_judge_inforom,

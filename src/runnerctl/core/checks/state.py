@@ -54,9 +54,7 @@ def _judge_recovery(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
         return
     if action not in _ACTIONS:
         remedy = "look at `nvidia-smi -q -d GPU_RECOVERY_ACTION`, and update runnerctl"
-        yield unknown(
-            f"the driver asks for something unknown (recovery action {action})", remedy, code=action
-        )
+        yield unknown(f"the driver asks for something unknown (action {action})", remedy, code=action)
         return
     word, wish = _ACTIONS[action]
     say = warning if action in _STILL_WORKS else critical
@@ -92,7 +90,7 @@ def _judge_temperature(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
 
 
 def _no_margin(gpu: Gpu) -> bool:
-    """Some H100 report a margin of 0 or less when cool: only together with heat as a clock reason it counts."""
+    """Whether no margin is left. Some H100 say 0 or less when cool: it counts only with heat as a reason."""
     margin, reasons = gpu.temperature_margin_celsius, gpu.clock_reasons
     return margin is not None and margin <= 0 and bool((reasons or 0) & (_SOFT_HEAT | _HEAT))
 
@@ -146,9 +144,7 @@ def _judge_clocks(gpu: Gpu, baseline: Baseline | None, *, spec: HostSpec | None)
         yield ok(f"application clock {now} MHz, as in the baseline", **data)
     else:
         remedy = f"`nvidia-smi -i {gpu.index} -rac`; if it is meant, `runnerctl baseline save`"
-        yield warning(
-            f"the application clock is set to {now} MHz; the default is {default} MHz", remedy, **data
-        )
+        yield warning(f"the application clock is {now} MHz; the default is {default} MHz", remedy, **data)
 
 
 RECOVERY_ACTION = gpu_check(
@@ -178,9 +174,9 @@ THROTTLE = gpu_check(
     "gpu.throttle",
     title="Neither heat nor the power supply slows a GPU down",
     docs=(
-        "Reads why clocks are below their maximum (nvmlDeviceGetCurrentClocksEventReasons): hardware slowdown "
-        "(0x8), thermal slowdown by the driver (0x20) and by the hardware (0x40), power brake (0x80). Being "
-        "idle, clock settings and the power limit are normal reasons."
+        "Reads why clocks are below their maximum (nvmlDeviceGetCurrentClocksEventReasons): hardware "
+        "slowdown (0x8), thermal slowdown by the driver (0x20) and by the hardware (0x40), power brake (0x80). "
+        "Being idle, clock settings and the power limit are normal reasons."
     ),
     remedy=f"{_COOLING}; {_POWER}",
     judge=_judge_throttle,
