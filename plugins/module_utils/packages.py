@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Protocol
 
 from .errors import HostError
@@ -44,6 +45,15 @@ class PackageSystem(Protocol):
     def available(self, names: Sequence[str]) -> set[str] | None:
         """Those of ``names`` that could be installed; None when there are no lists to say so."""
 
+    def versions(self, names: Sequence[str]) -> dict[str, str]:
+        """The versions of those of ``names`` that are installed."""
+
+    def offered(self, name: str) -> list[str]:
+        """The versions of a package that could be installed, the preferred one first."""
+
+    def exactly(self, name: str, version: str) -> str:
+        """How ``install`` and ``brings`` are told a version."""
+
     def brings(self, names: Sequence[str]) -> list[str]:
         """Every package that installing ``names`` would add, dependencies included."""
 
@@ -55,6 +65,9 @@ class PackageSystem(Protocol):
 
     def remove(self, names: Sequence[str], *, seconds: float) -> None:
         """Remove them and their settings."""
+
+    def unfinished(self) -> bool:
+        """Whether an interrupted run left something half done."""
 
     def finish(self, *, seconds: float) -> None:
         """Finish what an interrupted run left half done, on whatever package."""
@@ -107,23 +120,40 @@ class Packages:
         self._clock = clock
         self._end = clock() + seconds
 
-    def present(self, items: Sequence[str], *, check: bool = False) -> Outcome:
-        """Install what is missing. Raises HostError; the message names the package and the variable."""
+    def present(
+        self,
+        items: Sequence[str],
+        *,
+        versions: Mapping[str, str] | None = None,
+        sources_change: bool = False,
+        check: bool = False,
+    ) -> Outcome:
+        """Install what is missing. Raises HostError; the message names the package and the variable.
+
+        ``versions``: exact versions, or globs of them, that packages must have. ``sources_change``: with
+        ``check``, that the repositories of the real run are not all there yet.
+        """
         wanted = [_alternatives(item, self._where()) for item in items]
-        missing = self._missing(wanted)
+        pins = versions or {}
+        missing = self._missing(wanted, pins)
         if not missing:
             return Outcome()
         if not check:
             self.system.refresh_if_old(missing)
-        chosen = self._choose(missing)
+        chosen = self._choose(missing, doubtful=check and sources_change)
         if not check:
-            self.receipt.record("package", self.system.brings(chosen) or chosen, role=self.role)
-            self.system.install(chosen, seconds=self._left())
-            left = self._missing([[name] for name in chosen])
+            exact = [self._exactly(name, pins) for name in chosen]
+            self.receipt.record("package", self.system.brings(exact) or chosen, role=self.role)
+            self.system.install(exact, seconds=self._left())
+            left = self._missing([[name] for name in chosen], pins)
             if left:
                 names = ", ".join(_flat(left))
                 raise PackageError(f"{names}: still missing after the installation", where=self._where())
         return Outcome(installed=tuple(chosen))
+
+    def missing(self, items: Sequence[str], *, versions: Mapping[str, str] | None = None) -> bool:
+        """Whether `present` has anything to do. Raises HostError."""
+        return bool(self._missing([_alternatives(item, self._where()) for item in items], versions))
 
     def absent(self, names: Sequence[str], *, check: bool = False) -> Outcome:
         """Remove the named packages, but none that another package needs: those are kept and reported."""
@@ -138,19 +168,25 @@ class Packages:
         kept = tuple(name for name in targets if name not in going)
         return Outcome(removed=tuple(going), kept=kept)
 
-    def _missing(self, wanted: Iterable[Sequence[str]]) -> list[Sequence[str]]:
-        """The items of which no alternative is installed."""
+    def _missing(
+        self, wanted: Iterable[Sequence[str]], pins: Mapping[str, str] | None = None
+    ) -> list[Sequence[str]]:
+        """The items of which no alternative is installed, in the version it must have."""
         wanted = list(wanted)
         there = self.system.installed(_flat(wanted))
+        pinned = [name for name in _flat(wanted) if name in there and name in (pins or {})]
+        if pinned:
+            found = self.system.versions(pinned)
+            there -= {name for name in pinned if not fnmatchcase(found.get(name, ""), (pins or {})[name])}
         return [alternatives for alternatives in wanted if not there.intersection(alternatives)]
 
-    def _choose(self, missing: Sequence[Sequence[str]]) -> list[str]:
+    def _choose(self, missing: Sequence[Sequence[str]], *, doubtful: bool = False) -> list[str]:
         available = self.system.available(_flat(missing))
         chosen, unknown = [], []
         for alternatives in missing:
             found = [name for name in alternatives if available is None or name in available]
-            if found:
-                chosen.append(found[0])
+            if found or doubtful:
+                chosen.append((found or alternatives)[0])
             else:
                 unknown.append(" or ".join(alternatives))
         if unknown:
@@ -158,6 +194,17 @@ class Packages:
             what = f"no repository of this host ({self.system.name}) has package {', '.join(unknown)}"
             raise PackageError(what, where=self._where(), remedy=remedy)
         return list(dict.fromkeys(chosen))
+
+    def _exactly(self, name: str, pins: Mapping[str, str]) -> str:
+        """The package with the version it must have: the preferred one of those that fit."""
+        if name not in pins:
+            return name
+        offered = self.system.offered(name)
+        for version in offered:
+            if fnmatchcase(version, pins[name]):
+                return self.system.exactly(name, version)
+        what = f"no repository of this host has {name} {pins[name]}; there is {', '.join(offered) or 'none'}"
+        raise PackageError(what, where=self._where(), remedy="name a version that is there")
 
     def _left(self) -> float:
         return max(1.0, self._end - self._clock())

@@ -25,6 +25,7 @@ __all__ = [
 
 LISTS = "/var/lib/apt/lists"
 STATUS = "/var/lib/dpkg"
+SOURCES = "/etc/apt"
 DAY_SECONDS = 86400
 QUERY_SECONDS = 60
 UPDATE_SECONDS = 300
@@ -69,9 +70,12 @@ class Apt:
 
     python_packages: tuple[str, ...] = ("python3-venv",)
 
-    def __init__(self, name: str, *, lists: str = LISTS, status: str = STATUS) -> None:
+    def __init__(
+        self, name: str, *, lists: str = LISTS, status: str = STATUS, sources: str = SOURCES
+    ) -> None:
         self.name = name
         self.lists = lists
+        self.sources = sources
         self.status = status
 
     def installed(self, names: Sequence[str]) -> set[str]:
@@ -90,8 +94,8 @@ class Apt:
         return parse_installed(run(["dpkg-query", "-W", "-f", form], timeout=QUERY_SECONDS).out)
 
     def refresh_if_old(self, items: Sequence[Sequence[str]]) -> None:
-        """``apt-get update``, unless lists of today know every item."""
-        if self._lists_age() < DAY_SECONDS:
+        """``apt-get update``, unless lists of today, newer than the sources, know every item."""
+        if self._lists_age() < min(DAY_SECONDS, self._sources_age()):
             known = self.available([name for names in items for name in names]) or set()
             if all(known.intersection(names) for names in items):
                 return
@@ -123,6 +127,32 @@ class Apt:
         done = run(["apt-get", "-s", *OPTIONS, "install", name], timeout=QUERY_SECONDS)
         return done.rc == 0
 
+    def versions(self, names: Sequence[str]) -> dict[str, str]:
+        """As ``dpkg`` prints them."""
+        form = "${Package}\t${db:Status-Status}\t${Version}\n"
+        out = run(["dpkg-query", "-W", "-f", form, "--", *names], timeout=QUERY_SECONDS).out
+        rows = [line.split("\t") for line in out.splitlines()]
+        return {row[0]: row[2] for row in rows if len(row) == 3 and row[1] in ("installed", *TRIGGERS)}
+
+    def offered(self, name: str) -> list[str]:
+        """The candidate, then all that repositories have, the newest first."""
+        policy = run(["apt-cache", "policy", name], timeout=QUERY_SECONDS).out
+        candidate = re.findall(r"^  Candidate: (\S+)$", policy, re.MULTILINE)
+        madison = run(["apt-cache", "madison", name], timeout=QUERY_SECONDS).out
+        rows = [line.split("|") for line in madison.splitlines()]
+        found = [row[1].strip() for row in rows if len(row) == 3]
+        return list(dict.fromkeys([version for version in candidate if version in found] + found))
+
+    @staticmethod
+    def exactly(name: str, version: str) -> str:
+        """``name=version``."""
+        return f"{name}={version}"
+
+    def unfinished(self) -> bool:
+        """Whether an interrupted run left a package half done."""
+        journal = any(name.isdigit() for name in _listing(f"{self.status}/updates"))
+        return journal or self._database().unfinished
+
     def brings(self, names: Sequence[str]) -> list[str]:
         """As ``apt-get`` would do it."""
         options = (*OPTIONS, "--no-install-recommends")
@@ -134,7 +164,9 @@ class Apt:
         """After mending what an interrupted run left half done."""
         deadline = time.monotonic() + seconds
         self._finish_interrupted(deadline)
-        options = (*OPTIONS, *KEEP_SETTINGS, "--no-install-recommends")
+        options = [*OPTIONS, *KEEP_SETTINGS, "--no-install-recommends"]
+        if any("=" in name for name in names):
+            options.append("--allow-downgrades")  # an exact version was asked for
         left = max(1.0, deadline - time.monotonic())
         done = run(["apt-get", *options, "install", "--", *names], timeout=left, env=ENVIRONMENT)
         if done.rc != 0:
@@ -172,9 +204,17 @@ class Apt:
             return float("inf")
         return time.time() - os.stat(self.lists).st_mtime
 
+    def _sources_age(self) -> float:
+        """Seconds since a source or preference was last changed; infinite when there is none."""
+        folders = [self.sources, *(f"{self.sources}/{name}" for name in ("sources.list.d", "preferences.d"))]
+        paths = [f"{folder}/{name}" for folder in folders for name in _listing(folder)]
+        files = [path for path in paths if os.path.isfile(path)]
+        if not files:
+            return float("inf")
+        return time.time() - max(os.stat(path).st_mtime for path in files)
+
     def _finish_interrupted(self, deadline: float) -> None:
-        journal = any(name.isdigit() for name in _listing(f"{self.status}/updates"))
-        if not (journal or self._database().unfinished):
+        if not self.unfinished():
             return
         _wait_for_lock(f"{self.status}/lock-frontend", deadline)
         left = max(1.0, deadline - time.monotonic())

@@ -56,6 +56,27 @@ class Rpm:
                 found.add(name)
         return found
 
+    def versions(self, names: Sequence[str]) -> dict[str, str]:
+        """Version and release, as ``rpm`` prints them."""
+        query = ["rpm", "-q", "--qf", "%{NAME}\t%{VERSION}-%{RELEASE}\n"]
+        rows = [line.split("\t") for line in run([*query, *names], timeout=QUERY_SECONDS).out.splitlines()]
+        return {row[0]: row[1] for row in rows if len(row) == 2}
+
+    def offered(self, name: str) -> list[str]:
+        """All that the lists have, the newest first."""
+        query = ["dnf", "-q", "-C", "repoquery", "--showduplicates", "--qf", "%{version}-%{release}\n", name]
+        found = run(query, timeout=QUERY_SECONDS).out.split()
+        return list(dict.fromkeys(reversed(found)))
+
+    @staticmethod
+    def exactly(name: str, version: str) -> str:
+        """``name-version``."""
+        return f"{name}-{version}"
+
+    def unfinished(self) -> bool:
+        """Never: rpm leaves no package half configured."""
+        return False
+
     def brings(self, names: Sequence[str]) -> list[str]:
         """The names alone: ``dnf autoremove`` knows what came with them."""
         return list(names)

@@ -40,6 +40,8 @@ class Distribution:
         self.noted_in_time = True
         self.asked: list[object] = []
         self.finished = 0
+        self.version = "1.0-1"
+        self.specs: list[str] = []
 
     def installed(self, names: Sequence[str]) -> set[str]:
         return self.there & set(names)
@@ -54,11 +56,27 @@ class Distribution:
     def available(self, names: Sequence[str]) -> set[str] | None:
         return None if self.lists is None else self.lists & set(names)
 
+    def versions(self, names: Sequence[str]) -> dict[str, str]:
+        return {name: self.version for name in names if name in self.there}
+
+    def offered(self, name: str) -> list[str]:
+        return ["2.0-2", "2.0-1", "1.0-1"] if name in self.repository else []
+
+    def exactly(self, name: str, version: str) -> str:
+        return f"{name}={version}"
+
+    def unfinished(self) -> bool:
+        return False
+
     def brings(self, names: Sequence[str]) -> list[str]:
+        names = [name.partition("=")[0] for name in names]
         return [*names, *(f"{name}-data" for name in names if name == "git")]
 
     def install(self, names: Sequence[str], *, seconds: float) -> None:
         self.asked.append(seconds)
+        self.specs = list(names)
+        self.version = next((name.partition("=")[2] for name in names if "=" in name), self.version)
+        names = [name.partition("=")[0] for name in names]
         if self.receipt is not None:
             noted = {entry.name for entry in self.receipt.entries("package")}
             self.noted_in_time = set(names) <= noted
@@ -104,6 +122,29 @@ def test_missing_ones_are_installed_once_and_noted_before(tmp_path: Path) -> Non
 def test_any_installed_alternative_is_enough(tmp_path: Path) -> None:
     system = Distribution(there={"libicu71"}, lists={"libicu72"})
     assert not _packages(system, tmp_path).present(["libicu72|libicu71"]).changed
+
+
+def test_a_package_has_the_version_it_must_have(tmp_path: Path) -> None:
+    """Another version is replaced by the preferred one that fits; the right one is left alone."""
+    system = Distribution(there={"git"}, lists=None)
+    packages = _packages(system, tmp_path)
+    versions = {"git": "2.0-*"}
+    assert packages.present(["git"], versions=versions, check=True).installed == ("git",)
+    assert packages.present(["git"], versions=versions).installed == ("git",)
+    assert system.specs == ["git=2.0-2"]
+    assert not packages.present(["git"], versions=versions).changed
+    with pytest.raises(HostError, match=r"has git 3\.\*; there is 2\.0-2, 2\.0-1, 1\.0-1; name a version"):
+        packages.present(["git"], versions={"git": "3.*"})
+
+
+def test_check_mode_says_what_comes_from_repositories_that_come_too(tmp_path: Path) -> None:
+    """The real run adds them first; without that, a name that no repository has is refused."""
+    system = Distribution(there=set(), lists={"git"})
+    packages = _packages(system, tmp_path)
+    predicted = packages.present(["git", "new|newer"], sources_change=True, check=True)
+    assert predicted.installed == ("git", "new")
+    with pytest.raises(HostError, match="has package new or newer"):
+        packages.present(["git", "new|newer"], check=True)
 
 
 def test_check_mode_predicts_and_writes_nothing(tmp_path: Path) -> None:
