@@ -166,7 +166,8 @@ MIG = gpu_check(
     docs=(
         "A changed MIG mode waits for a reset. Instances are gone after every reboot and are compared, "
         "profile by profile, with the layout in nvidia_driver_mig. MIG on without an instance leaves CUDA "
-        "without a device. MIG being on is no fault as such. Who is not root may not see all instances: UNKNOWN."
+        "without a device. MIG being on is no fault as such. Who is not root may not see all "
+        "instances: UNKNOWN."
     ),
     remedy="run the provision playbook with --tags nvidia_driver",
     judge=_judge_mig,

@@ -175,8 +175,8 @@ THROTTLE = gpu_check(
     title="Neither heat nor the power supply slows a GPU down",
     docs=(
         "Reads why clocks are below their maximum (nvmlDeviceGetCurrentClocksEventReasons): hardware "
-        "slowdown (0x8), thermal slowdown by the driver (0x20) and by the hardware (0x40), power brake (0x80). "
-        "Being idle, clock settings and the power limit are normal reasons."
+        "slowdown (0x8), thermal slowdown by the driver (0x20) and by the hardware (0x40), power brake "
+        "(0x80). Being idle, clock settings and the power limit are normal reasons."
     ),
     remedy=f"{_COOLING}; {_POWER}",
     judge=_judge_throttle,
