@@ -122,7 +122,8 @@ class DriverPlan(msgspec.Struct, frozen=True):
     ``prerequisites``: packages to install before those, since they bring repositories (``epel-release``).
     ``packages``: names in the form that module ``host_packages`` takes (``a|b``: the first available).
     ``versions``: version globs of packages (``580.95.05-*``); empty: whatever the pins leave.
-    ``hold``: names and globs kept back from upgrades (apt-mark hold, dnf versionlock).
+    ``hold``: what is kept back from upgrades: globs of installed packages (apt-mark hold), or patterns of
+    name and version (dnf versionlock).
     ``upgrade_blacklist``: name prefixes for unattended-upgrades.
     ``module_names``: names to try with ``modinfo``, in this order (Debian's modules are nvidia-current).
     ``dkms``: modules are built on the host; ``prebuilt_signed``: they come built and signed.
