@@ -40,8 +40,8 @@ class KernelEvent(msgspec.Struct, frozen=True):
     """A line of the kernel log about a GPU or an NVSwitch. ``pci`` keeps the domain: ``0000:11:00``.
 
     ``recovery``: what Xid 154 says, in the words none, reset, reboot, drain_p2p, drain_and_reset, ...
-    ``fatal``: as NVLink5 and SXid lines say it. ``subcode``: of Xid 144 to 150, bits 20 to 25 of the first register.
-    ``device`` is an NVSwitch's name.
+    ``fatal``: as NVLink5 and SXid lines say it. ``subcode``: of Xid 144 to 150, bits 20 to 25 of the first
+    register. ``device`` is an NVSwitch's name.
     """
 
     time: datetime
@@ -70,7 +70,8 @@ class KernelLog(Taken, frozen=True):
 class KernelModule(msgspec.Struct, frozen=True):
     """The nvidia module on disk for one installed kernel; ``version`` is None when there is none.
 
-    ``headers``: the kernel's build tree is there. ``dkms``: DKMS's state for it (built, installed), or None.
+    ``headers``: the kernel's build tree is there. ``dkms``: DKMS's state for it (installed, built, failed).
+    A version of ``unknown``: there is a module, and its file could not be read.
     """
 
     kernel: str
@@ -78,7 +79,7 @@ class KernelModule(msgspec.Struct, frozen=True):
     path: str | None = None
     headers: bool = False
     dkms: str | None = None
-    signed: bool | None = None
+    signed: bool | None = None  # the file carries a signature; None: it could not be told
 
 
 class DriverInstall(Taken, frozen=True):
@@ -100,10 +101,14 @@ class DriverInstall(Taken, frozen=True):
     upgrades_blocked: bool | None = None
     nouveau_loaded: bool = False
     nouveau_blacklisted: bool = False
+    nouveau_present: bool = True  # the next kernel has that module
     initramfs_newer: bool | None = None  # the initramfs of the next kernel was made after the blacklist
     secure_boot: bool | None = None  # None: no EFI
     mok_enrolled: bool | None = None  # the DKMS key is enrolled; None: not known or no such key
-    persistenced: str | None = None  # the unit's state: active, inactive, failed; None: not installed
+    mok_key: str | None = None  # the certificate that DKMS signs modules for
+    persistenced: str | None = (
+        None  # the unit's state: active, inactive, failed, unknown; None: not installed
+    )
     nvswitches: int = 0
     fabric_manager: str | None = None  # the unit's state; None: not installed
     fabric_manager_version: str | None = None
@@ -113,6 +118,7 @@ class DriverInstall(Taken, frozen=True):
     cdi_missing: tuple[str, ...] = ()  # device nodes and files that the specification names and that are gone
     iommu_type: str | None = None  # of the GPUs' group: DMA, DMA-FQ, identity
     acs_redirect: tuple[str, ...] = ()  # PCI bridges above GPUs that redirect peer-to-peer traffic
+    virtual_machine: bool = False
 
 
 class ResidueProcess(msgspec.Struct, frozen=True):

@@ -283,6 +283,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
             return ()
         return Unavailable(failure.message, call=failure.call, gpu=failure.gpu)
 
+    @property
+    def listed_gpus(self) -> tuple[Gpu, ...]:
+        """The GPUs that NVML lists; none where it could not be asked. For what is known without NVML."""
+        return () if isinstance(self.nvml, Unavailable) else self.nvml.gpus
+
+    @property
+    def known_history(self) -> GpuHistory | None:
+        """What was done to the GPUs, where that was written down and can be read."""
+        return self.gpu_history if isinstance(self.gpu_history, GpuHistory) else None
+
 
 def encode(snapshot: Snapshot) -> bytes:
     """The snapshot as indented JSON with a final line break."""

@@ -2,8 +2,244 @@
 
 from __future__ import annotations
 
-from runnerctl.core.findings import Check
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 
-__all__ = ["CHECKS"]
+from runnerctl.core.checks.expect import expects_gpus
+from runnerctl.core.driver_readings import GpuHistory, KernelEvent, KernelLog
+from runnerctl.core.findings import Check, Verdict, critical, ok, warning
+from runnerctl.core.snapshot import Gpu, NvidiaModule, Snapshot, Unavailable
+from runnerctl.core.spec import HostSpec
+from runnerctl.core.xid import GpuCondition, Moment, assess
+from runnerctl.core.xid_table import Action, rank
 
-CHECKS: tuple[Check, ...] = ()
+__all__ = ["CHECKS", "conditions"]
+
+_REMEDIES: Mapping[Action, str] = {
+    "WARN": "read `runnerctl xid CODE`, and watch whether it comes again",
+    "PROBE": "prove that it works with `runnerctl health --deep`; reset it if it does not",
+    "RESET": "drain its slots, end every process on it, then `nvidia-smi --gpu-reset -i {gpu}`, or reboot",
+    "REBOOT": "drain the host and reboot it; a reset does not help here",
+    "POWER": "drain the host, cut its power for a minute, check cables and seating; then `runnerctl resume`",
+    "RMA": "take the GPU out of service and have it replaced; `runnerctl resume` when that is done",
+}
+_IDLE = "drain its slots and reset it with `nvidia-smi --gpu-reset -i {gpu}` when no job runs"
+_CLIENT = re.compile(r"client has the version ([\w.]+)")
+_LOADED = re.compile(r"kernel module has the version ([\w.]+)")
+
+
+def _has_gpus(snapshot: Snapshot) -> bool:
+    """Whether the kernel could have something to say of a GPU at all."""
+    bus, module = snapshot.pci_gpus, snapshot.nvidia_module
+    if isinstance(bus, Unavailable) or bus or snapshot.listed_gpus or expects_gpus(snapshot.host_spec):
+        return True
+    return isinstance(module, NvidiaModule) and module.version is not None
+
+
+def _applies(snapshot: Snapshot) -> bool:
+    """A container may not read its host's kernel log, and that is as it should be."""
+    log = snapshot.kernel_log
+    if log is None or (isinstance(log, Unavailable) and snapshot.host.container):
+        return False
+    return _has_gpus(snapshot) or (isinstance(log, KernelLog) and bool(log.events))
+
+
+def conditions(
+    log: KernelLog, gpus: tuple[Gpu, ...], history: GpuHistory | None, now: datetime
+) -> tuple[GpuCondition, ...]:
+    """What each GPU needs, by this log; the first ones are those of ``gpus``."""
+    return assess(log.events, Moment(now, log.boot_id), gpus=gpus, history=history)
+
+
+def _judge_xid(
+    log: KernelLog,
+    gpus: tuple[Gpu, ...],
+    history: GpuHistory | None,
+    now: datetime,
+    *,
+    spec: HostSpec | None,
+) -> Iterable[Verdict]:
+    del spec  # a fault is a fault whoever wants the GPU
+    found = conditions(log, gpus, history, now)
+    for condition in found:
+        yield _xid_verdict(condition, gpus)
+    if not found:
+        yield ok(f"no Xid in the {log.source} of the last 24 hours", **_log_data(log))
+
+
+def _xid_verdict(condition: GpuCondition, gpus: tuple[Gpu, ...]) -> Verdict:
+    where = condition.pci or "a GPU that the line did not name"
+    subject = f"GPU {condition.gpu}" if condition.gpu is not None else where
+    summary = condition.reason
+    if condition.last is not None and condition.action != "INFO":
+        summary += f" (last {condition.last:%Y-%m-%d %H:%M:%SZ})"
+    data = _data(condition)
+    number = str(condition.gpu) if condition.gpu is not None else condition.pci
+    if condition.action in _REMEDIES:
+        remedy = _REMEDIES[condition.action].replace("{gpu}", number)
+        if len(condition.codes) == 1:
+            remedy = remedy.replace("CODE", str(condition.codes[0]))
+        made = critical if rank(condition.action) >= rank("RESET") else warning
+        verdict = made(summary, remedy, **data)
+    elif condition.reset_when_idle:
+        verdict = warning(summary, _IDLE.replace("{gpu}", number), **data)
+    else:
+        verdict = ok(summary, **data)
+    del gpus
+    return Verdict(verdict.status, verdict.summary, verdict.remedy, subject, verdict.data)
+
+
+def _data(condition: GpuCondition) -> dict[str, object]:
+    return {
+        "action": condition.action,
+        "pci": condition.pci,
+        "uuid": condition.uuid,
+        "codes": list(condition.codes),
+        "count": condition.count,
+        "program_faults": condition.program_faults,
+        "reset_when_idle": condition.reset_when_idle,
+        "last": condition.last.isoformat() if condition.last else None,
+    }
+
+
+def _log_data(log: KernelLog) -> dict[str, object]:
+    return {"source": log.source, "truncated": log.truncated}
+
+
+def _judge_complete(log: KernelLog, *, spec: HostSpec | None) -> Iterable[Verdict]:
+    del spec
+    if log.truncated:
+        yield warning("the kernel wrote more than could be read: older lines are missing", **_log_data(log))
+    else:
+        yield ok(f"read from the {log.source}, {len(log.events)} lines about GPUs", **_log_data(log))
+
+
+def _judge_sxid(log: KernelLog, *, spec: HostSpec | None) -> Iterable[Verdict]:
+    del spec
+    switches: dict[str, list[KernelEvent]] = {}
+    for event in log.events:
+        if event.kind == "sxid" and event.boot_id in ("", log.boot_id):
+            switches.setdefault(event.pci or event.device or "NVSwitch", []).append(event)
+    for address, events in sorted(switches.items()):
+        verdict = _switch(events)
+        device = events[-1].device or "NVSwitch"
+        yield Verdict(
+            verdict.status, verdict.summary, verdict.remedy, f"{device} {address}".strip(), verdict.data
+        )
+    if not switches:
+        yield ok("no SXid since the last boot")
+
+
+def _switch(events: list[KernelEvent]) -> Verdict:
+    fatal = [event for event in events if event.fatal is not False]
+    codes = sorted({event.code for event in fatal or events if event.code is not None})
+    listed = ", ".join(map(str, codes))
+    data = {"codes": codes, "count": len(events), "fatal": len(fatal)}
+    if fatal:
+        return critical(f"SXid {listed}: {fatal[-1].message or 'no text'}", **data)
+    return ok(f"{len(events)} times SXid {listed}, none of them fatal", **data)
+
+
+def _judge_mismatch(log: KernelLog, module: NvidiaModule, *, spec: HostSpec | None) -> Iterable[Verdict]:
+    """A line is over when another driver is loaded by now."""
+    del spec
+    clients: dict[str, int] = {}
+    for event in log.events:
+        loaded = _LOADED.search(event.message)
+        if event.kind != "api_mismatch" or event.boot_id not in ("", log.boot_id):
+            continue
+        if module.version and loaded and loaded[1].rstrip(".") == module.version:
+            client = _CLIENT.search(event.message)
+            version = client[1] if client else "another version"
+            clients[version] = clients.get(version, 0) + 1
+    if clients:
+        listed = ", ".join(sorted(clients))
+        times = sum(clients.values())
+        summary = f"programs came with driver library {listed}, and module {module.version} is loaded"
+        yield warning(f"{summary} ({times} time{'' if times == 1 else 's'})", clients=clients)
+    else:
+        yield ok("no program was turned away for its driver library")
+
+
+def _judge_rejected(log: KernelLog, module: NvidiaModule, *, spec: HostSpec | None) -> Iterable[Verdict]:
+    del spec
+    refused = [
+        event
+        for event in log.events
+        if event.kind == "key_rejected" and event.fatal and event.boot_id in ("", log.boot_id)
+    ]
+    if refused and module.version is None:
+        yield critical(f"the kernel refused a module: {refused[-1].message}", count=len(refused))
+    else:
+        yield ok("the kernel refused no module of the driver")
+
+
+XID_EVENTS = Check(
+    id="xid.events",
+    title="No Xid that a GPU has not recovered from",
+    docs=(
+        "Reads Xid errors and GPUs that fell off the bus from the kernel log of this boot and of the last "
+        "24 hours. What the driver itself asks for (NVML's recovery action, Xid 154) beats the table of "
+        "codes; a code that nobody knows asks for a probe. Errors within a minute of each other are one. "
+        "A second RESET or worse within 24 hours moves one step up; a program's own fault (13, 31, 43 ...) "
+        "never does. A fault ends with the reset, the boot or the probe that it asked for. "
+        "`runnerctl xid CODE` explains a code."
+    ),
+    remedy=_REMEDIES["PROBE"],
+    judge=_judge_xid,
+    needs=("kernel_log", "listed_gpus", "known_history", "time"),
+    when=_applies,
+)
+XID_SXID = Check(
+    id="xid.sxid",
+    title="No fatal error of an NVSwitch",
+    docs=(
+        "Reads SXid errors of NVSwitches from the kernel log of this boot. A fatal one stops the links of "
+        "every GPU on that switch; the others are counted and are no fault."
+    ),
+    remedy="drain the host, save `dmesg` and the fabric manager's log, and reboot; then look at the switch",
+    judge=_judge_sxid,
+    needs=("kernel_log",),
+    when=_applies,
+)
+XID_LOG = Check(
+    id="xid.log",
+    title="The kernel log can be read whole",
+    docs=(
+        "The journal is read from the start of this boot or from 24 hours ago, whichever is earlier (a "
+        "week at most), and then from where the last reading ended. Without a journal /dev/kmsg is read, "
+        "which holds this boot only and drops its oldest lines."
+    ),
+    remedy="look for what fills the kernel log (`journalctl -k`), and keep a persistent journal",
+    judge=_judge_complete,
+    needs=("kernel_log",),
+    when=_applies,
+)
+DRIVER_API_MISMATCH = Check(
+    id="driver.clients",
+    title="Programs come with the driver's own library",
+    docs=(
+        "The kernel module turns away a program whose driver library is of another version, and says so in "
+        "the kernel log: often a container or a conda environment that brings a libcuda of its own. Lines "
+        "about a module that is not loaded any more are left out."
+    ),
+    remedy="let containers use the toolkit's libraries, and remove a libcuda.so.1 that an environment brings",
+    judge=_judge_mismatch,
+    needs=("kernel_log", "nvidia_module"),
+    when=_applies,
+)
+DRIVER_REJECTED = Check(
+    id="driver.rejected",
+    title="The kernel accepts the driver's modules",
+    docs=(
+        "With Secure Boot the kernel loads signed modules only. A module that it refused since the last "
+        "boot is a fault while no nvidia module is loaded."
+    ),
+    remedy="enrol the key that signs the modules (`mokutil --import`), or install the signed modules",
+    judge=_judge_rejected,
+    needs=("kernel_log", "nvidia_module"),
+    when=_applies,
+)
+
+CHECKS: tuple[Check, ...] = (XID_EVENTS, XID_SXID, XID_LOG, DRIVER_API_MISMATCH, DRIVER_REJECTED)
