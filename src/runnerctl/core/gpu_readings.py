@@ -28,16 +28,19 @@ __all__ = [
 ]
 
 NvmlKind = Literal[
-    "library_missing",  # libnvidia-ml.so.1 cannot be loaded
+    "library_missing",  # there is no libnvidia-ml.so.1
+    "library_broken",  # there is one, and it cannot be loaded
+    "foreign_binding",  # the Python module pynvml is missing, or another package's
     "driver_not_loaded",  # NVML_ERROR_DRIVER_NOT_LOADED, 9
     "mismatch",  # NVML_ERROR_LIB_RM_VERSION_MISMATCH, 18
-    "no_permission",  # NVML_ERROR_NO_PERMISSION, 4
+    "no_permission",  # NVML_ERROR_NO_PERMISSION, 4; NVML_ERROR_OPERATING_SYSTEM, 17: blocked by a cgroup
     "gpu_lost",  # NVML_ERROR_GPU_IS_LOST, 15
     "reset_required",  # NVML_ERROR_RESET_REQUIRED, 16
     "corrupted_inforom",  # NVML_ERROR_CORRUPTED_INFOROM, 14
     "irq",  # NVML_ERROR_IRQ_ISSUE, 11
     "unknown",  # NVML_ERROR_UNKNOWN, 999, and every other code
     "hang",  # a call that did not return
+    "slow",  # all calls returned, and together they took too long
     "crash",  # the library ended the process
     "not_reached",  # an earlier call hung or crashed
 ]
@@ -192,11 +195,15 @@ class Nvml(Taken, frozen=True):
 
 
 class NvidiaModule(Taken, frozen=True):
-    """The kernel module; both versions are None when it is not loaded (or this is a container)."""
+    """The kernel module; both versions are None when it is not loaded (or this is a container).
+
+    ``gpus``: PCI addresses of the GPUs that it runs (/proc/driver/nvidia/gpus); None: not told.
+    """
 
     sys_version: str | None = None
     proc_version: str | None = None
     open_modules: bool | None = None
+    gpus: tuple[str, ...] | None = None
 
     @property
     def version(self) -> str | None:

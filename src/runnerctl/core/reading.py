@@ -8,12 +8,13 @@ import msgspec
 
 __all__ = ["Taken", "Unavailable", "UnavailableKind"]
 
-UnavailableKind = Literal["error", "timeout", "crash", "denied"]
+UnavailableKind = Literal["error", "timeout", "slow", "crash", "denied"]
 
 
 class Unavailable(msgspec.Struct, frozen=True, tag_field="reading", tag="unavailable"):
     """A reading that could not be taken; ``call`` names what was being asked, ``gpu`` an NVML index.
 
+    ``timeout``: a call did not return; ``slow``: every call returned, and together they took too long.
     ``remedy`` beats that of the checks that needed it.
     """
 

@@ -26,9 +26,10 @@ from runnerctl.core.snapshot import (
     Unit,
 )
 from runnerctl.core.spec import HostSpec
-from runnerctl.probes import engine, machine, network, nvml, slots, system, units
+from runnerctl.probes import engine, machine, network, nvml, slots, stuck, system, units
 from runnerctl.probes.bounded import Outcome, Task, run_all
 from runnerctl.probes.files import read_bytes, under
+from runnerctl.probes.stuck import Guard
 
 __all__ = ["DEFAULT_API", "api_urls_of", "collect"]
 
@@ -64,14 +65,14 @@ def collect(
 ) -> Snapshot:
     """The host below ``rootfs``, taken now. Never raises because of what it finds.
 
-    ``deadline_seconds`` bounds all of it. Without one each probe gets 5 s, and NVML 4 s more for each GPU on
-    the PCI bus. ``api_urls``: the
-    APIs to ask instead of those of the spec's slots; empty for none. With another root than ``/`` systemd is
-    not asked: it belongs to the host that runs this.
+    ``deadline_seconds`` bounds all of it: the snapshot is there half a second later at most. Without one each
+    probe gets 5 s, and NVML 4 s more for each GPU on the PCI bus when nothing keeps them initialised.
+    ``api_urls``: the APIs to ask instead of those of the spec's slots; empty for none. With another root than
+    ``/`` systemd is not asked: it belongs to the host that runs this.
     """
     started, now = time.monotonic(), clock()
     ground = _ground(rootfs, deadline_seconds, api_urls, os.environ if environ is None else environ)
-    outcomes = run_all(_tasks(ground))
+    outcomes = run_all(_tasks(ground), guard=Guard(under(rootfs, stuck.DIRECTORY)))
     apis = tuple(network.parse_api(url, outcomes[f"api {url}"]) for url in ground.apis)
     return Snapshot(
         tool_version=__version__,
@@ -133,8 +134,7 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
     """The slowest first: they all run at the same time."""
     deadline, spec = ground.deadline or nvml.BASE_SECONDS, ground.wanted
     gpus = 0 if isinstance(ground.pci, Unavailable) else len(ground.pci)
-    more = 0.0 if ground.deadline else nvml.SECONDS_PER_GPU * gpus
-    tasks = {"nvml": Task(nvml.read, deadline + more)}
+    tasks = {"nvml": nvml.task(ground.deadline, rootfs=ground.rootfs, gpus=gpus)}
     # What a runner's jobs get, its own request gets: a proxy may be known to the spec only.
     environ = {**ground.environ, **(spec.github_runner.env if spec else {})}
     for url in ground.apis:

@@ -89,10 +89,14 @@ def read_spec(rootfs: Path) -> SpecFile | Unavailable:
 
 
 def read_nvidia_module(rootfs: Path) -> NvidiaModule:
-    """The loaded kernel module's version, from both places that tell."""
+    """The loaded kernel module's version, from both places that tell, and the GPUs that it runs."""
     text = read_bytes(under(rootfs, "/proc/driver/nvidia/version"))
     version, is_open = parse_nvidia_version(text if isinstance(text, bytes) else b"")
-    return NvidiaModule(read_line(under(rootfs, "/sys/module/nvidia/version")), version, is_open)
+    try:
+        gpus = tuple(sorted(os.listdir(under(rootfs, "/proc/driver/nvidia/gpus"))))
+    except OSError:
+        gpus = None
+    return NvidiaModule(read_line(under(rootfs, "/sys/module/nvidia/version")), version, is_open, gpus)
 
 
 def parse_nvidia_version(data: bytes) -> tuple[str | None, bool | None]:

@@ -150,7 +150,7 @@ def parse_api(url: str, outcome: Outcome) -> Api:
     if outcome.failure:
         message = outcome.failure.reason.partition(": ")[2] or outcome.failure.reason
         message = re.sub(r"^\[Errno -?\d+\] ", "", message)
-        if outcome.failure.kind == "timeout":
+        if outcome.failure.kind in ("timeout", "slow"):
             message = f"no answer within {outcome.seconds:.1f} s"
         stage = outcome.failure.call or "dns"
         return msgspec.convert({**timed, "failed_stage": stage, "message": message}, Api)

@@ -1,181 +1,161 @@
 """NVML, through NVIDIA's own binding, one call at a time; each call is announced before it is made.
 
-Runs in a child of `runnerctl.probes.bounded` only: NVML can hang in any call and can abort the process.
-What a GPU or a driver does not support is None; what fails otherwise ends the reading of that GPU.
+Runs in children of `runnerctl.probes.bounded` only: NVML can hang in any call and can abort the process. What
+a GPU or a driver does not support is None; what fails otherwise is the GPU's failure, and what was read of
+it is kept. A GPU that hangs or crashes does not hide those after it: they are read in children of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from runnerctl.core.snapshot import Gpu, Nvml, NvmlFailure, NvmlKind, Unavailable
-from runnerctl.probes.bounded import Outcome, Report
+from runnerctl.probes.bounded import Call, Outcome, Report, Task
+from runnerctl.probes.files import read_bytes, read_line, under
+from runnerctl.probes.nvml_calls import CallError, Calls, text
+from runnerctl.probes.nvml_gpu import read_gpu
 
-__all__ = ["BASE_SECONDS", "SECONDS_PER_GPU", "parse", "read"]
+__all__ = [
+    "BASE_SECONDS",
+    "SECONDS_PER_GPU",
+    "default_deadline",
+    "parse",
+    "persistence_on",
+    "read",
+    "resume",
+    "task",
+]
 
 BASE_SECONDS = 5.0
 SECONDS_PER_GPU = 4.0  # without persistence mode the first open initialises a GPU: 1 to 3 s each (NVIDIA)
-
-# nvmlReturn_t, from NVIDIA's nvml.h
-_KINDS: dict[int, NvmlKind] = {
-    4: "no_permission",
-    9: "driver_not_loaded",
-    12: "library_missing",
-    15: "gpu_lost",
-    16: "reset_required",
-    18: "mismatch",
-}
-_NOT_SUPPORTED = (3, 13)  # NOT_SUPPORTED; FUNCTION_NOT_FOUND: the driver is older than the question
-_MIG_ON = 1
-_TEMPERATURE_GPU = 0  # NVML_TEMPERATURE_GPU
+_DAEMON = "/run/nvidia-persistenced"
+_STOPS: dict[str, NvmlKind] = {"timeout": "hang", "slow": "slow", "crash": "crash"}
+_KEPT_WHEN_REPEATED = ("uuid", "name", "pci_bus_id", "minor", "serial", "mig_uuids")
 
 
-def read(report: Report) -> dict[str, Any]:
-    """Ask NVML for everything. The answer is the last part again; `parse` needs only the parts."""
-    report.stage("import of nvidia-ml-py")
-    pynvml: Any = import_module("pynvml")  # it has no types
+def task(
+    deadline_seconds: float | None, *, rootfs: Path = Path("/"), gpus: int = 0, deep: bool = False
+) -> Task:
+    """The probe within ``deadline_seconds``, or what fits ``gpus`` GPUs on the bus. ``deep`` reads flash."""
+    seconds = default_deadline(rootfs, gpus) if deadline_seconds is None else deadline_seconds
+    return Task(partial(read, deep=deep), seconds, resume=partial(resume, deep=deep), guard="nvml")
 
-    def ask(call: str, *arguments: Any, gpu: int | None = None) -> Any:
-        """One call: its answer, or None when it is not supported there. Raises NVMLError otherwise."""
-        report.stage(call, gpu)
-        function = getattr(pynvml, call, None)
-        try:
-            return function(*arguments) if function else None
-        except pynvml.NVMLError as error:
-            if error.value in _NOT_SUPPORTED:
-                return None
-            raise _FailedError(_failure(error, call, gpu)) from None
 
+def default_deadline(rootfs: Path, gpus: int) -> float:
+    """Seconds that reading so many GPUs may take: more when each must be initialised first."""
+    return BASE_SECONDS + (0.0 if persistence_on(rootfs) else SECONDS_PER_GPU * gpus)
+
+
+def persistence_on(rootfs: Path) -> bool:
+    """Whether something keeps the GPUs initialised, as far as it can be told without opening one.
+
+    That is NVIDIA's persistence daemon, unless it was told to leave persistence mode off. The legacy mode
+    (`nvidia-smi -pm 1`) shows in NVML only; a host with that gets more time than it needs.
+    """
+    folder = under(rootfs, _DAEMON)
+    if not (folder / "nvidia-persistenced.pid").exists():
+        return (folder / "socket").exists()
+    pid = read_line(folder / "nvidia-persistenced.pid") or ""
+    command = read_bytes(under(rootfs, f"/proc/{pid}/cmdline")) if pid.isdigit() else None
+    return not (isinstance(command, bytes) and b"--no-persistence-mode" in command)
+
+
+def read(report: Report, *, only: int | None = None, deep: bool = False) -> None:
+    """Ask NVML for everything, or for one GPU only. All of the answer is in parts, for `parse`."""
     try:
-        system = _system(ask)
-    except _FailedError as failed:
-        report.part({"system": {"failure": msgspec.to_builtins(failed.failure)}})
-        return {}
-    report.part({"system": system})
-    for index in range(system["count"]):
-        report.part({"gpu": msgspec.to_builtins(_gpu(ask, index))})
-    return {}
+        calls = Calls(report)
+        calls.init()
+        count = _system(calls, report) if only is None else only + 1
+    except CallError as error:
+        if only is None:
+            report.part({"system": {"failure": msgspec.to_builtins(error.failure)}})
+        else:
+            report.part({"gpu": only, "known": {"failure": msgspec.to_builtins(error.failure)}})
+        return
+    for index in range(only or 0, count):
+        read_gpu(calls, index, partial(_tell, report, index), deep=deep)
+        report.part({"gpu": index, "known": {}, "done": True})
 
 
-class _FailedError(Exception):
-    def __init__(self, failure: NvmlFailure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
+def _tell(report: Report, index: int, known: dict[str, Any]) -> None:
+    report.part({"gpu": index, "known": known})
 
 
-def _failure(error: Any, call: str, gpu: int | None) -> NvmlFailure:
-    code = int(error.value)
-    on = f" on GPU {gpu}" if gpu is not None else ""
-    message = f"{call}{on}: {error} (NVML error {code})"
-    return NvmlFailure(_KINDS.get(code, "unknown"), call, message, code, gpu)
-
-
-def _system(ask: Callable[..., Any]) -> dict[str, Any]:
-    ask("nvmlInit")
-    cuda = ask("nvmlSystemGetCudaDriverVersion_v2")
-    return {
-        "driver_version": _text(ask("nvmlSystemGetDriverVersion")),
-        "nvml_version": _text(ask("nvmlSystemGetNVMLVersion")),
+def _system(calls: Calls, report: Report) -> int:
+    """What is known without a GPU; returns how many there are."""
+    count: int = calls.must("nvmlDeviceGetCount")
+    cuda = calls.ask("nvmlSystemGetCudaDriverVersion_v2")
+    system = {
+        "count": count,
+        "driver_version": text(calls.ask("nvmlSystemGetDriverVersion")),
+        "nvml_version": text(calls.ask("nvmlSystemGetNVMLVersion")),
         "cuda_version": f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
-        "count": ask("nvmlDeviceGetCount") or 0,
     }
+    report.part({"system": system})
+    return count
 
 
-def _gpu(ask: Callable[..., Any], index: int) -> Gpu:
-    """Read one GPU as far as it answers."""
-    known: dict[str, Any] = {}
-
-    def of(call: str, *more: Any) -> Any:
-        return ask(call, *([handle] if handle is not None else []), *more, gpu=index)
-
-    handle: Any = None
-    try:
-        handle = of("nvmlDeviceGetHandleByIndex", index)
-        _identity(of, known)
-        _state(of, known)
-        if known["mig_current"] == _MIG_ON:
-            known["mig_uuids"] = _mig_uuids(ask, handle, index)
-    except _FailedError as failed:
-        known["failure"] = failed.failure
-    return Gpu(index=index, **known)
+def resume(parts: Sequence[Any], stopped: Unavailable, *, deep: bool = False) -> Sequence[Call]:
+    """How to go on when one GPU stopped the child: each GPU after it in a child of its own."""
+    count = _system_of(parts).get("count") or 0
+    if stopped.gpu is None:
+        return ()
+    return tuple(partial(read, only=index, deep=deep) for index in range(stopped.gpu + 1, count))
 
 
-def _identity(of: Callable[..., Any], known: dict[str, Any]) -> None:
-    known["uuid"] = _text(of("nvmlDeviceGetUUID"))
-    known["name"] = _text(of("nvmlDeviceGetName"))
-    pci = of("nvmlDeviceGetPciInfo")
-    known["pci_bus_id"] = _text(pci.busId).lower() if pci else None
-    known["minor"] = of("nvmlDeviceGetMinorNumber")
-
-
-def _state(of: Callable[..., Any], known: dict[str, Any]) -> None:
-    memory = of("nvmlDeviceGetMemoryInfo")
-    known["memory_total_bytes"] = memory.total if memory else None
-    known["memory_used_bytes"] = memory.used if memory else None
-    temperature = of("nvmlDeviceGetTemperatureV", _TEMPERATURE_GPU)
-    if temperature is None:  # the older name, gone from CUDA 14 on
-        temperature = of("nvmlDeviceGetTemperature", _TEMPERATURE_GPU)
-    known["temperature_celsius"] = temperature
-    power = of("nvmlDeviceGetPowerUsage")
-    known["power_watts"] = None if power is None else power / 1000
-    rates = of("nvmlDeviceGetUtilizationRates")
-    known["utilization_percent"] = rates.gpu if rates else None
-    persistence = of("nvmlDeviceGetPersistenceMode")
-    known["persistence"] = None if persistence is None else bool(persistence)
-    known["compute_mode"] = of("nvmlDeviceGetComputeMode")
-    known["mig_current"], known["mig_pending"] = of("nvmlDeviceGetMigMode") or (None, None)
-    ecc = of("nvmlDeviceGetEccMode")
-    known["ecc"] = bool(ecc[0]) if ecc else None
-
-
-def _mig_uuids(ask: Callable[..., Any], handle: Any, index: int) -> tuple[str, ...]:
-    pynvml: Any = import_module("pynvml")
-    found = []
-    for number in range(ask("nvmlDeviceGetMaxMigDeviceCount", handle, gpu=index) or 0):
-        try:
-            device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, number)
-        except pynvml.NVMLError:  # NOT_FOUND: a place in the layout that is not taken
-            continue
-        found.append(_text(ask("nvmlDeviceGetUUID", device, gpu=index)))
-    return tuple(uuid for uuid in found if uuid)
-
-
-def _text(value: Any) -> Any:
-    """Older bindings answer with bytes."""
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+def _system_of(parts: Sequence[Any]) -> dict[str, Any]:
+    found: list[dict[str, Any]] = [part["system"] for part in parts if "system" in part]
+    return found[0] if found else {}
 
 
 def parse(outcome: Outcome) -> Nvml | Unavailable:
-    """The reading: what the child said, and what became of it."""
-    systems = [part["system"] for part in outcome.parts if "system" in part]
-    gpus = [msgspec.convert(part["gpu"], Gpu) for part in outcome.parts if "gpu" in part]
-    stopped = outcome.failure
-    if not systems:
-        return _no_system(stopped or Unavailable("NVML gave no answer"))
-    nvml = msgspec.convert({"reading": "taken", **systems[0]}, Nvml)
-    first = len(gpus)
-    silent = (
-        Gpu(index=each, failure=_not_read(each, first, stopped)) for each in range(first, nvml.count or 0)
-    )
-    return msgspec.structs.replace(nvml, gpus=(*gpus, *silent))
+    """The reading: what the children said, and what became of them."""
+    system = _system_of(outcome.parts)
+    stops = outcome.interruptions or ((outcome.failure,) if outcome.failure else ())
+    if not system:
+        return _no_system(stops[0] if stops else Unavailable("NVML gave no answer"))
+    if outcome.repeated and stops[0].gpu is None:
+        return Nvml(failure=NvmlFailure("hang", stops[0].call, stops[0].reason))
+    nvml = msgspec.convert({"reading": "taken", **system}, Nvml)
+    gpus = (_gpu(index, outcome, stops) for index in range(nvml.count or 0))
+    return msgspec.structs.replace(nvml, gpus=tuple(gpus))
+
+
+def _gpu(index: int, outcome: Outcome, stops: Sequence[Unavailable]) -> Gpu:
+    known: dict[str, Any] = {}
+    done = False
+    for part in outcome.parts:
+        if part.get("gpu") == index:
+            known |= part["known"]
+            done = done or part.get("done", False)
+    if outcome.repeated:
+        known, done = {name: known[name] for name in _KEPT_WHEN_REPEATED if name in known}, False
+    gpu = msgspec.convert({**known, "index": index}, Gpu)
+    if done or gpu.failure:
+        return gpu
+    return msgspec.structs.replace(gpu, failure=_not_read(index, stops))
 
 
 def _no_system(stopped: Unavailable) -> Nvml | Unavailable:
     """NVML as a whole hung or crashed: that is an answer; anything else is a reading not taken."""
-    if stopped.kind in ("timeout", "crash") and stopped.call.startswith("nvml"):
-        kind: NvmlKind = "hang" if stopped.kind == "timeout" else "crash"
-        return Nvml(failure=NvmlFailure(kind, stopped.call, stopped.reason))
+    if stopped.kind in _STOPS and stopped.call.startswith("nvml"):
+        return Nvml(failure=NvmlFailure(_kind(stopped), stopped.call, stopped.reason, gpu=stopped.gpu))
     return stopped
 
 
-def _not_read(index: int, first: int, stopped: Unavailable | None) -> NvmlFailure:
-    """The first GPU without an answer is the one that stopped the child; those after it were not asked."""
-    if stopped is None or index > first:
-        return NvmlFailure("not_reached", "", f"GPU {first} stopped the probe", gpu=index)
-    kinds: dict[str, NvmlKind] = {"timeout": "hang", "crash": "crash"}
-    kind = kinds.get(stopped.kind, "unknown")
-    return NvmlFailure(kind, stopped.call, stopped.reason, gpu=index)
+def _not_read(index: int, stops: Sequence[Unavailable]) -> NvmlFailure:
+    """The GPU that stopped a child, or one that was behind it and not asked."""
+    for stop in stops:
+        if stop.gpu == index:
+            return NvmlFailure(_kind(stop), stop.call, stop.reason, gpu=index)
+    why = stops[-1].reason if stops else "the probe ended early"
+    return NvmlFailure("not_reached", "", why, gpu=index)
+
+
+def _kind(stopped: Unavailable) -> NvmlKind:
+    return _STOPS.get(stopped.kind, "unknown")
