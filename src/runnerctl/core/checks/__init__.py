@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runnerctl.core.checks import boot, containers, drift, kernel, links, memory, residue, state
+from runnerctl.core.checks import boot, containers, drift, kernel, links, memory, ram, residue, state
 from runnerctl.core.checks.driver import DRIVER_MISMATCH, DRIVER_NVML
 from runnerctl.core.checks.github import (
     GITHUB_GROUP,
@@ -48,6 +48,7 @@ CHECKS: tuple[Check, ...] = (
     *residue.CHECKS,
     *drift.CHECKS,
     *boot.CHECKS,
+    *ram.CHECKS,
     SLOT_REGISTERED,
     SLOT_UNIT,
     SLOT_LISTENER,
