@@ -63,7 +63,7 @@ class Installer:
         reload_units = prepare_units(work, persistence=plan.persistence) | self.mig.files()
         outcome = self.packages.install()
         self.packages.hold(outcome.installed)
-        if outcome.installed:  # the distribution's unit says only now what its command is
+        if outcome.installed and not work.check:  # the distribution's unit says only now what its command is
             reload_units |= prepare_units(work, persistence=plan.persistence)
         there = self._modules(coming=bool(outcome.installed))
         self._daemons_of_one_version()

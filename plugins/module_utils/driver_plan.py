@@ -74,7 +74,6 @@ class DriverPlan:
     repositories: tuple[Repository, ...] = ()
     pins: tuple[Pin, ...] = ()
     prerequisites: tuple[str, ...] = ()
-    prerequisites: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     headers: Headers | None = None
