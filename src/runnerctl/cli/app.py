@@ -17,12 +17,18 @@ TABLE: Mapping[str, Entry] = {
     "register": Entry("runnerctl.cli.slots", "Register this host's slots at GitHub and start them."),
     "unregister": Entry("runnerctl.cli.slots", "Stop this host's slots and remove them from GitHub."),
     "restart": Entry("runnerctl.cli.slots", "Restart a slot's runner, now or when it is idle."),
+    "drain": Entry("runnerctl.cli.drain", "Put a slot on hold; the job that runs is left alone."),
+    "resume": Entry("runnerctl.cli.drain", "Take a slot's hold away and start it."),
     "list": Entry("runnerctl.cli.listing", "List this host's slots, or the runners that GitHub knows."),
     "health": Entry("runnerctl.cli.health", "Judge this host: GPUs, runners, disk, network."),
     "snapshot": Entry("runnerctl.cli.health", "Save what the host looks like, for a bug report."),
+    "baseline": Entry(
+        "runnerctl.cli.baseline", "Save what this host's GPUs are like; health tells what differs later."
+    ),
     "spec": Entry("runnerctl.cli.spec", "Show or check what a host should be."),
     "auth": Entry("runnerctl.cli.auth", "Find out what the credential at hand may do."),
     "logs": Entry("runnerctl.cli.logs", "Show what a slot's runner wrote."),
+    "xid": Entry("runnerctl.cli.xid", "Explain an Xid error of the NVIDIA driver."),
 }
 # Their exit code is a verdict: whatever goes wrong in them is UNKNOWN, a wrong option included.
 VERDICTS = frozenset({"health"})

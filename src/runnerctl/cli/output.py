@@ -116,7 +116,7 @@ def _fold(text: str, room: int) -> list[str]:
     """Fold at spaces and after commas; a single long word stays whole."""
     if width_of(text) <= room:
         return [text]
-    spaced = text.replace(",", ",\0")
+    spaced = text.replace(", ", ",").replace(",", ",\0")
     lines = textwrap.wrap(spaced.replace("\0", " "), room, break_long_words=False, break_on_hyphens=False)
     return [line if " " in text else line.replace(", ", ",") for line in lines]
 
