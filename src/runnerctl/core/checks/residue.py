@@ -98,7 +98,7 @@ def _of_gpu(gpu: Gpu, residue: Residue, host: Host, *, in_use: bool) -> Iterator
         return
     holders = [each for each in residue.processes if gpu.minor is None or gpu.minor in _gpus(each)]
     users = [each for each in holders if each.comm not in _WATCHERS]
-    pids = sorted({each.pid for each in (*gpu.processes, *users)})
+    pids = sorted({each.pid for each in gpu.processes} | {each.pid for each in users})
     data = {"used_bytes": used, "pids": pids, "complete": residue.complete}
     summary = f"{used // _MEBIBYTE} MiB of its memory are in use without a process"
     if used <= max(_FLOOR_BYTES, _FLOOR_SHARE * total):
@@ -120,9 +120,9 @@ RESIDUE = Check(
     docs=(
         "A process in a slot's control group that holds a GPU while the slot runs no job was left behind. "
         f"Memory in use on an idle GPU (more than {_FLOOR_BYTES // _MEBIBYTE} MiB and "
-        "1 %) of which neither NVML nor any process's open files know the owner is a context that outlived its "
-        "process: only a reset frees it. "
-        "Displays, containers, monitoring and running jobs are no residue."
+        "1 %) of which neither NVML nor any process's open files know the owner is a context that outlived "
+        "its process: only a reset frees it. Displays, containers, monitoring and running "
+        "jobs are no residue."
     ),
     remedy="drain its slots and reset the GPU: `nvidia-smi --gpu-reset -i INDEX`, or reboot",
     judge=_judge_residue,

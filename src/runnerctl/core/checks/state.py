@@ -11,7 +11,7 @@ from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warni
 from runnerctl.core.snapshot import Gpu
 from runnerctl.core.spec import HostSpec
 
-__all__ = ["CHECKS", "POWER_LIMIT"]
+__all__ = ["CHECKS", "CLOCKS", "POWER_LIMIT"]
 
 _SAME_WATTS = 1.0  # limits are set in steps of a watt or less
 _SAME_MHZ = 15  # clocks go in steps of up to 15 MHz
