@@ -17,10 +17,12 @@ from typing import Any
 from .atomic import Change, atomic_link, atomic_write, sync_file_system
 from .cli_venv import Source, build, find_python, probe
 from .errors import HostError
+from .health_units import HealthTimer
 from .lock import exclusive
 from .packages import Packages, package_system
 from .process import in_use, run
 from .receipt import Receipt
+from .slot_system import System
 
 __all__ = ["ROLE", "CliInstall", "Layout", "Outcome", "Wanted"]
 
@@ -93,9 +95,12 @@ class Outcome:
 class CliInstall:
     """Converge one host. Raises HostError with one line."""
 
-    def __init__(self, layout: Layout, receipt: Receipt, *, check: bool) -> None:
+    def __init__(
+        self, layout: Layout, receipt: Receipt, *, check: bool, system: System | None = None
+    ) -> None:
         self.layout = layout
         self.receipt = receipt
+        self.system = system or System()
         self.check = check
         self.outcome = Outcome()
 
@@ -131,6 +136,7 @@ class CliInstall:
         self._host_file(wanted, check=check)
         self._completion(wanted, check=check, renew=not sound)
         self._clear_old(wanted, check=check)
+        HealthTimer(self.layout.root, self.receipt, self.system, check, self._done).converge(wanted.spec)
 
     def _done(self, action: str, change: Change) -> None:
         self.outcome.actions.append(action)

@@ -24,7 +24,8 @@ STATE = "/var/lib/runnerctl"
 LOCK_SECONDS = 600.0  # purging packages takes minutes on a slow disk
 # Everything the toolkit ever makes: a damaged or hostile receipt must not cost the host anything else.
 OURS = re.compile(
-    r"/opt/(actions-runner|runnerctl|miniforge3(-[\w.+-]+)?)|/etc/systemd/system/gha-[\w@.-]+"
+    r"/opt/(actions-runner|runnerctl(/hooks)?|miniforge3(-[\w.+-]+)?)"
+    r"|/etc/systemd/system/(gha-[\w@.-]+|runnerctl-health\.(service|timer))"
     r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json)?"
     r"|/etc/conda(/condarc\.d(/10-runnerctl\.yml)?)?|/usr/local/bin/runnerctl"
     r"|/usr/share/bash-completion/completions/runnerctl"
@@ -83,6 +84,8 @@ class Removal:
     def _units(self, entries: list[Entry]) -> None:
         gone = [entry.name for entry in entries if os.path.lexists(self.layout.path(entry.name))]
         for name in gone:
+            if "/runnerctl-" in name and not self.check:  # else it would go on without its file
+                self.system.systemctl("disable", "--now", "--quiet", os.path.basename(name))
             self._remove_path(name)
         if gone and not self.check:
             self.system.systemctl("daemon-reload")

@@ -15,16 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import atomic_write
+from .hold import hold_reason
 from .lock import exclusive
 from .receipt import Receipt
 from .slot_files import (
+    HOOK,
     Layout,
     SlotSpec,
     env_text,
+    hook_text,
     read_runner_file,
-    restart_unit_text,
     slot_unit_text,
-    unit_text,
+    templates,
 )
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
 from .slot_system import System, UnitState, read_text, remove_tree
@@ -161,15 +163,16 @@ class Converger:
 
     def _templates(self, slots: list[SlotSpec], units: dict[str, UnitState]) -> None:
         path = self.layout.units / "gha-runner@.service"
-        if not path.is_file() or read_text(path) != unit_text():
-            for slot in slots:
-                if units[slot.unit].running:
-                    self._mark_pending(slot)
-        texts = {path: unit_text(), self.layout.units / "gha-restart@.service": restart_unit_text()}
-        for unit, text in texts.items():
-            if not self.check:
-                self.receipt.record("unit", str(unit), role=ROLE)
-            self._reload |= self._file(f"unit {unit.name}", unit, text)
+        if not _is(path, templates()[path.name]):
+            for slot in (slot for slot in slots if units[slot.unit].running):
+                self._mark_pending(slot)
+        if not self.check:
+            hooks = self.layout.path(HOOK).parent
+            self.receipt.record("path", [str(hooks.parent), str(hooks)], role=ROLE)
+            self.receipt.record("unit", [str(self.layout.units / name) for name in templates()], role=ROLE)
+        self._file("job-started hook", self.layout.path(HOOK), hook_text(), mode=0o755)  # the unit names it
+        for name, text in templates().items():
+            self._reload |= self._file(f"unit {name}", self.layout.units / name, text)
 
     def _mark_pending(self, slot: SlotSpec) -> None:
         """Note that a restart is due *before* what makes it due: a kill in between loses nothing."""
@@ -199,7 +202,6 @@ class Converger:
     def _report(self, name: str, unit: UnitState) -> Report:
         runner = read_runner_file(self.layout.slot_root(name) / ".runner") or {}
         state = self._state(name)
-        hold = self.layout.state("hold", name)
         agent_id = runner.get("agentid")
         return Report(
             name=name,
@@ -209,7 +211,7 @@ class Converger:
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),
             active=unit.running,
-            hold=read_text(hold).strip() or "no reason given" if hold.is_file() else None,
+            hold=hold_reason(self.layout.state("hold", name)),
             pending_restart=self.layout.state("pending", name).exists(),
         )
 

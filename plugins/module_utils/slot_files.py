@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "HOOK",
+    "MANAGED",
     "Layout",
     "SlotSpec",
     "env_text",
+    "hold_unit_text",
+    "hook_text",
     "read_runner_file",
     "restart_unit_text",
     "slot_unit_text",
+    "templates",
     "unit_text",
 ]
+
+HOOK = "/opt/runnerctl/hooks/job-started.sh"
 
 MANAGED = "# Managed by runnerctl: changes here are undone by the next converge.\n"
 
@@ -112,6 +119,7 @@ Environment=HOME=/var/lib/gha-runner/%i/home
 Environment=LANG=C.UTF-8
 Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 Environment=ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
+Environment=ACTIONS_RUNNER_HOOK_JOB_STARTED={hook}
 ExecStart=/var/lib/gha-runner/%i/bin/Runner.Listener run --startuptype service
 Restart=on-abnormal
 RestartForceExitStatus=2
@@ -159,9 +167,68 @@ RestartSec=30
 """
 
 
+_HOLD_UNIT = """\
+{managed}
+[Unit]
+Description=Stop the runner of slot %i, which is on hold, as soon as it is idle
+ConditionPathExists=/var/lib/runnerctl/hold/%i
+
+[Service]
+Type=exec
+ExecStart=/opt/runnerctl/bin/runnerctl drain %i --held
+Restart=on-failure
+RestartSec=30
+"""
+
+# The runner starts it as the job's user before the first step (actions/runner, JobExtension). It calls no
+# program and reads nothing of the job's: which slot this is, the kernel says.
+_HOOK = """\
+#!/bin/sh
+{managed}
+# A job that reaches a slot on hold fails at once, with the reason.
+slot=
+while IFS= read -r line; do
+  case $line in
+    *gha-runner@*.service*)
+      slot=${{line#*gha-runner@}}
+      slot=${{slot%%.service*}}
+      ;;
+  esac
+done </proc/self/cgroup
+hold=/var/lib/runnerctl/hold/$slot
+if [ -z "$slot" ] || [ ! -e "$hold" ]; then
+  exit 0
+fi
+reason=
+IFS= read -r reason <"$hold" || :
+printf '::error title=Runner slot on hold::slot %s takes no jobs: %s; %s\\n' \\
+  "$slot" "${{reason:-no reason given}}" 'run the job again, on another runner'
+exit 1
+"""
+
+
 def unit_text() -> str:
     """The template unit of persistent slots."""
-    return _UNIT.format(managed=MANAGED)
+    return _UNIT.format(managed=MANAGED, hook=HOOK)
+
+
+def hold_unit_text() -> str:
+    """The template unit that makes a hold effective when the running job has ended."""
+    return _HOLD_UNIT.format(managed=MANAGED)
+
+
+def hook_text() -> str:
+    """The runner's job-started hook."""
+    return _HOOK.format(managed=MANAGED)
+
+
+def templates() -> dict[str, str]:
+    """The units that all slots of a host share, by name; the slots' own first."""
+    return {
+        "gha-runner@.service": unit_text(),
+        "gha-restart@.service": restart_unit_text(),
+        "gha-hold@.service": hold_unit_text(),
+    }
 
 
 def restart_unit_text() -> str:

@@ -35,7 +35,7 @@ from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.errors import AccessError, ConfigError, TryAgainError, UnavailableError
 from runnerctl.hostfile import load_host_spec
 
-__all__ = ["Done", "Slots"]
+__all__ = ["Done", "Slots", "host_errors"]
 
 POLL_SECONDS = 2.0
 STOP_SECONDS = 360.0  # above the unit's TimeoutStopSec
@@ -87,7 +87,7 @@ class Slots:
         slots = self._wanted(name)
         fleet = Fleet(self.spec, self.context.env, sleep=self.context.sleep)
         specs = [self._slot_spec(slot) for slot in slots]
-        with _host_errors():
+        with host_errors():
             before = self._converge(specs, check=True)
             plans = self._plans(fleet, slots, before.reports)
             register = [plan for plan in plans if plan.registration is not None]
@@ -151,7 +151,7 @@ class Slots:
         limit = self.spec.github_runner.drain_timeout_seconds if seconds is None else seconds
         fleet = Fleet(self.spec, self.context.env, sleep=self.context.sleep)
         done = Done()
-        with _host_errors():
+        with host_errors():
             # Nothing is wanted of these slots: the engine reports them as absent, and removes none.
             reports = {report.name: report for report in self._converge([], check=True).absent}
             for slot in names:
@@ -192,7 +192,7 @@ class Slots:
         self._known(name)
         unit = unit_name(name)
         limit = seconds if when_idle else 0.0
-        with _host_errors():
+        with host_errors():
             self._await_idle(name, seconds=limit, when_idle=when_idle)
             # A converge marks a restart as due and then writes what makes it due: not in between.
             with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):
@@ -263,7 +263,7 @@ def _local(report: Any) -> LocalSlot:
 
 
 @contextmanager
-def _host_errors() -> Iterator[None]:
+def host_errors() -> Iterator[None]:
     """The engine's errors, and the system's, in our tree."""
     try:
         yield

@@ -212,6 +212,7 @@ def _text(state: Mapping[str, Any], key: str) -> str | None:
 
 def _hold(path: Path) -> str | None:
     try:
-        return path.read_text(errors="replace").strip() or "no reason given"
+        text = path.read_text(errors="replace").strip()
+        return text.partition("\n")[0].strip() or "no reason given"
     except OSError:
         return None

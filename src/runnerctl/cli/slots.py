@@ -13,7 +13,7 @@ from runnerctl.cli.options import OutputOption
 if TYPE_CHECKING:
     from runnerctl.cli.host import Done
 
-__all__ = ["app", "register", "restart", "unregister"]
+__all__ = ["app", "register", "restart", "tell", "unregister"]
 
 SCHEMA = "runnerctl.slots/1"
 REGISTER_EXAMPLE = """
@@ -51,7 +51,7 @@ def register(context: typer.Context, slot: SlotArgument = None, output: OutputOp
     from runnerctl.cli.host import Slots
 
     command: Context = context.obj
-    return _tell(command, Slots(command).register(slot), output)
+    return tell(command, Slots(command).register(slot), output)
 
 
 @app.command("unregister", cls=Command, epilog=UNREGISTER_EXAMPLE)
@@ -69,7 +69,7 @@ def unregister(
     from runnerctl.cli.host import Slots
 
     command: Context = context.obj
-    return _tell(command, Slots(command).unregister(slot, seconds=timeout), output)
+    return tell(command, Slots(command).unregister(slot, seconds=timeout), output)
 
 
 @app.command("restart", cls=Command, epilog=RESTART_EXAMPLE)
@@ -90,10 +90,10 @@ def restart(
     from runnerctl.cli.host import Slots
 
     command: Context = context.obj
-    return _tell(command, Slots(command).restart(slot, when_idle=when_idle, seconds=timeout), output)
+    return tell(command, Slots(command).restart(slot, when_idle=when_idle, seconds=timeout), output)
 
 
-def _tell(context: Context, done: Done, output: str | None) -> int:
+def tell(context: Context, done: Done, output: str | None) -> int:
     """Print what was done; the exit code is that of what could not be."""
     from runnerctl.cli.output import escape
 

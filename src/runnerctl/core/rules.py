@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from runnerctl.core.driver_rules import driver_rules
 from runnerctl.core.labels import check_label, normalise
 from runnerctl.core.scope import check_transport, split_url
 from runnerctl.core.sections import SLOT_NAME, Conda, HostSpec, Problem, Slot
 from runnerctl.core.templates import check_template, has_password, has_user
+from runnerctl.core.toolkit_rules import toolkit_problems
 from runnerctl.errors import ConfigError
 
 __all__ = ["broken_rules", "duplicate_runner_names"]
@@ -29,7 +31,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     runner = spec.github_runner
     problems = [*_label_problems("github_runner_labels", runner.labels), *_pin_problems(spec)]
     problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
-    problems += _env_problems(runner.env) + _limit_problems(spec)
+    problems += _env_problems(runner.env) + _limit_problems(spec) + driver_rules(spec.nvidia_driver)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
     for index, slot in enumerate(runner.slots):
@@ -159,6 +161,11 @@ def _env_problems(env: Mapping[str, str]) -> list[Problem]:
             problems.append(Problem(where, "is no variable name", "use letters, digits and underscores"))
         if any(ord(character) < 32 and character != "\t" for character in value):
             problems.append(Problem(where, "has a line break or a control character", "give one plain line"))
+        if name.startswith("ACTIONS_RUNNER_HOOK_"):
+            remedy = (
+                "leave it out: the hooks of a slot are runnerctl's, which turns jobs away from a held slot"
+            )
+            problems.append(Problem(where, "would replace the hook of the runner", remedy))
         if SECRET_NAME.search(name) or has_password(value):
             remedy = "every job can read it: use a secret of the repository or the organisation"
             problems.append(Problem(where, "looks like a secret", remedy))

@@ -88,7 +88,7 @@ def _plain(url: str) -> str:
 def _judge_unit(
     slot: SlotReading, unit: Unit, hold: str | None, *, spec: HostSpec | None
 ) -> Iterable[Verdict]:
-    del slot, spec
+    del spec
     data = {
         "unit": unit.name,
         "active_state": unit.active_state,
@@ -98,8 +98,7 @@ def _judge_unit(
         "enabled": unit.enabled,
     }
     if hold is not None:
-        remedy = "when the reason is gone, remove the hold file and start the unit"
-        yield warning(f"held: {hold.strip() or 'no reason given'}", remedy, **data)
+        yield _held(slot.name, hold, data)
     elif unit.load_state == "not-found":
         yield critical("has no systemd unit", _PROVISION, **data)
     elif unit.active_state == "active":
@@ -110,6 +109,15 @@ def _judge_unit(
         yield warning(summary if again else "is starting", **data)
     else:
         yield _stopped(unit, data)
+
+
+def _held(slot: str, hold: str, data: dict[str, object]) -> Verdict:
+    """The file's first line is the reason; below stands who gave it."""
+    lines = hold.strip().splitlines()
+    remedy = f"when the reason is gone: `runnerctl resume {slot}`"
+    if "by: health" in lines:
+        remedy = "mend what the reason says: it is released after clean verdicts in a row"
+    return warning(f"held: {lines[0].strip() if lines else 'no reason given'}", remedy, **data)
 
 
 def _active(unit: Unit, data: dict[str, object]) -> Verdict:

@@ -1,0 +1,247 @@
+"""``runnerctl health --act``: put sick GPUs out of use, try to mend them, and bring them back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property, partial
+from typing import Literal
+
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import HEALTH, Cause, Holds
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System, run
+
+from runnerctl.cli.notes import Notes
+from runnerctl.core.driver_readings import GpuEvent
+from runnerctl.core.health import Health
+from runnerctl.core.kernel_lines import plain_boot_id
+from runnerctl.core.ladder import Decision, GpuState, SlotState, decide
+from runnerctl.core.sickness import gpu_states, slot_gpus
+from runnerctl.core.snapshot import Snapshot
+from runnerctl.core.spec import HostSpec
+from runnerctl.core.xid import Moment
+from runnerctl.errors import AccessError, TryAgainError
+
+__all__ = ["Actor", "act", "forgive"]
+
+RESET_SECONDS = 300.0
+REBOOT_SECONDS = 60.0
+LOCK = "/run/runnerctl/act.lock"
+LOCK_SECONDS = 0.0  # who comes second has nothing to add
+NVIDIA_SMI = "nvidia-smi"
+Run = Callable[[list[str], float], int]
+EventKind = Literal["reset", "reset_failed", "reboot", "taken_out", "released"]
+
+
+def _run(argv: list[str], seconds: float) -> int:
+    """Run a command with a deadline; its exit status. Raises HostError when it does not end."""
+    return run(argv, seconds=seconds, check=False).rc
+
+
+def act(
+    snapshot: Snapshot,
+    health: Health,
+    *,
+    layout: Layout,
+    say: Callable[[str], None],
+    clock: Callable[[], float],
+    user_id: Callable[[], int],
+    run: Run = _run,
+    system: System | None = None,
+    nvidia_smi: str = NVIDIA_SMI,
+) -> list[str]:
+    """Do what the verdict asks for; returns what was done, which ``say`` was told as well.
+
+    ``clock`` gives seconds since 1970. Raises AccessError unless root, TryAgainError while another run acts.
+    """
+    if user_id() != 0:
+        raise AccessError("only root may act on a host", where="--act", remedy="run it with sudo")
+    spec = snapshot.host_spec
+    if spec is None:
+        return []
+    actor = Actor(snapshot, health, spec, layout, system or System(), run, nvidia_smi, clock, say)
+    try:
+        with exclusive(str(layout.path(LOCK)), seconds=LOCK_SECONDS):
+            return actor.act()
+    except HostError as error:
+        raise TryAgainError(error.what, where=error.where, remedy=error.remedy) from None
+
+
+def forgive(
+    layout: Layout, gpus: Sequence[str], *, clock: Callable[[], float], say: Callable[[str], None]
+) -> None:
+    """Note that somebody brings these GPUs back, whatever was noted before. Raises HostError."""
+    now = datetime.fromtimestamp(clock(), timezone.utc).replace(microsecond=0)
+    with exclusive(str(layout.path(LOCK)), seconds=RESET_SECONDS + REBOOT_SECONDS):
+        Notes(layout.root, say).add(
+            [
+                GpuEvent(now, _boot_id(layout), "released", uuid, None, "runnerctl resume --force")
+                for uuid in gpus
+            ]
+        )
+
+
+def _boot_id(layout: Layout) -> str:
+    path = layout.path("/proc/sys/kernel/random/boot_id")
+    return plain_boot_id(path.read_text()) if path.is_file() else ""
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One round on one host."""
+
+    snapshot: Snapshot
+    health: Health
+    spec: HostSpec
+    layout: Layout
+    system: System
+    run: Run
+    nvidia_smi: str
+    clock: Callable[[], float]
+    say: Callable[[str], None]
+
+    @cached_property
+    def holds(self) -> Holds:
+        """The holds of this host."""
+        return Holds(self.layout, self.system)
+
+    @cached_property
+    def notes(self) -> Notes:
+        """The host's notes about its GPUs."""
+        return Notes(self.layout.root, self.say)
+
+    @cached_property
+    def moment(self) -> Moment:
+        """Now, in the boot that runs."""
+        now = datetime.fromtimestamp(self.clock(), timezone.utc).replace(microsecond=0)
+        return Moment(now, _boot_id(self.layout))
+
+    @cached_property
+    def gpus(self) -> dict[str, GpuState]:
+        """The state of every GPU by its UUID."""
+        states = gpu_states(self.snapshot, self.health, history=self.notes.history, moment=self.moment)
+        return {state.uuid: state for state in states}
+
+    def act(self) -> list[str]:
+        """Judge, decide, do; one thing that fails does not keep the others from being done."""
+        slots = self._slots()
+        plan = decide(
+            list(self.gpus.values()),
+            slots,
+            history=self.notes.history,
+            limits=self.spec.runnerctl,
+            moment=self.moment,
+        )
+        done: list[str] = []
+        for decision in plan.decisions:
+            self._try(partial(self._do, decision, slots), done)
+        self.notes.count(plan.clean_probes, now=self.moment.now)
+        for slot in slots:
+            self._try(partial(self._settle, slot), done)
+        return done
+
+    def _try(self, do: Callable[[], str | None], done: list[str]) -> None:
+        try:
+            action = do()
+        except (HostError, OSError) as error:
+            self.say(one_line(error))
+            return
+        if action:
+            self.say(action)
+            done.append(action)
+
+    def _slots(self) -> list[SlotState]:
+        """Every slot as it stands now, which is later than the snapshot."""
+        gpus = slot_gpus(self.snapshot)
+        units = self.system.unit_states([f"gha-runner@{name}.service" for name in gpus])
+        running = {name: units[f"gha-runner@{name}.service"].running for name in gpus}
+        return [self._slot(name, uuids, running[name]) for name, uuids in gpus.items()]
+
+    def _slot(self, name: str, gpus: tuple[str, ...], running: bool) -> SlotState:
+        hold = self.holds.get(name)
+        cause = hold.cause(HEALTH) if hold else None
+        return SlotState(name, gpus, running, hold is not None, cause.gpus if cause else None)
+
+    # -- doing
+
+    def _do(self, decision: Decision, slots: Sequence[SlotState]) -> str | None:
+        if decision.kind == "hold":
+            return self._hold(decision)
+        if decision.kind == "release":
+            return self._release(decision)
+        if decision.kind == "take_out":
+            return self._take_out(decision, slots)
+        if not all(slot.dry for slot in self._slots() if _concerns(slot, decision, self.gpus)):
+            return None  # somebody resumed it meanwhile
+        return self._reset(decision) if decision.kind == "reset" else self._reboot(decision)
+
+    def _hold(self, decision: Decision) -> str | None:
+        changed = self.holds.add(decision.slot, self._cause(decision.reason, decision.gpus))
+        return f"slot {decision.slot} is put on hold: {decision.reason}" if changed else None
+
+    def _settle(self, slot: SlotState) -> str | None:
+        """Also of holds that an earlier run could not make effective."""
+        if not slot.running or self.holds.get(slot.name) is None:
+            return None
+        stopped = self.holds.settle(slot.name) == "stopped"
+        return f"slot {slot.name} is stopped: it is on hold and idle" if stopped else None
+
+    def _release(self, decision: Decision) -> str:
+        self._note("released", decision.gpus, decision.reason)
+        left = self.holds.drop(decision.slot, HEALTH)
+        if left is not None:
+            return (
+                f"slot {decision.slot} is released by the verdict ({decision.reason}); still: {left.reason}"
+            )
+        self.holds.start(decision.slot)
+        return f"slot {decision.slot} is released: {decision.reason}"
+
+    def _take_out(self, decision: Decision, slots: Sequence[SlotState]) -> str:
+        self._note("taken_out", decision.gpus, decision.reason)
+        for slot in slots:
+            if set(decision.gpus) & set(slot.gpus):
+                self.holds.add(slot.name, self._cause(decision.reason, decision.gpus))
+        return f"taken out of service: {decision.reason}"
+
+    def _reset(self, decision: Decision) -> str:
+        uuid = decision.gpus[0]
+        name = self.gpus[uuid].name
+        self._note("reset", decision.gpus, decision.reason)
+        self.say(f"{name} is being reset: {decision.reason}")
+        try:
+            code = self.run([self.nvidia_smi, "--gpu-reset", "-i", uuid], RESET_SECONDS)
+        except HostError as error:
+            self._note("reset_failed", decision.gpus, one_line(error))
+            raise
+        if code:
+            self._note("reset_failed", decision.gpus, f"nvidia-smi ended with {code}")
+            return f"{name} could not be reset: nvidia-smi ended with {code}"
+        return f"{name} was reset"
+
+    def _reboot(self, decision: Decision) -> str:
+        self._note("reboot", decision.gpus, decision.reason)
+        self.say(f"the host is being booted: {decision.reason}")
+        self.run(["systemctl", "reboot"], REBOOT_SECONDS)
+        return "the host was told to reboot"
+
+    # -- writing down
+
+    def _cause(self, reason: str, gpus: tuple[str, ...]) -> Cause:
+        return Cause(HEALTH, reason, f"{self.moment.now:%Y-%m-%dT%H:%M:%SZ}", gpus)
+
+    def _note(self, kind: EventKind, gpus: Sequence[str], reason: str) -> None:
+        """Before it is done: a kill in between never causes it a second time unnoticed."""
+        pci = {uuid: state.pci for uuid, state in self.gpus.items()}
+        now, boot = self.moment
+        self.notes.add([GpuEvent(now, boot, kind, uuid, pci.get(uuid), reason) for uuid in gpus])
+
+
+def _concerns(slot: SlotState, decision: Decision, gpus: dict[str, GpuState]) -> bool:
+    """Whether a slot must have run dry before this is done."""
+    if decision.kind == "reboot":
+        return True
+    touched = {uuid for each in decision.gpus for uuid in (each, *gpus[each].together)}
+    return bool(touched & set(slot.gpus))

@@ -1,0 +1,58 @@
+"""The host's notes about its GPUs, ``/var/lib/runnerctl/gpus.json``: written whole, and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
+
+from runnerctl.core.driver_readings import GpuEvent, GpuHistory
+from runnerctl.core.snapshot import Unavailable
+from runnerctl.probes.files import under
+from runnerctl.probes.history import PATH, HistoryFile, read_gpu_history
+
+__all__ = ["Notes"]
+
+KEPT = timedelta(days=30)
+MOST_EVENTS = 1000
+
+
+class Notes:
+    """The notes of one host. ``say`` is told when a damaged file had to be moved aside."""
+
+    def __init__(self, root: Path, say: Callable[[str], None]) -> None:
+        self.root = root
+        self.path = under(root, PATH)
+        self.history = self._read(say)
+
+    def _read(self, say: Callable[[str], None]) -> GpuHistory:
+        """What is written; nothing after damage: the holds stand in files of their own, and stay."""
+        found = read_gpu_history(self.root)
+        if isinstance(found, Unavailable):
+            aside = self.path.with_suffix(".damaged")
+            self.path.replace(aside)
+            say(f"{found.reason}; moved to {aside}, and begun afresh: holds stay, counts begin at nothing")
+            return GpuHistory()
+        return found or GpuHistory()
+
+    def add(self, events: Sequence[GpuEvent]) -> None:
+        """Write events down, before what they are about is done."""
+        if events:
+            kept = [*self.history.events, *events]
+            self._write(GpuHistory(tuple(kept), self.history.clean_probes), now=events[-1].time)
+
+    def count(self, clean_probes: dict[str, int], *, now: datetime) -> None:
+        """Write the counts of clean verdicts, when they differ."""
+        if clean_probes != self.history.clean_probes:
+            self._write(GpuHistory(self.history.events, clean_probes), now=now)
+
+    def _write(self, history: GpuHistory, *, now: datetime) -> None:
+        """A GPU that is out stays out, however long ago that was: the last word on each GPU is kept."""
+        last = {event.uuid: event for event in history.events if event.kind in ("taken_out", "released")}
+        recent = [e for e in history.events if now - e.time <= KEPT or e is last.get(e.uuid)]
+        self.history = GpuHistory(tuple(recent[-MOST_EVENTS:]), history.clean_probes)
+        file = HistoryFile(events=self.history.events, clean_probes=self.history.clean_probes)
+        atomic_write(self.path, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")
