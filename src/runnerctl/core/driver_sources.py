@@ -1,8 +1,8 @@
 """Where a driver's packages come from: names, repositories, keys and pins of every distribution.
 
 Headless packages only: nothing here pulls in a display server. Sources: Debian's and Ubuntu's package
-archives; NVIDIA's driver installation guide (compute-only installation, version locking) and the keys published
-in its repositories.
+archives; NVIDIA's driver installation guide (compute-only installation, version locking); the keys that
+NVIDIA's repositories publish.
 """
 
 from __future__ import annotations
@@ -17,7 +17,16 @@ from runnerctl.core.gpu_generations import NEWEST_BRANCH
 from runnerctl.core.sections import NvidiaDriver
 from runnerctl.core.templates import fill
 
-__all__ = ["Choice", "Fabric", "Parts", "branches", "missing_fabric", "parts", "shown_source"]
+__all__ = [
+    "OLDEST_BRANCH",
+    "Choice",
+    "Fabric",
+    "Parts",
+    "branches",
+    "missing_fabric",
+    "parts",
+    "shown_source",
+]
 
 Fabric = Literal["none", "switches", "subnet"]  # NVSwitch: none; fabric manager; subnet manager as well
 
@@ -25,6 +34,7 @@ DEB_KEY = ("3bf863cc.pub", "EB693B3035CD5710E231E123A4B469963BF863CC")
 DEB13_KEY = ("8793F200.pub", "02182E60104FCDC26EAE1B8597A5D4CB8793F200")
 RPM_KEY = ("D42D0685.pub", "610C7B14E068A878070DA4E99CD0A493D42D0685")
 
+OLDEST_BRANCH = 535  # older ones get no fixes any more
 DEFAULT_BRANCH = 580  # long-term support, and the last one for Maxwell to Volta
 UNSUFFIXED = 590  # from here NVIDIA's packages for Ubuntu carry no branch in their names
 PINNED = 580  # from here NVIDIA's apt repositories have nvidia-driver-pinning-<branch>

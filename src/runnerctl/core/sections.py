@@ -42,7 +42,7 @@ class NvidiaDriver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manage: bool = True
     gpu_count: int | None = None
     source: Literal["auto", "distribution", "nvidia"] = "auto"
-    branch: str | None = None
+    branch: str | int | None = None
     version: str | None = None
     flavour: Literal["auto", "open", "proprietary"] = "auto"
     device_ids: tuple[str, ...] = ()
@@ -58,11 +58,11 @@ class NvidiaDriver(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ContainerToolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Containers with GPUs."""
+    """Containers with GPUs. ``visible_devices_variable``: whether ``NVIDIA_VISIBLE_DEVICES`` gives them."""
 
     manage: bool = False
     version: str | None = None
-    repository_url: str = "https://nvidia.github.io/libnvidia-container/stable/{format}"
+    repository_url: str = "https://nvidia.github.io/libnvidia-container/stable/{format}/{architecture}"
     repository_key: str | None = None
     repository_key_fingerprint: str | None = None
     docker: bool = False
@@ -73,6 +73,7 @@ class ContainerToolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     docker_config: dict[str, Any] = {}
     runtime: bool = True
     cdi: bool = True
+    visible_devices_variable: bool = False
     rootless: bool = False
 
 
