@@ -70,7 +70,7 @@ def timer_text(seconds: int) -> str:
 
 def service_text(prometheus: str | None) -> str:
     """The service. ``prometheus``: the file that gets metrics, if any."""
-    options = ""
+    options = " --no-network"
     if prometheus is not None:
         # systemd expands % and $ (systemd.service(5)).
         quoted = prometheus.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")

@@ -14,7 +14,9 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import e
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System, run
 
+from runnerctl.cli.context import Context
 from runnerctl.cli.notes import Notes
+from runnerctl.cli.output import escape
 from runnerctl.core.driver_readings import GpuEvent
 from runnerctl.core.health import Health
 from runnerctl.core.kernel_lines import plain_boot_id
@@ -25,7 +27,7 @@ from runnerctl.core.spec import HostSpec
 from runnerctl.core.xid import Moment
 from runnerctl.errors import AccessError, TryAgainError
 
-__all__ = ["Actor", "act", "forgive"]
+__all__ = ["Actor", "act", "act_here", "forgive"]
 
 RESET_SECONDS = 300.0
 REBOOT_SECONDS = 60.0
@@ -68,6 +70,19 @@ def act(
             return actor.act()
     except HostError as error:
         raise TryAgainError(error.what, where=error.where, remedy=error.remedy) from None
+
+
+def act_here(context: Context, snapshot: Snapshot, health: Health) -> None:
+    """Act on this host and say on stderr what was done; another run that acts already is enough."""
+    layout = Layout(context.paths.root)
+
+    def say(line: str) -> None:
+        context.note(f"runnerctl: {escape(line)}")
+
+    try:
+        act(snapshot, health, layout=layout, say=say, clock=context.clock, user_id=context.user_id)
+    except TryAgainError as error:
+        say(str(error))
 
 
 def forgive(

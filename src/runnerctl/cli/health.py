@@ -53,6 +53,11 @@ NetworkOption = Annotated[
     typer.Option("--network/--no-network", help="Measure the network, and ask GitHub."),
 ]
 
+ActOption = Annotated[
+    bool,
+    typer.Option("--act", help="Hold slots with sick GPUs, mend what can be mended, release them; as root."),
+]
+
 
 @app.command("health", cls=Command, epilog=HEALTH_EXAMPLE)
 def health(
@@ -61,6 +66,7 @@ def health(
     rootfs: RootfsOption = None,
     deadline: DeadlineOption = None,
     network: NetworkOption = True,
+    act: ActOption = False,
     output: OutputOption = None,
 ) -> int:
     """Judge this host: GPUs, runners, disk, network.
@@ -75,8 +81,16 @@ def health(
     command: Context = context.obj
     if file and rootfs:
         raise UsageError("give --from or --rootfs, not both", where="--from")
+    if act and (file or rootfs):
+        raise UsageError(
+            "acts on the running host only", where="--act", remedy="leave --from and --rootfs out"
+        )
     found = _saved(file) if file else _taken(command, rootfs, deadline, network=network)
     verdict = judge(found)
+    if act:
+        from runnerctl.cli.act import act_here
+
+        act_here(command, found, verdict)
     if command.wants_json(output):
         text = render_json(verdict)
     else:
