@@ -18,7 +18,7 @@ from .packages_apt import Apt
 from .packages_rpm import Rpm
 from .receipt import Receipt
 
-__all__ = ["Outcome", "PackageError", "Packages", "package_system"]
+__all__ = ["Outcome", "PackageError", "Packages", "package_system", "release_fields"]
 
 INSTALL_SECONDS = 1800.0
 
@@ -89,7 +89,7 @@ class Outcome:
 
 def package_system(os_release: str = "/etc/os-release") -> PackageSystem:
     """The package system of this host. Raises PackageError on a distribution that is not supported."""
-    fields = _os_release(os_release)
+    fields = release_fields(os_release)
     family = {fields.get("ID", ""), *fields.get("ID_LIKE", "").split()}
     name = fields.get("PRETTY_NAME") or fields.get("ID") or "an unknown distribution"
     if family & {"debian", "ubuntu"}:
@@ -226,7 +226,7 @@ def _flat(items: Iterable[Sequence[str]]) -> list[str]:
     return list(dict.fromkeys(name for names in items for name in names))
 
 
-def _os_release(path: str) -> Mapping[str, str]:
+def release_fields(path: str = "/etc/os-release") -> Mapping[str, str]:
     """Read ``os-release(5)``: shell-like assignments."""
     try:
         with open(path, encoding="utf-8") as file:

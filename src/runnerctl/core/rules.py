@@ -32,6 +32,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     problems = [*_label_problems("github_runner_labels", runner.labels), *_pin_problems(spec)]
     problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
     problems += _env_problems(runner.env) + _limit_problems(spec) + driver_rules(spec.nvidia_driver)
+    problems += toolkit_problems(spec.container_toolkit)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
     for index, slot in enumerate(runner.slots):

@@ -1,0 +1,36 @@
+"""Controller half of ``container_toolkit``: plan from the spec and the host's distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from ansible.errors import AnsibleActionFail
+from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain, spec_from_task
+
+from runnerctl.core.toolkit_plan import ToolkitFacts, toolkit_plan
+
+display = Display()
+
+
+class ActionModule(TargetAction):
+    """See the module's documentation: ``ansible-doc runnerctl.gpu_runner.container_toolkit``."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Ask the host what it is, plan, apply. A host that others look after is not even asked."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        spec = spec_from_task(self, variables)
+        if not spec.container_toolkit.manage:
+            return {"changed": False, "actions": [], "pending": []}
+        reported = self.execute("container_toolkit", {}, variables, check=True)
+        facts = msgspec.convert(plain(reported["host"]), ToolkitFacts)
+        plan, problems = toolkit_plan(spec, facts)
+        if plan is None:
+            raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
+        result = self.execute("container_toolkit", {"plan": msgspec.to_builtins(plan)}, variables)
+        for text in result["pending"]:
+            display.warning(f"{spec.host}: {text}")
+        return result
