@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from msgspec.structs import replace
+
 from runnerctl.core.checks.each import gpus_answer, slots_on
 from runnerctl.core.driver_readings import Residue, ResidueProcess
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
@@ -53,7 +55,8 @@ def _judge_residue(
     yield from (_left_behind(slot, processes, gpus) for slot, processes in by_slot.items())
     for gpu in gpus:
         if gpu.failure is None:
-            yield from _of_gpu(gpu, residue, host, in_use=_in_use(gpu, busy, spec))
+            for said in _of_gpu(gpu, residue, host, in_use=_in_use(gpu, busy, spec)):
+                yield replace(said, subject=f"GPU {gpu.index}")
 
 
 def _may_be_busy(slot: SlotReading) -> bool:
@@ -82,10 +85,8 @@ def _left_behind(slot: str, processes: list[ResidueProcess], gpus: tuple[Gpu, ..
     number = ", ".join(f"GPU {each}" for each in held)
     stuck = any(each.state == "D" for each in processes)
     remedy = "reboot: a process in state D does not end" if stuck else f"`runnerctl restart {slot}` ends them"
-    said = warning(
-        f"no job runs, and {names} still holds {number}", remedy, pids=[each.pid for each in processes]
-    )
-    return Verdict(said.status, said.summary, said.remedy, slot, said.data)
+    pids = [each.pid for each in processes]
+    return replace(warning(f"no job runs, and {names} still holds {number}", remedy, pids=pids), subject=slot)
 
 
 def _stuck(process: ResidueProcess) -> str:
