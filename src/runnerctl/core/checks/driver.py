@@ -3,41 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from runnerctl.core.checks.expect import expects_gpus
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
-from runnerctl.core.snapshot import Host, NvidiaModule, Nvml, NvmlFailure, PciGpu
+from runnerctl.core.snapshot import Host, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu
 from runnerctl.core.spec import HostSpec
 
 __all__ = ["DRIVER_MISMATCH", "DRIVER_NVML"]
 
 _INSTALL = "install the NVIDIA driver for this GPU, or set nvidia_driver_gpu_count to 0 if jobs need none"
 _LOAD = "load it with `modprobe nvidia`; if that fails, `dmesg` and `dkms status` say why"
+_NODES = "make its device files with `nvidia-modprobe -c 0 -u`; if they exist, look at their owner and mode"
+_LIBRARY = (
+    "install the library package of exactly that version (libnvidia-ml1, libnvidia-compute-BRANCH, ...)"
+)
+_AGAIN = "install the driver's packages again: the library is damaged, or of another build than the module"
 _RELOAD = "reboot, or reload the nvidia modules while no process uses a GPU; hold driver packages back"
 _STUCK = "drain the host, save `dmesg`, and reboot; if it comes back, take the GPU out of service"
+_RESTART = "start the container again: a daemon-reload on its host may have taken its devices away"
+_BINDING = "install runnerctl again in an environment of its own, without the package named pynvml"
+_ROOT = "run it as root; if it was, look at the device rules of the unit and at /dev/nvidiactl"
+_SLOW = "give it more time with --deadline, or turn persistence mode on"
+_RESET = "drain the host and reset its GPUs with `nvidia-smi --gpu-reset`, or reboot"
+
+# Kinds that need nothing but words: what is wrong, and what to do.
+_REFUSALS: dict[NvmlKind, tuple[str, str]] = {
+    "library_broken": ("the NVML library is damaged", _AGAIN),
+    "gpu_lost": ("NVML fails, a GPU is lost", _STUCK),
+    "reset_required": ("NVML fails until a GPU is reset", _RESET),
+    "corrupted_inforom": ("NVML fails, an infoROM is corrupted", _STUCK),
+    "irq": ("NVML fails, interrupts do not arrive", _STUCK),
+    "hang": ("NVML hangs", _STUCK),
+    "crash": ("NVML crashes", _AGAIN),
+}
 
 
 def _judge_nvml(
-    nvml: Nvml, pci: tuple[PciGpu, ...], module: NvidiaModule, host: Host, *, spec: HostSpec | None
+    nvml: Nvml,
+    pci: tuple[PciGpu, ...] | None,
+    module: NvidiaModule | None,
+    host: Host,
+    *,
+    spec: HostSpec | None,
 ) -> Iterable[Verdict]:
     failure = nvml.failure
+    version = module.version if module else None
     if failure is None:
-        note = "" if module.version else "; no kernel module is visible here (a container)"
+        note = "" if version else "; no kernel module is visible here (a container)"
         cuda = f", CUDA {nvml.cuda_version}" if nvml.cuda_version else ""
-        summary = f"driver {nvml.driver_version}{cuda} answers and shows {_count(nvml.count or 0)}{note}"
+        driver = f"driver {nvml.driver_version or 'of an unknown version'}"
+        summary = f"{driver}{cuda} answers and shows {_count(nvml.count or 0)}{note}"
         yield ok(summary, driver_version=nvml.driver_version, count=nvml.count)
     elif failure.kind in ("library_missing", "driver_not_loaded"):
-        yield _not_there(failure, len(pci), spec)
-    else:
+        # GPUs on the bus of a container's host are not the container's.
+        on_bus = 0 if host.container else len(pci or ())
+        yield _not_there(failure, on_bus, version, spec=spec)
+    elif failure.kind != "mismatch":  # driver.mismatch has that
         yield _refused(failure, host)
 
 
-def _not_there(failure: NvmlFailure, on_bus: int, spec: HostSpec | None) -> Verdict:
+def _not_there(failure: NvmlFailure, on_bus: int, version: str | None, *, spec: HostSpec | None) -> Verdict:
     """No driver: right where there is no GPU, an open wish where nobody asked, a fault where GPUs are due."""
     missing = failure.kind == "library_missing"
-    state = "no driver is installed" if missing else "the driver is not loaded"
-    remedy = _INSTALL if missing else _LOAD
-    data = {"kind": failure.kind, "pci_gpus": on_bus}
+    state, remedy = _state(version, missing=missing)
+    data = {"kind": failure.kind, "pci_gpus": on_bus, "module_version": version}
     if expects_gpus(spec):
         return critical(f"GPUs are expected, and {state} ({_count(on_bus)} on the PCI bus)", remedy, **data)
     if on_bus and not missing:
@@ -50,37 +80,51 @@ def _not_there(failure: NvmlFailure, on_bus: int, spec: HostSpec | None) -> Verd
     return warning("a driver is installed, but no NVIDIA GPU is on the PCI bus", remedy, **data)
 
 
+def _state(version: str | None, *, missing: bool) -> tuple[str, str]:
+    if missing and version:
+        return f"kernel module {version} is loaded without its library libnvidia-ml.so.1", _LIBRARY
+    if missing:
+        return "no driver is installed", _INSTALL
+    if version:
+        return f"kernel module {version} is loaded and cannot be reached", _NODES
+    return "the driver is not loaded", _LOAD
+
+
 def _refused(failure: NvmlFailure, host: Host) -> Verdict:
-    data = {"kind": failure.kind, "call": failure.call, "code": failure.code}
-    if failure.kind == "mismatch":
-        return critical("NVML refuses: driver library and kernel module differ", _RELOAD, **data)
+    data: dict[str, Any] = {
+        "kind": failure.kind,
+        "call": failure.call,
+        "code": failure.code,
+        "gpu": failure.gpu,
+    }
     if failure.kind == "no_permission":
-        remedy = "run it as root; if it was, look at the owner and mode of /dev/nvidiactl"
         said = critical if host.root else unknown
-        return said("NVML refuses: no permission to open the driver's devices", remedy, **data)
-    if failure.kind == "hang":
-        return critical(f"NVML hangs: {failure.message}", _STUCK, **data)
-    if failure.kind == "crash":
-        remedy = "install the driver's packages again: the library and the driver may be of different builds"
-        return critical(f"NVML crashes: {failure.message}", remedy, **data)
-    return critical(f"NVML fails: {failure.message}", _STUCK, **data)
+        return said("NVML refuses: no permission to open the driver's devices", _ROOT, **data)
+    if failure.kind == "foreign_binding":
+        return unknown(f"NVML cannot be asked: {failure.message}", _BINDING, **data)
+    if failure.kind == "slow":
+        return unknown(f"NVML is too slow to tell: {failure.message}", _SLOW, **data)
+    what, remedy = _REFUSALS.get(failure.kind, ("NVML fails", _RESTART if host.container else _STUCK))
+    return critical(f"{what}: {failure.message}", remedy, **data)
 
 
 def _count(number: int) -> str:
     return f"{number} NVIDIA GPU{'' if number == 1 else 's'}"
 
 
-def _judge_mismatch(nvml: Nvml, module: NvidiaModule, *, spec: HostSpec | None) -> Iterable[Verdict]:
+def _judge_mismatch(nvml: Nvml, module: NvidiaModule | None, *, spec: HostSpec | None) -> Iterable[Verdict]:
     del spec  # two versions of one driver are wrong whatever the spec says
-    data = {"library_version": nvml.driver_version, "module_version": module.version}
+    version = module.version if module else None
+    data = {"library_version": nvml.driver_version, "module_version": version}
     if nvml.failure and nvml.failure.kind == "mismatch":
-        loaded = f"kernel module {module.version} is loaded" if module.version else "another module is loaded"
-        yield critical(f"the driver library was changed under a running driver: {loaded}", **data)
-    elif nvml.driver_version and module.version:
-        if nvml.driver_version == module.version:
-            yield ok(f"library and kernel module are both {module.version}", **data)
+        loaded = f"kernel module {version} is loaded" if version else "another module is loaded"
+        summary = f"driver library and kernel module differ, and NVML refuses to answer: {loaded}"
+        yield critical(summary, **data, kind="mismatch", call=nvml.failure.call, code=nvml.failure.code)
+    elif nvml.driver_version and version:
+        if nvml.driver_version == version:
+            yield ok(f"library and kernel module are both {version}", **data)
         else:
-            summary = f"the library answers for driver {nvml.driver_version}, the module is {module.version}"
+            summary = f"the library answers for driver {nvml.driver_version}, the module is {version}"
             yield critical(summary, **data)
 
 
@@ -89,13 +133,16 @@ DRIVER_NVML = Check(
     title="The driver answers",
     docs=(
         "Asks NVML (libnvidia-ml.so.1) for the driver's version and its GPUs, in a child process with a "
-        "deadline. A missing library, a driver that is not loaded, a library of another version, a "
-        "missing permission, a call that never returns and a crash are told apart. A host without a GPU "
-        "and without a driver is fine unless its spec expects GPUs."
+        "deadline. A missing and a damaged library, a driver that is not loaded, a missing permission, "
+        "another package's pynvml, a call that never returns and a crash are told apart; a library of "
+        "another version is driver.mismatch's. While NVML as a whole does not answer, the checks of single "
+        "GPUs say nothing. A host without a GPU and without a driver is fine unless its spec expects GPUs. "
+        "A process that hangs and cannot be killed is written down in /run/runnerctl/nvml-stuck.json, and "
+        "NVML is not asked again while it lives."
     ),
     remedy=_LOAD,
     judge=_judge_nvml,
-    needs=("nvml", "pci_gpus", "nvidia_module", "host"),
+    needs=("nvml", "pci_gpus?", "nvidia_module?", "host"),
 )
 
 DRIVER_MISMATCH = Check(
@@ -109,5 +156,6 @@ DRIVER_MISMATCH = Check(
     ),
     remedy=_RELOAD,
     judge=_judge_mismatch,
-    needs=("nvml", "nvidia_module"),
+    needs=("nvml", "nvidia_module?"),
+    when=lambda snapshot: isinstance(snapshot.nvml, Nvml),  # driver.nvml says that it could not be asked
 )

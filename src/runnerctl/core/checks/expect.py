@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runnerctl.core.snapshot import Snapshot, Unavailable
+from runnerctl.core.snapshot import Snapshot
 from runnerctl.core.spec import HostSpec, Runnerctl, Slot
 
-__all__ = ["claims_gpus", "expects_gpus", "gpus_to_count", "limits", "spec_slot"]
+__all__ = ["claims_gpus", "expects_gpus", "limits", "spec_slot"]
 
 
 def expects_gpus(spec: HostSpec | None) -> bool:
@@ -19,11 +19,6 @@ def claims_gpus(snapshot: Snapshot) -> bool:
     """Whether a slot of the spec claims a GPU by its UUID."""
     spec = snapshot.host_spec
     return spec is not None and any(slot.gpus for slot in spec.github_runner.slots)
-
-
-def gpus_to_count(snapshot: Snapshot) -> bool:
-    """Whether there is anything to count: GPUs are expected, or NVML shows some."""
-    return expects_gpus(snapshot.host_spec) or not isinstance(snapshot.gpus, Unavailable)
 
 
 def limits(spec: HostSpec | None) -> Runnerctl:
