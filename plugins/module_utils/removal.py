@@ -17,7 +17,7 @@ from .slot import known_slots
 from .slot_files import Layout
 from .slot_system import System
 
-__all__ = ["Removal"]
+__all__ = ["STAYING", "Removal"]
 
 ROLE = "deprovision"
 STATE = "/var/lib/runnerctl"
@@ -25,11 +25,16 @@ LOCK_SECONDS = 600.0  # purging packages takes minutes on a slow disk
 # Everything the toolkit ever makes: a damaged or hostile receipt must not cost the host anything else.
 OURS = re.compile(
     r"/opt/(actions-runner|runnerctl(/hooks)?|miniforge3(-[\w.+-]+)?)"
-    r"|/etc/systemd/system/(gha-[\w@.-]+|runnerctl-health\.(service|timer))"
+    r"|/etc/systemd/system/(gha-[\w@.-]+|runnerctl-[\w-]+\.(service|timer|path))"
     r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json)?"
     r"|/etc/conda(/condarc\.d(/10-runnerctl\.yml)?)?|/usr/local/bin/runnerctl"
     r"|/usr/share/bash-completion/completions/runnerctl"
+    # Of driver and containers: files that bear our name, and those whose names others look for.
+    r"|/etc/(?:\w[\w@.-]*/)+(?:\d+-?)?runnerctl[\w.-]*|/etc/runnerctl/mig\.json"
+    r"|/etc/udev/rules\.d/71-nvidia-dev-char\.rules|/etc/cdi/nvidia\.yaml|/etc/docker/daemon\.json"
 )
+# What stays unless it is asked for by name: other things on the host may need it by now.
+STAYING = ("nvidia_driver", "container_toolkit")
 OUR_USER = re.compile(r"gha-[a-z0-9-]+")
 # Directories that others may use too: if we made them, they go when nothing is left in them.
 SHARED = ("/etc/conda/condarc.d", "/etc/conda")
@@ -43,6 +48,7 @@ class Removal:
     system: System
     check: bool = False
     packages: Packages | None = None
+    also: tuple[str, ...] = ()  # those of STAYING that go as well
     removed: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
@@ -64,8 +70,10 @@ class Removal:
             remedy = "remove the slots first (module github_runner, state absent)"
             raise HostError(f"slots are still there: {', '.join(slots)}", where=STATE, remedy=remedy)
         receipt = Receipt(self.layout.path(f"{STATE}/receipt.json"))
-        entries = receipt.entries()
-        _refuse_what_is_never_ours(entries)
+        everything = receipt.entries()
+        _refuse_what_is_never_ours(everything)
+        stays = [role for role in STAYING if role not in self.also]
+        entries = [entry for entry in everything if entry.role not in stays]
         steps: dict[str, Callable[[list[Entry]], None]] = {
             "unit": self._units,
             "path": self._paths,
@@ -79,7 +87,10 @@ class Removal:
                 step(mine)
                 if not self.check:
                     receipt.forget(kind, [entry.name for entry in mine])
-        self._state()
+        staying = [entry for entry in everything if entry.role in stays]
+        names = {entry.name for entry in staying if entry.kind == "path"}
+        self._state(names | ({f"{STATE}/receipt.json"} if staying else set()))
+        self.kept += sorted({entry.role for entry in staying})
 
     def _units(self, entries: list[Entry]) -> None:
         gone = [entry.name for entry in entries if os.path.lexists(self.layout.path(entry.name))]
@@ -108,8 +119,11 @@ class Removal:
             return
         if target.is_dir() and not target.is_symlink():
             shutil.rmtree(target)
-        else:
-            target.unlink()
+            return
+        target.unlink()
+        if target.parent.name.endswith(".service.d"):
+            with contextlib.suppress(OSError):
+                target.parent.rmdir()  # of a unit that is not ours
 
     def _users(self, entries: list[Entry]) -> None:
         for entry in entries:
@@ -133,9 +147,15 @@ class Removal:
         self.removed += [f"package {name}" for name in outcome.removed]
         self.kept += [f"package {name}" for name in outcome.kept]
 
-    def _state(self) -> None:
+    def _state(self, staying: set[str]) -> None:
+        """Our directories; of what stays on the host the receipt goes on telling."""
         for name in (STATE, "/etc/runnerctl", "/run/runnerctl"):
-            if self.layout.path(name).exists():
+            folder = self.layout.path(name)
+            if any(path.startswith(f"{name}/") for path in staying):
+                for child in sorted(folder.iterdir()) if folder.is_dir() else []:
+                    if f"{name}/{child.name}" not in staying:
+                        self._remove_path(f"{name}/{child.name}")
+            elif folder.exists():
                 self._remove_path(name)
 
 

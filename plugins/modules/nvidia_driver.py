@@ -7,7 +7,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils.driver_install import Installer, prepare_reboot
+from ..module_utils.driver_install import Installer, Result, prepare_reboot
 from ..module_utils.driver_plan import DriverPlan
 from ..module_utils.driver_prove import prove
 from ..module_utils.driver_work import Work
@@ -151,7 +151,7 @@ def _phase(given: dict[str, Any], work: Work) -> dict[str, Any]:
         plan = DriverPlan.from_dict(given["plan"] or {})
         if given["phase"] == "prove":
             return {"changed": False, **prove(plan.gpu_count).as_dict()}
-        result = dict(vars(Installer(work, plan).run()))
+        result = dict(vars(Installer(work, plan).run() if plan.action == "install" else Result()))
     return {
         "changed": bool(work.actions),
         "actions": work.actions,

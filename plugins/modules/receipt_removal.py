@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.removal import Removal
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.removal import STAYING, Removal
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
 
@@ -18,8 +18,17 @@ description:
     names, then the
     receipt itself.
   - A package that another installed package needs by now is kept, and reported.
+  - The driver and the container toolkit stay, with their entries in the receipt, unless they are named.
   - Without a receipt nothing is removed and nothing changes.
-options: {}
+options:
+  nvidia_driver:
+    description: Whether the driver that role C(nvidia_driver) installed goes as well.
+    type: bool
+    default: false
+  container_toolkit:
+    description: Whether what role C(container_toolkit) installed goes as well, Docker included.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Predicts what would be removed.
@@ -43,7 +52,7 @@ removed:
   type: list
   elements: str
 kept:
-  description: Packages that others need by now.
+  description: Packages that others need by now, and roles whose work stays.
   returned: success
   type: list
   elements: str
@@ -52,8 +61,10 @@ kept:
 
 def main() -> None:
     """Remove, or predict."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    removal = Removal(Layout(), System(), check=module.check_mode)
+    options = {name: {"type": "bool", "default": False} for name in STAYING}
+    module = AnsibleModule(argument_spec=options, supports_check_mode=True)
+    also = tuple(name for name in STAYING if module.params[name])
+    removal = Removal(Layout(), System(), check=module.check_mode, also=also)
     try:
         removal.run()
     except (HostError, OSError) as error:

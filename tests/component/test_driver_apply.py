@@ -31,6 +31,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_source
     parse_stanzas,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.removal import Removal
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import UnitState
 
 from runnerctl.core import driver_structs
@@ -272,3 +274,31 @@ def test_unattended_upgrades_leave_the_driver_alone(machine: Machine) -> None:
     assert 'Unattended-Upgrade::Package-Blacklist {\n  "nvidia-";\n  "libnvidia-";\n};\n' in text
     block_upgrades(machine.work(), [])
     assert not (machine.root / "etc/apt/apt.conf.d/52runnerctl-nvidia").exists()
+
+
+# -- deprovision -------------------------------------------------------------------------------------------
+
+
+def test_the_driver_stays_until_it_is_named(machine: Machine) -> None:
+    """What the receipt says of it stays too, so that a later run can still remove it."""
+    block = "/etc/modprobe.d/runnerctl-nouveau.conf"
+    drop_in = machine.root / DROP_IN.lstrip("/")
+    work = machine.work()
+    switch_nouveau_off(work)
+    prepare_units(work, persistence=True)
+    work.write("/etc/runnerctl/mig.json", "{}")
+    work.receipt.record("path", "/etc/runnerctl/host.json", role="runnerctl")
+    machine.put("/etc/runnerctl/host.json")
+    machine.put("/var/lib/runnerctl/baseline.json")
+    removal = Removal(Layout(machine.root), machine.system)
+    removal.run()
+    assert removal.kept == ["nvidia_driver"]
+    assert drop_in.exists()
+    assert [path.name for path in (machine.root / "var/lib/runnerctl").iterdir()] == ["receipt.json"]
+    assert [path.name for path in (machine.root / "etc/runnerctl").iterdir()] == ["mig.json"]
+    named = Removal(Layout(machine.root), machine.system, also=("nvidia_driver",))
+    named.run()
+    assert block in named.removed
+    assert "disable --now --quiet runnerctl-nvidia-devices.service" in machine.system.calls
+    assert [path for path in machine.tree() if "boot" not in path] == []
+    assert not drop_in.parent.exists()

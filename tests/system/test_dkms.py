@@ -1,0 +1,57 @@
+"""Debian's own driver, for real: packages from contrib and non-free, and DKMS builds the kernel module."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.hosts.controller import Controller
+from tests.hosts.host import Host
+from tests.hosts.world import World
+from tests.system.site import Site
+
+TASK = "Install the driver the spec asks for"
+V100 = "1db6"  # the newest generation that still needs the proprietary modules
+VARIABLES = {
+    "nvidia_driver_manage": True,
+    "nvidia_driver_device_ids": [V100],
+    "nvidia_driver_source": "distribution",
+    "nvidia_driver_require_loaded": False,
+    "github_runner_slots": [],
+}
+
+
+def _driver_findings(host: Host) -> dict[str, dict[str, Any]]:
+    """What `runnerctl health` says of the driver on the host, by check."""
+    done = host.exec("runnerctl", "health", "-o", "json", check=False)
+    findings = json.loads(done.stdout)["findings"]
+    return {each["id"]: each for each in findings if each["id"].startswith("driver.")}
+
+
+@pytest.mark.dkms
+@pytest.mark.timeout(900)
+def test_debians_driver_is_built_and_said_to_be_not_loaded(
+    host: Host, world: World, controller: Controller
+) -> None:
+    """The module is there for the kernel whose headers are; nothing pretends that it is loaded."""
+    site = Site([host], world, controller, VARIABLES)
+    site.provision("--tags", "nvidia_driver,conda,runnerctl", seconds=800)
+    (module,) = site.shell("ls /lib/modules/*/updates/dkms/nvidia-current.ko*").split()
+    kernel = module.split("/")[3]
+    assert f"{kernel}, x86_64: installed" in site.shell("dkms status")
+    said = host.exec("nvidia-smi", check=False)
+    assert said.rc == 9
+    assert "couldn't communicate with the NVIDIA driver" in said.stdout
+    findings = _driver_findings(host)
+    assert findings["driver.nvml"]["status"] in ("CRITICAL", "WARNING")
+    assert "driver is not loaded" in findings["driver.nvml"]["summary"] or (
+        "a driver is installed, but no NVIDIA GPU" in findings["driver.nvml"]["summary"]
+    )
+    bad = {name for name, each in findings.items() if each["status"] not in ("OK",)}
+    assert bad == {"driver.nvml"}, findings
+    assert host.state() == "running"
+    assert "nvidia-kernel-dkms" in site.shell("apt-mark showhold")
+    again = site.provision("--tags", "nvidia_driver,conda,runnerctl")
+    assert again.recap[host.name].changed == 0, again.changed()
