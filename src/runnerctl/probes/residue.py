@@ -25,7 +25,7 @@ _DEVICE = re.compile(r"(/dev/nvidia[^ ]*)(?: \(deleted\))?")
 _SLOT = re.compile(r"/gha-runner@([a-z0-9-]+)\.service(?:/|$)", re.MULTILINE)
 # How Docker, Podman, containerd, CRI-O, Kubernetes, LXC and systemd-nspawn name their control groups.
 _CONTAINER = re.compile(
-    r"/(?:docker[/-]|libpod[-_]|cri-containerd-|crio-|kubepods|lxc[./]|machine\.slice/|containerd)|nerdctl"
+    r"/(?:docker[/-]|libpod[-_]|cri-containerd-|crio-|kubepods|lxc[./]|machine\.slice/|containerd/|nerdctl-)"
 )
 
 

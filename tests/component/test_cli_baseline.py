@@ -1,0 +1,152 @@
+"""``runnerctl baseline`` as a process, with NVML's stand-in and a host in a directory."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from runnerctl.probes.baseline import BASELINE_FILE
+from tests.component.cli_support import Ran, call, spawn
+from tests.fakes.nvml import build, environment
+
+TWO = """count 2
+driver 575.57.08
+gpu.*.name NVIDIA H100
+gpu.*.pcie_width 16
+gpu.*.pcie_width_max 16
+gpu.0.uuid GPU-11111111-1111-4111-8111-111111111111
+gpu.1.uuid GPU-22222222-2222-4222-8222-222222222222
+"""
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in, built once."""
+    return build(tmp_path_factory.mktemp("nvml"))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A host in a directory; NVML's scenario is given with each call."""
+
+    library: Path
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """Where the baseline stands."""
+        return self.folder / "root" / BASELINE_FILE.lstrip("/")
+
+    def run(self, *words: str, scenario: str = TWO) -> Ran:
+        """``runnerctl baseline WORDS --rootfs ...``."""
+        (self.folder / "scenario").write_text(scenario)
+        env = environment(self.library, self.folder / "scenario")
+        return spawn("baseline", *words, "--rootfs", str(self.folder / "root"), env=env)
+
+
+@pytest.fixture
+def bench(library: Path, tmp_path: Path) -> Bench:
+    """A host with a driver."""
+    (tmp_path / "root/sys/module/nvidia").mkdir(parents=True)
+    (tmp_path / "root/sys/module/nvidia/version").write_text("575.57.08\n")
+    return Bench(library, tmp_path)
+
+
+def test_save_show_and_clear(bench: Bench) -> None:
+    """The whole life of a baseline; doing it twice does nothing."""
+    saved = bench.run("save")
+    assert (saved.code, saved.out, saved.err) == (0, "saved: 2 GPUs\n", "")
+    before = bench.file.stat()
+    again = bench.run("save")
+    assert again.out == "nothing to do: 2 GPUs as in the baseline\n"
+    assert bench.file.stat().st_mtime_ns == before.st_mtime_ns
+    shown = bench.run("show")
+    assert "driver 575.57.08" in shown.out and "GPU-22222222-2222-4222-8222-222222222222" in shown.out
+    as_json = bench.run("show", "-o", "json").json
+    assert as_json["schema"] == "runnerctl.baseline/1"
+    assert [gpu["pcie_width"] for gpu in as_json["gpus"]] == [16, 16]
+    assert bench.run("clear").out == "removed\n"
+    assert bench.run("clear", "-o", "json").json == {"schema": "runnerctl.baseline-saved/1", "removed": False}
+    gone = bench.run("show")
+    assert gone.code == 64 and "no baseline was saved" in gone.err
+
+
+def test_differences_are_listed_and_need_force(bench: Bench) -> None:
+    """What the new baseline would hide has to be accepted."""
+    bench.run("save")
+    before = bench.file.read_bytes()
+    narrow = TWO + "gpu.1.pcie_width 8\n"
+    refused = bench.run("save", scenario=narrow)
+    assert refused.code == 65
+    assert refused.out == "GPU 1: PCIe x8; it was 16\n"
+    assert "--force" in refused.err and refused.err.count("\n") == 1
+    assert bench.file.read_bytes() == before
+    as_json = bench.run("save", "-o", "json", scenario=narrow).json
+    assert as_json["saved"] is False and as_json["differences"] == ["GPU 1: PCIe x8; it was 16"]
+    forced = bench.run("save", "--force", "-o", "json", scenario=narrow)
+    assert forced.json["saved"] is True
+    assert "GPU 1: PCIe x8, and x16 is possible" in forced.err  # taken for normal from now on: say so
+    assert bench.run("save", scenario=narrow).out.startswith("nothing to do")
+
+
+def test_a_new_driver_is_written_down_without_force(bench: Bench) -> None:
+    """A note is no difference that anybody has to accept."""
+    bench.run("save")
+    newer = TWO.replace("575.57.08", "580.10.01")
+    assert bench.run("save", scenario=newer).out == "saved: 2 GPUs\n"
+    assert bench.run("show", "-o", "json").json["driver_version"] == "580.10.01"
+
+
+@pytest.mark.parametrize(
+    ("scenario", "words"),
+    [
+        (TWO + "fault nvmlDeviceGetHandleByIndex_v2@1 return 15\n", "GPU 1: does not answer"),
+        (TWO + "fault nvmlDeviceGetUUID@1 return 999\n", "GPU 1: does not answer"),
+        (TWO + "fault nvmlInitWithFlags return 18\n", "runnerctl health"),
+        ("count 0\n", "there is no GPU"),
+    ],
+)
+def test_what_does_not_answer_is_not_saved(bench: Bench, scenario: str, words: str) -> None:
+    """One line, and no file: the loss of a GPU must not become normal."""
+    ran = bench.run("save", "--force", scenario=scenario)
+    assert ran.code == 69
+    assert words in ran.err and ran.err.count("\n") == 1 and not ran.out
+    assert not bench.file.exists()
+
+
+def test_a_damaged_baseline_is_replaced_only_on_purpose(bench: Bench) -> None:
+    """It may be somebody's only record."""
+    bench.file.parent.mkdir(parents=True)
+    bench.file.write_text("{")
+    for words in (("save",), ("show",)):
+        ran = bench.run(*words)
+        assert ran.code == 65 and "is damaged" in ran.err and "--force" in ran.err
+        assert ran.err.count("\n") == 1
+    assert bench.run("save", "--force").code == 0
+    assert bench.run("show").code == 0
+
+
+def test_a_place_that_cannot_be_written_is_one_line(bench: Bench) -> None:
+    """A file where the folder should be."""
+    bench.file.parent.parent.mkdir(parents=True)
+    bench.file.parent.write_text("in the way")
+    ran = bench.run("save")
+    assert ran.code == 69 and ran.err.count("\n") == 1 and str(bench.file) in ran.err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_without_root_it_says_so(bench: Bench) -> None:
+    """The state is root's."""
+    bench.file.parent.mkdir(parents=True)
+    bench.file.parent.chmod(0o555)
+    ran = bench.run("save")
+    assert ran.code == 77 and "as root" in ran.err
+
+
+def test_a_root_that_is_not_there(tmp_path: Path) -> None:
+    """A misspelt path is no host without GPUs."""
+    ran = call("baseline", "save", "--rootfs", str(tmp_path / "nowhere"))
+    assert ran.code == 64 and "no such directory" in ran.err
