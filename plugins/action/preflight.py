@@ -7,6 +7,12 @@ from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import (
+    driver_fact,
+    driver_facts,
+    driver_query,
+    read_key,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import release_fact
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
@@ -28,17 +34,23 @@ class ActionModule(TargetAction):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         spec = spec_from_task(self, variables)
-        report = self.execute("preflight", {}, variables)
+        wants_driver = _wants(variables, "nvidia_driver")
+        query = driver_query(spec.nvidia_driver) if wants_driver else "never"
+        report = self.execute("preflight", {"driver": query}, variables)
         facts = msgspec.convert(report, HostFacts)
-        if problems := host_problems(spec, facts):
+        problems = []
+        if wants_driver:
+            facts = msgspec.structs.replace(facts, driver=driver_facts(report))
+            problems += read_key(self, spec.nvidia_driver)[1]
+        if problems := [*host_problems(spec, facts), *problems]:
             raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
-        result = {**report, "changed": False, "host_json": None}
-        if spec.github_runner.slots and _wants_runners(variables):
+        known = driver_fact(report) if wants_driver else {}
+        if spec.github_runner.slots and _wants(variables, "github_runner"):
             try:
-                result["ansible_facts"] = release_fact(self._ask_github(spec, facts))
+                known = {**known, **release_fact(self._ask_github(spec, facts))}
             except RunnerctlError as error:
                 raise AnsibleActionFail(f"{spec.host}: {error}") from None
-        return result
+        return {**report, "changed": False, "host_json": None, "ansible_facts": known}
 
     def _ask_github(self, spec: HostSpec, facts: HostFacts) -> dict[str, Any]:
         """Prove that the credential is enough, and learn which release to install."""
@@ -55,6 +67,6 @@ class ActionModule(TargetAction):
         }
 
 
-def _wants_runners(variables: dict[str, Any]) -> bool:
+def _wants(variables: dict[str, Any], role: str) -> bool:
     run, skip = (plain(variables.get(name, [])) for name in ("ansible_run_tags", "ansible_skip_tags"))
-    return bool({"all", "github_runner", "tagged"} & set(run or ["all"])) and "github_runner" not in skip
+    return bool({"all", role, "tagged"} & set(run or ["all"])) and role not in skip

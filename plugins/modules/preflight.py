@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_facts import read_driver_facts
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import versions
 
 DOCUMENTATION = r"""
@@ -20,7 +22,15 @@ description:
     enough.
   - Everything that is wrong is reported at once, one line each, before the first change.
   - Resolves which runner release GitHub expects, for the roles that follow.
-options: {}
+  - Reads which GPUs the host has, and refuses a driver that cannot drive them.
+options:
+  driver:
+    description:
+      - Whether to ask what driver is installed; V(gpus) asks when there is a GPU. The action takes it from
+        the spec.
+    type: str
+    choices: [never, gpus, always]
+    default: never
 attributes:
   check_mode:
     description: The same in check mode, except that no token is minted to prove the right to do so.
@@ -52,6 +62,10 @@ releases:
   returned: success
   type: list
   elements: str
+gpus:
+  description: GPUs on the PCI bus, and the driver that is installed for them.
+  returned: success
+  type: dict
 registered:
   description: The slots that hold a registration.
   returned: success
@@ -72,8 +86,13 @@ def read_os_release() -> dict[str, str]:
 
 def main() -> None:
     """Report; nothing is changed."""
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    options = {"driver": {"type": "str", "choices": ["never", "gpus", "always"], "default": "never"}}
+    module = AnsibleModule(argument_spec=options, supports_check_mode=True)
     release = read_os_release()
+    try:
+        gpus = read_driver_facts(driver=module.params["driver"])
+    except HostError as error:
+        module.fail_json(msg=one_line(error))
     host_json = Path("/etc/runnerctl/host.json")
     module.exit_json(
         changed=False,
@@ -82,6 +101,8 @@ def main() -> None:
         machine=platform.machine(),
         uid=os.geteuid(),
         systemd=Path("/run/systemd/system").is_dir(),
+        gpus=gpus,
+        root_free_bytes=shutil.disk_usage("/").free,
         free_bytes=shutil.disk_usage("/opt" if Path("/opt").is_dir() else "/").free,
         host_json=host_json.read_text(encoding="utf-8", errors="replace") if host_json.is_file() else None,
         conda=Path("/opt/miniforge3/conda-meta").is_dir(),

@@ -31,7 +31,7 @@ class InstalledDriver(msgspec.Struct, frozen=True):
 
     ``loaded``: version of the loaded kernel module (``/sys/module/nvidia/version``), None when there is none.
     ``packages``: installed driver packages and their versions, as dpkg or rpm prints them.
-    ``run_file``: NVIDIA's ``.run`` installer put files there (``/usr/bin/nvidia-uninstall`` is no package's).
+    ``run_file``: NVIDIA's ``.run`` installer was used (it leaves ``/usr/bin/nvidia-uninstall``).
     ``noted``: packages of those that our receipt says we installed.
     ``open``: flavour of the loaded module; None when it is not known.
     """

@@ -55,7 +55,7 @@ HOPPER = Generation("Hopper", 515)
 GRACE_HOPPER = Generation("Grace Hopper", 535, proprietary=False)
 BLACKWELL = Generation("Blackwell", 570, proprietary=False)
 BLACKWELL_ULTRA = Generation("Blackwell Ultra", 580, proprietary=False)
-NEWER = Generation("newer than this release knows", NEWEST_BRANCH, proprietary=False)
+NEWER = Generation("newer generation", NEWEST_BRANCH, proprietary=False)
 
 GENERATIONS = (
     OLDER,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from runnerctl.core.driver_installed import present_driver
+from runnerctl.core.driver_plan import driver_plan
+from runnerctl.core.driver_structs import DriverFacts
 from runnerctl.core.labels import ARCHITECTURES
 from runnerctl.core.spec import SCHEMA, HostSpec, Problem
 
@@ -21,10 +24,15 @@ SUPPORTED = {
 RELEASE_BYTES = 1 << 30
 CONDA_BYTES = 1 << 30
 CLI_BYTES = 256 << 20
+DRIVER_BYTES = 1536 << 20  # packages, compiler, headers, the modules built for two kernels
 
 
 class HostFacts(msgspec.Struct, frozen=True):
-    """What the target's half of ``preflight`` reports. ``host_json`` is None when there is none."""
+    """What the target's half of ``preflight`` reports. ``host_json`` is None when there is none.
+
+    ``driver`` is None where the driver is not looked at. ``free_bytes`` is where /opt is, ``root_free_bytes``
+    where / is: often the same file system.
+    """
 
     os_id: str
     os_version: str
@@ -37,13 +45,16 @@ class HostFacts(msgspec.Struct, frozen=True):
     cli: bool = False
     releases: tuple[str, ...] = ()
     registered: tuple[str, ...] = ()
+    root_free_bytes: int | None = None
+    driver: DriverFacts | None = None
 
 
 def host_problems(spec: HostSpec, facts: HostFacts) -> list[Problem]:
     """Everything that stands in the way, each with its remedy."""
     problems = []
     versions = SUPPORTED.get(facts.os_id, ())
-    if facts.os_version not in versions and facts.os_version.split(".")[0] not in versions:
+    known_host = facts.os_version in versions or facts.os_version.split(".")[0] in versions
+    if not known_host:
         known = ", ".join(f"{name} {'/'.join(each)}" for name, each in SUPPORTED.items())
         message = f"{facts.os_id or 'an unknown distribution'} {facts.os_version} is not supported"
         problems.append(Problem("distribution", message, f"use {known}"))
@@ -60,20 +71,41 @@ def host_problems(spec: HostSpec, facts: HostFacts) -> list[Problem]:
         )
     if problem := schema_problem(facts.host_json):
         problems.append(problem)
-    problems += _space_problems(spec, facts)
+    needed = _opt_bytes(spec, facts)
+    problems += _space_problems("/opt", facts.free_bytes, needed)
+    if known_host and facts.machine in ARCHITECTURES:
+        problems += _driver_problems(spec, facts, beside=needed)
     return problems
 
 
-def _space_problems(spec: HostSpec, facts: HostFacts) -> list[Problem]:
+def _opt_bytes(spec: HostSpec, facts: HostFacts) -> int:
     needed = 0 if facts.cli else CLI_BYTES
     if spec.conda.manage and not facts.conda:
         needed += CONDA_BYTES
     if spec.github_runner.slots and not facts.releases:
         needed += RELEASE_BYTES
-    if facts.free_bytes >= needed:
+    return needed
+
+
+def _space_problems(where: str, free: int, needed: int) -> list[Problem]:
+    if free >= needed:
         return []
-    message = f"has {facts.free_bytes >> 20} MiB free, {needed >> 20} MiB are needed"
-    return [Problem("/opt", message, "free some space")]
+    message = f"has {free >> 20} MiB free, {needed >> 20} MiB are needed"
+    return [Problem(where, message, "free some space")]
+
+
+def _driver_problems(spec: HostSpec, facts: HostFacts, *, beside: int) -> list[Problem]:
+    """A driver that cannot be, or has no room; ``beside``: needed in /opt, maybe on the same file system."""
+    if facts.driver is None:
+        return []
+    plan = driver_plan(spec.nvidia_driver, facts.driver)
+    if isinstance(plan, list):
+        return plan
+    free = facts.root_free_bytes
+    if plan.action != "install" or present_driver(facts.driver) or free is None:
+        return []
+    shared = free == facts.free_bytes >= beside
+    return _space_problems("/", free, DRIVER_BYTES + (beside if shared else 0))
 
 
 def schema_problem(text: str | None) -> Problem | None:
