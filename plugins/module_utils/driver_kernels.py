@@ -140,7 +140,8 @@ def _initramfs_command() -> list[str] | None:
 def build_missing(work: Work, names: Sequence[str]) -> list[Kernel]:
     """Have DKMS build the module for every kernel with headers that lacks it; gives all kernels afterwards.
 
-    A build that was killed leaves half a result, which DKMS takes for a whole one: that is removed first.
+    A build that was killed leaves half a result, which DKMS takes for a whole one: that is removed first. And
+    ``dkms autoinstall`` takes a module that was deleted for installed, hence ``install --force``.
     """
     before = kernels(work, names)
     lacking = [kernel for kernel in before if kernel.headers and kernel.module is None]
@@ -149,9 +150,22 @@ def build_missing(work: Work, names: Sequence[str]) -> list[Kernel]:
     for kernel in lacking:
         if not work.check:
             _remove_half_built(work, kernel.release)
-            work.run(["dkms", "autoinstall", "-k", kernel.release], timeout=BUILD_SECONDS)
+            for source in _dkms_sources(work):
+                argv = ["dkms", "install", "--force", source, "-k", kernel.release]
+                work.run(argv, timeout=BUILD_SECONDS)  # how it went is seen by what is there
         work.actions.append(f"module built for kernel {kernel.release}")
     return kernels(work, names)
+
+
+def _dkms_sources(work: Work) -> list[str]:
+    """The newest source of each of NVIDIA's modules that DKMS knows, as ``module/version``."""
+    newest: dict[str, str] = {}
+    for link in work.path("/var/lib/dkms").glob("nvidia*/*/source"):
+        name, version = link.parts[-3:-1]
+        known = work.path(f"/usr/src/{name}-{version}").is_dir()
+        if known and _order(version) > _order(newest.get(name, "")):
+            newest[name] = version
+    return [f"{name}/{version}" for name, version in sorted(newest.items())]
 
 
 def _remove_half_built(work: Work, release: str) -> None:

@@ -212,17 +212,20 @@ def test_a_module_that_dkms_did_not_finish_is_built_again(machine: Machine) -> N
     """Half a result looks whole to DKMS: it is removed; a kernel that has its module is left alone."""
     machine.kernel(KERNEL, module=True)
     machine.kernel(OLDER)
+    for version in ("535.1", "535.10"):
+        machine.put(f"/usr/src/nvidia-current-{version}/dkms.conf")
+        machine.put(f"/var/lib/dkms/nvidia-current/{version}/source")
     half = machine.put(f"/var/lib/dkms/nvidia-current/535.1/{OLDER}/x86_64/module/nvidia-current.ko").parent
     whole = machine.put(f"/var/lib/dkms/nvidia-current/535.1/{KERNEL}/x86_64/module/nvidia-current.ko", "x")
-    build = f"mkdir -p {machine.root}/lib/modules/$3/updates/dkms; [ -e {half} ] ||"
-    machine.program("dkms", f"{build} echo m >{machine.root}/lib/modules/$3/updates/dkms/nvidia-current.ko")
+    updates = f"{machine.root}/lib/modules/$5/updates/dkms"
+    machine.program("dkms", f"mkdir -p {updates}; [ -e {half} ] || echo m >{updates}/nvidia-current.ko")
     predicted = machine.work(check=True)
     build_missing(predicted, NAMES)
     assert machine.calls() == []
     work = machine.work()
     after = build_missing(work, NAMES)
     assert work.actions == predicted.actions == [f"module built for kernel {OLDER}"]
-    assert machine.calls() == [f"dkms autoinstall -k {OLDER}"]
+    assert machine.calls() == [f"dkms install --force nvidia-current/535.10 -k {OLDER}"]
     assert all(kernel.module for kernel in after)
     assert whole.exists()
     again = machine.work()
