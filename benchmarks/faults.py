@@ -90,6 +90,7 @@ class FaultHost:
         files = {
             "etc/os-release": 'ID=debian\nVERSION_ID="12"\n',
             "etc/hostname": "gpu-1\n",
+            "run/systemd/timesync/synchronized": "",
             "proc/sys/kernel/random/boot_id": f"{uuid.UUID(BOOT)}\n",
             **case.files,
         }
@@ -100,7 +101,7 @@ class FaultHost:
         if case.module:
             files["sys/module/nvidia/version"] = f"{case.module}\n"
         for name, text in files.items():
-            _write(self.root / name, text if text.endswith("\n") else f"{text}\n")
+            _write(self.root / name, text)
         for name, target in case.links.items():
             (self.root / target).mkdir(parents=True, exist_ok=True)
             (self.root / name).symlink_to(self.root / target)

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from runnerctl import __version__
 from runnerctl.core.scope import api_url_for
 from runnerctl.core.snapshot import (
     Api,
     Clock,
-    Docker,
     Host,
     LogLine,
+    NvidiaModule,
     PciGpu,
     SlotReading,
     Snapshot,
@@ -26,7 +27,7 @@ from runnerctl.core.snapshot import (
     Unit,
 )
 from runnerctl.core.spec import HostSpec
-from runnerctl.probes import engine, machine, network, nvml, slots, stuck, system, units
+from runnerctl.probes import baseline, history, machine, memory, network, nvml, slots, stuck, system, units
 from runnerctl.probes.bounded import Outcome, Task, run_all
 from runnerctl.probes.files import read_bytes, under
 from runnerctl.probes.stuck import Guard
@@ -46,13 +47,23 @@ class _Ground:
     deadline: float | None
     host: Host
     spec: SpecFile | Unavailable
+    now: float
     names: tuple[str, ...]
     apis: tuple[str, ...]
     pci: tuple[PciGpu, ...] | Unavailable
+    module: NvidiaModule
 
     @property
     def wanted(self) -> HostSpec | None:
         return self.spec.spec if isinstance(self.spec, SpecFile) else None
+
+    @property
+    def nvidia(self) -> bool:
+        """Whether anything here is NVIDIA's, or should be: else kernel log and driver need no look."""
+        spec = self.wanted
+        if spec and (spec.nvidia_driver.gpu_count or any(slot.gpus for slot in spec.github_runner.slots)):
+            return True
+        return bool(self.pci or self.module.version) or machine.has_nvml(self.rootfs)
 
 
 def collect(
@@ -71,7 +82,7 @@ def collect(
     ``/`` systemd is not asked: it belongs to the host that runs this.
     """
     started, now = time.monotonic(), clock()
-    ground = _ground(rootfs, deadline_seconds, api_urls, os.environ if environ is None else environ)
+    ground = _ground(rootfs, deadline_seconds, api_urls, os.environ if environ is None else environ, now)
     outcomes = run_all(_tasks(ground), guard=Guard(under(rootfs, stuck.DIRECTORY)))
     apis = tuple(network.parse_api(url, outcomes[f"api {url}"]) for url in ground.apis)
     return Snapshot(
@@ -80,7 +91,7 @@ def collect(
         host=ground.host,
         spec=ground.spec,
         nvml=nvml.parse(outcomes["nvml"]),
-        nvidia_module=machine.read_nvidia_module(rootfs),
+        nvidia_module=ground.module,
         pci_gpus=ground.pci,
         filesystems=system.parse_filesystems(outcomes["filesystems"]),
         time_sync=system.parse_time_sync(outcomes["time_sync"]),
@@ -88,8 +99,12 @@ def collect(
         slots=_slots(ground, outcomes),
         api=apis or None,
         clock=_clock(apis),
-        docker=_docker(outcomes),
+        memory=memory.read_memory(rootfs) if under(rootfs, "/proc/meminfo").exists() else None,
+        baseline=baseline.read_baseline(rootfs),
+        gpu_history=history.read_gpu_history(rootfs),
         duration_seconds=round(time.monotonic() - started, 3),
+        **_docker_readings(outcomes),
+        **_nvidia_readings(outcomes),
     )
 
 
@@ -114,7 +129,11 @@ def _api_of(url: str) -> str:
 
 
 def _ground(
-    rootfs: Path, deadline: float | None, api_urls: Sequence[str] | None, environ: Mapping[str, str]
+    rootfs: Path,
+    deadline: float | None,
+    api_urls: Sequence[str] | None,
+    environ: Mapping[str, str],
+    now: float,
 ) -> _Ground:
     spec = machine.read_spec(rootfs)
     wanted = spec.spec if isinstance(spec, SpecFile) else None
@@ -122,11 +141,13 @@ def _ground(
         rootfs=rootfs,
         environ=environ,
         deadline=deadline,
+        now=now,
         host=machine.read_host(rootfs),
         spec=spec,
         names=slots.slot_names(rootfs, wanted),
         apis=api_urls_of(wanted, environ) if api_urls is None else tuple(dict.fromkeys(api_urls)),
         pci=machine.read_pci_gpus(rootfs),
+        module=machine.read_nvidia_module(rootfs),
     )
 
 
@@ -141,8 +162,9 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
         call = partial(network.read_api, url=url, environ=environ, timeout_seconds=deadline)
         tasks[f"api {url}"] = Task(call, deadline)
     if spec and spec.container_toolkit.docker:
-        call = partial(engine.read_docker, environ=ground.environ, timeout_seconds=deadline)
-        tasks["docker"] = Task(call, deadline)
+        tasks |= _docker_tasks(ground, deadline)
+    if ground.nvidia:
+        tasks |= _nvidia_tasks(ground, deadline)
     if ground.names and _asks_systemd(ground):
         tools = units.Tools(ground.names, ground.environ, deadline, ground.host.root)
         tasks["units"] = Task(partial(units.read_units, tools=tools), deadline)
@@ -150,6 +172,53 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
     tasks["filesystems"] = Task(partial(system.read_filesystems, rootfs=ground.rootfs), deadline)
     tasks["time_sync"] = Task(partial(system.read_time_sync, rootfs=ground.rootfs), deadline)
     return tasks
+
+
+def _docker_tasks(ground: _Ground, deadline: float) -> dict[str, Task]:
+    from runnerctl.probes import containers, engine  # this and the next: not every host pays for their import
+
+    engine_call = partial(engine.read_docker, environ=ground.environ, timeout_seconds=deadline)
+    containers_call = partial(
+        containers.read_containers, rootfs=ground.rootfs, environ=ground.environ, timeout_seconds=deadline
+    )
+    return {"docker": Task(engine_call, deadline), "containers": Task(containers_call, deadline)}
+
+
+def _docker_readings(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    if "docker" not in outcomes:
+        return {}
+    from runnerctl.probes import containers, engine
+
+    return {
+        "docker": engine.parse_docker(outcomes["docker"]),
+        "container_gpus": containers.parse_containers(outcomes["containers"]),
+    }
+
+
+def _nvidia_tasks(ground: _Ground, deadline: float) -> dict[str, Task]:
+    from runnerctl.probes import driver_install, kernel_log, residue
+
+    rootfs, environ = ground.rootfs, ground.environ
+    log = partial(
+        kernel_log.read_kernel_log, rootfs=rootfs, environ=environ, now=ground.now, timeout_seconds=deadline
+    )
+    return {
+        "kernel log": Task(log, deadline),
+        "driver": Task(partial(driver_install.read_driver_install, rootfs=rootfs, environ=environ), deadline),
+        "residue": Task(partial(residue.read_residue, rootfs=rootfs), deadline),
+    }
+
+
+def _nvidia_readings(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+    if "kernel log" not in outcomes:
+        return {}
+    from runnerctl.probes import driver_install, kernel_log, residue
+
+    return {
+        "driver_install": driver_install.parse_driver_install(outcomes["driver"]),
+        "kernel_log": kernel_log.parse_kernel_log(outcomes["kernel log"]),
+        "residue": residue.parse_residue(outcomes["residue"]),
+    }
 
 
 def _asks_systemd(ground: _Ground) -> bool:
@@ -207,7 +276,3 @@ def _slot(
 
 def _clock(apis: tuple[Api, ...]) -> Clock | Unavailable | None:
     return network.clock_of(apis) if apis else None
-
-
-def _docker(outcomes: Mapping[str, Outcome]) -> Docker | Unavailable | None:
-    return engine.parse_docker(outcomes["docker"]) if "docker" in outcomes else None

@@ -23,6 +23,7 @@ from runnerctl.probes.files import read_bytes, read_line, under
 
 __all__ = [
     "CONDA_PREFIX",
+    "has_nvml",
     "parse_nvidia_version",
     "parse_os_release",
     "read_conda",
@@ -104,6 +105,12 @@ def parse_nvidia_version(data: bytes) -> tuple[str | None, bool | None]:
     text = data.decode("utf-8", "replace")
     found = re.search(r"^NVRM version:.*?\s(\d+\.\d+(?:\.\d+)?)\s", text, re.MULTILINE)
     return (found[1], "Open Kernel Module" in text) if found else (None, None)
+
+
+def has_nvml(rootfs: Path) -> bool:
+    """Whether the driver's library is installed where distributions put it."""
+    places = (f"/usr/lib/{os.uname().machine}-linux-gnu", "/usr/lib64", "/usr/lib")
+    return any(under(rootfs, f"{place}/libnvidia-ml.so.1").exists() for place in places)
 
 
 def read_pci_gpus(rootfs: Path) -> tuple[PciGpu, ...] | Unavailable:
