@@ -137,6 +137,8 @@ def _step(gpu: GpuState, history: GpuHistory, limits: Runnerctl, moment: Moment)
     own = _RUNGS.get(gpu.action, 0)
     if not own:
         return _Step(gpu, 0)
+    if _is_out(_own(history, gpu.uuid)):
+        return _Step(gpu, _OUT)  # for good: a new day brings no new attempts
     day = [event for event in _own(history, gpu.uuid) if moment.now - event.time <= DAY]
     rung, why = _climbed(own, day)
     if rung == _RESET:
@@ -257,7 +259,8 @@ class _Ladder:
             concerned = {*slot.gpus, *(uuid for uuid in slot.by_health if uuid in self.gpus)}
             states = [self.gpus.get(uuid) for uuid in concerned]
             well = all(gpu is not None and gpu.status == "clean" for gpu in states)
-            if well and all(clean.get(uuid, 0) >= enough for uuid in concerned):
+            out = any(_is_out(_own(self.history, uuid)) for uuid in concerned)
+            if well and not out and all(clean.get(uuid, 0) >= enough for uuid in concerned):
                 yield Decision("release", _released(len(concerned), enough), slot.name, slot.by_health)
 
 

@@ -1,0 +1,302 @@
+"""Out and back: a sick GPU's slot is held, mended and released by the host itself; and the same by hand."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.hosts import gpu
+from tests.hosts.controller import Controller
+from tests.hosts.host import Host
+from tests.hosts.lab import Lab
+from tests.hosts.world import World
+from tests.system.site import Site
+
+UUIDS = (gpu.UUID, "GPU-0c2d9a51-7b44-4f0e-8a6d-2f3b5c7d9e11")
+SLOTS: list[dict[str, Any]] = [
+    {"name": "a", "gpus": [UUIDS[0]], "labels": ["first"]},
+    {"name": "b", "gpus": [UUIDS[1]], "labels": ["second"]},
+    {"name": "c", "labels": ["plain"]},
+]
+NAMES = tuple(slot["name"] for slot in SLOTS)
+HEALTHY = "count 2\n" + "".join(
+    f"gpu.{index}.name {gpu.NAME}\ngpu.{index}.uuid {uuid}\ngpu.{index}.minor {index}\n"
+    f"gpu.{index}.serial 132022{index}\ngpu.{index}.pci 00000000:{index + 1}1:00.0\n"
+    for index, uuid in enumerate(UUIDS)
+)
+RESET, REBOOT = 1, 2  # what field 230 says (nvmlDeviceGpuRecoveryAction_t)
+CLEAN = 2
+SCENARIO = "/root/nvml/scenario"
+RESETS = "/root/nvml/resets"
+NOTES = "/var/lib/runnerctl/gpus.json"
+SERVICE = "runnerctl-health.service"
+# What nvidia-smi leaves behind when a reset goes well: a GPU that asks for nothing; or one that still does.
+NVIDIA_SMI = """#!/bin/sh
+echo "$@" >>{resets}
+if [ -e /root/nvml/cures ]; then cp /root/nvml/healthy {scenario}; fi
+"""
+
+
+@pytest.fixture(scope="module")
+def provisioned(
+    lab: Lab,
+    module_world: World,
+    module_hosts: Callable[..., Host],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Site]:
+    """A host with two GPUs, a slot for each and one without; its timer is driven by hand."""
+    host = module_hosts(devices=gpu.devices(2))
+    gpu.install(host, HEALTHY)
+    host.put(SCENARIO, HEALTHY)
+    host.put("/root/nvml/healthy", HEALTHY)
+    host.exec("ln", "-sf", SCENARIO, gpu.SCENARIO_IN_HOST)
+    host.put("/usr/bin/nvidia-smi", NVIDIA_SMI.format(resets=RESETS, scenario=SCENARIO), mode=0o755)
+    variables = {
+        "conda_manage": False,
+        "nvidia_driver_manage": False,
+        "nvidia_driver_gpu_count": 2,
+        "github_runner_slots": SLOTS,
+        "runnerctl_health_interval_seconds": 36000,
+        "runnerctl_health_clean_probes": CLEAN,
+    }
+    site = Site(
+        [host], module_world, Controller(Path(tmp_path_factory.mktemp("quarantine")), lab.keys), variables
+    )
+    site.provision()
+    yield site
+    assert module_world.control.violations() == []
+
+
+@pytest.fixture
+def site(provisioned: Site) -> Site:
+    """That host, healthy, with nothing on hold and nothing noted."""
+    heal(provisioned)
+    provisioned.shell(f"rm -rf {NOTES} {RESETS} /root/nvml/cures /var/lib/runnerctl/hold")
+    provisioned.shell("systemctl start " + " ".join(f"gha-runner@{name}" for name in NAMES))
+    for name in NAMES:
+        provisioned.github.wait_runner(provisioned.world.scope, f"{provisioned.host.name}-{name}")
+    return provisioned
+
+
+def heal(site: Site) -> None:
+    """All GPUs are well."""
+    site.shell(f"cp /root/nvml/healthy {SCENARIO}")
+
+
+def ail(site: Site, index: int, action: int) -> None:
+    """The driver asks for a reset or a reboot of a GPU."""
+    site.shell(f"echo 'gpu.{index}.field.230 {action}' >>{SCENARIO}")
+
+
+def act(site: Site, times: int = 1) -> str:
+    """What the timer does; returns what it said."""
+    cursor = site.shell("journalctl -q -n 1 --show-cursor").splitlines()[-1].removeprefix("-- cursor: ")
+    for _ in range(times):
+        site.shell(f"systemctl start {SERVICE}")
+    return site.shell(f"journalctl --no-pager -o cat -u {SERVICE} --after-cursor '{cursor}'")
+
+
+def active(site: Site) -> set[str]:
+    """The slots whose listeners run."""
+    states = site.shell(
+        "systemctl is-active " + " ".join(f"gha-runner@{name}" for name in NAMES) + " || true"
+    )
+    return {name for name, state in zip(NAMES, states.split(), strict=True) if state == "active"}
+
+
+def held(site: Site) -> dict[str, str]:
+    """Slot -> reason, as `runnerctl list` says."""
+    slots = json.loads(site.host.ssh("runnerctl list -o json").stdout)["slots"]
+    return {slot["slot"]: slot["hold_reason"] for slot in slots if slot["hold_reason"]}
+
+
+def resets(site: Site) -> list[str]:
+    """What nvidia-smi was called with."""
+    return site.shell(f"cat {RESETS} 2>/dev/null || true").splitlines()
+
+
+def events(site: Site) -> list[str]:
+    """What the host noted, in order."""
+    return [event["kind"] for event in json.loads(site.host.read(NOTES))["events"]]
+
+
+def eventually(site: Site, wanted: set[str], *, seconds: float = 20) -> None:
+    """Wait until exactly these slots run."""
+    deadline = time.monotonic() + seconds
+    while active(site) != wanted:
+        assert time.monotonic() < deadline, (active(site), site.host.journal("gha-hold@*"))
+        time.sleep(0.2)
+
+
+@contextmanager
+def working(site: Site, slot: str, label: str) -> Iterator[None]:
+    """A job that runs for as long as this; it must end well, whatever is done to the slot meanwhile."""
+    go = f"/var/lib/gha-runner/{slot}/home/go"
+    job = site.job(f"while [ ! -e {go} ]; do sleep 0.1; done; rm {go}; echo survived", labels=[label])
+    site.github.wait_job(job, status="in_progress")
+    try:
+        yield
+    finally:
+        site.shell(f"touch {go}")
+        result, log = site.result(job)
+    assert result == "success", log
+    assert "survived" in log
+
+
+def test_a_sick_gpu_is_put_out_of_use_mended_and_brought_back(site: Site) -> None:
+    """The running job ends well; only its slot is held; one reset; released after clean verdicts in a row."""
+    site.shell("touch /root/nvml/cures")
+    with working(site, "a", "first"):
+        ail(site, 0, RESET)
+        said = act(site)
+        assert "slot a is put on hold" in said
+        assert set(held(site)) == {"a"}
+        assert "reset" in held(site)["a"]
+        assert active(site) == {"a", "b", "c"}
+        act(site)
+        assert resets(site) == [], "a GPU with a job was reset"
+        assert site.provision().recap[site.host.name].changed == 0
+        waiting = site.job("echo ran", labels=["first"])
+    eventually(site, {"b", "c"})
+    assert "GPU 0" in site.host.ssh("runnerctl list").stdout
+    assert "on hold by health" in site.host.journal("gha-runner@a.service")
+    said = act(site)
+    assert resets(site) == [f"--gpu-reset -i {UUIDS[0]}"]
+    assert "was reset" in said
+    assert site.provision().recap[site.host.name].changed == 0
+    assert active(site) == {"b", "c"}
+    assert "is released" in act(site, CLEAN)
+    assert held(site) == {}
+    assert events(site) == ["reset", "released"]
+    result, log = site.result(waiting)
+    assert result == "success", log
+
+
+def test_a_job_that_slips_in_fails_with_the_reason(site: Site) -> None:
+    """The hook turns it away, whatever its environment says; no step of it runs."""
+    site.shell("mkdir -p /var/lib/runnerctl/hold; echo 'coolant leak 93 %' >/var/lib/runnerctl/hold/b")
+    job = site.job(
+        "echo the step ran",
+        labels=["second"],
+        env={"PATH": "/nowhere", "ACTIONS_RUNNER_HOOK_JOB_STARTED": "/bin/true", "IFS": "/"},
+    )
+    result, log = site.result(job)
+    assert result == "failure", log
+    assert "slot b takes no jobs: coolant leak 93 %" in log
+    assert "Z the step ran" not in log
+    assert site.result(site.job("echo fine", labels=["plain"]))[0] == "success"
+
+
+def test_a_hold_outlives_a_reboot_and_what_is_forbidden_is_left_to_a_human(site: Site) -> None:
+    """No reboot of our own without runnerctl_health_reboot; after the human's one the slot comes back."""
+    boot = site.host.boot_id()
+    ail(site, 1, REBOOT)
+    act(site, 2)
+    assert "boot the host by hand" in held(site)["b"]
+    eventually(site, {"a", "c"})
+    assert site.host.boot_id() == boot
+    site.host.reboot()
+    for name in ("a", "c"):
+        site.github.wait_runner(site.world.scope, f"{site.host.name}-{name}", seconds=60)
+    act(site, CLEAN)
+    assert active(site) == {"a", "c"}
+    assert "b" in held(site)
+    heal(site)
+    act(site, CLEAN)
+    assert held(site) == {}
+    eventually(site, set(NAMES))
+
+
+def test_a_driver_that_fails_holds_every_slot_with_gpus(site: Site) -> None:
+    """The slot without GPUs goes on; UNKNOWN changes nothing."""
+    site.shell(f"echo 'fault nvmlInitWithFlags return 18' >>{SCENARIO}")
+    act(site)
+    assert set(held(site)) == {"a", "b"}
+    assert active(site) == {"c"}
+    heal(site)
+    site.shell(f"mv {gpu.LIBRARY_IN_HOST} /root/nvml/library")
+    site.shell(f"mv /root/nvml/library {gpu.LIBRARY_IN_HOST}")
+    act(site, CLEAN)
+    assert active(site) == set(NAMES)
+
+
+def test_a_gpu_that_no_reset_helps_is_taken_out_until_a_human_says_otherwise(site: Site) -> None:
+    """Two resets a day, then out: clean verdicts do not bring it back, `resume --force` does."""
+    ail(site, 0, RESET)
+    act(site, 4)
+    assert len(resets(site)) == 2
+    assert "taken out" in held(site)["a"]
+    heal(site)
+    act(site, CLEAN + 1)
+    assert "a" in held(site)
+    done = site.host.ssh("runnerctl resume a", check=False)
+    assert done.rc == 75
+    assert "held by health" in done.stderr
+    assert "--force" in done.stderr
+    site.host.ssh("runnerctl resume a --force")
+    assert active(site) == set(NAMES)
+    act(site)
+    assert held(site) == {}
+
+
+def test_the_operators_hold_is_not_the_verdicts_to_lift(site: Site) -> None:
+    """Both stand in one file; the slot starts when the last has gone."""
+    site.shell("touch /root/nvml/cures")
+    site.host.ssh("runnerctl drain b --reason 'a new power supply'")
+    assert active(site) == {"a", "c"}
+    ail(site, 1, RESET)
+    act(site, 2)
+    assert "a new power supply" in held(site)["b"]
+    assert "recovery" in held(site)["b"]
+    act(site, CLEAN)
+    assert held(site)["b"] == "a new power supply"
+    assert active(site) == {"a", "c"}
+    site.host.ssh("runnerctl resume b")
+    assert active(site) == set(NAMES)
+    assert site.provision().recap[site.host.name].changed == 0
+
+
+def test_drain_waits_for_the_job_and_resume_takes_it_back(site: Site) -> None:
+    """By hand: no job is killed; a drain that is taken back in time stops nothing."""
+    invocation = site.shell("systemctl show -p InvocationID gha-runner@c")
+    with working(site, "c", "plain"):
+        done = site.host.ssh("runnerctl drain c --wait --timeout 1", check=False)
+        assert done.rc == 75
+        assert "still runs a job" in done.stderr
+        site.host.ssh("runnerctl resume c")
+    time.sleep(1)
+    assert site.shell("systemctl show -p InvocationID gha-runner@c") == invocation
+    with working(site, "c", "plain"):
+        site.host.ssh("runnerctl drain c --reason 'kernel update'")
+        site.shell("setsid sh -c 'sleep 2; touch /var/lib/gha-runner/c/home/go' >/dev/null 2>&1 &")
+        site.host.ssh("runnerctl drain c --wait")
+        assert active(site) == {"a", "b"}
+    assert site.slots().recap[site.host.name].changed == 0
+    site.host.reboot()
+    assert "c" not in active(site)
+    site.host.ssh("runnerctl resume c")
+    eventually(site, set(NAMES))
+
+
+def test_the_timer_comes_and_goes_with_its_variable(site: Site) -> None:
+    """Enabled and running; taken away when inventory says so, and brought back."""
+    state = "systemctl is-active runnerctl-health.timer; systemctl is-enabled runnerctl-health.timer; true"
+    assert site.shell(state).split() == ["active", "enabled"]
+    site.variables["runnerctl_health_timer"] = False
+    try:
+        assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 1
+        assert site.shell(f"{state} 2>/dev/null").split()[0] == "inactive"
+        assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 0
+    finally:
+        del site.variables["runnerctl_health_timer"]
+        site.provision("--tags", "runnerctl")
+    assert site.shell(state).split() == ["active", "enabled"]
+    site.shell("systemctl stop runnerctl-health.timer")
+    assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 1
+    assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 0
