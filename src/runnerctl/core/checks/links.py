@@ -17,6 +17,7 @@ _BUSY_PERCENT = 50  # at this utilisation a link has left its power saving
 _MIG_ON = 1
 # Flit CRC errors are repaired by a replay and happen on sound links; DCGM's health watch allows as many.
 _CRC_FLITS_ALLOWED = 100
+_NOT_STARTED = 1  # NVML_GPU_FABRIC_STATE_NOT_STARTED; a GPU without a fabric says NOT_SUPPORTED, 0
 _COMPLETED = 3  # NVML_GPU_FABRIC_STATE_COMPLETED
 _FABRIC_MANAGER = (
     "start the fabric manager: `systemctl restart nvidia-fabricmanager`; its version must be the driver's"
@@ -142,7 +143,7 @@ def _link_errors(links: tuple[NvLink, ...]) -> Iterator[str]:
             yield f"link {link.link} ({', '.join(said)})"
 
 
-def _judge_fabric(gpu: Gpu, install: DriverInstall | None, *, spec: HostSpec | None) -> Iterable[Verdict]:
+def _judge_fabric(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
     del spec
     fabric = gpu.fabric
     if fabric is None or not fabric.state or gpu.mig_current == _MIG_ON:
@@ -150,11 +151,9 @@ def _judge_fabric(gpu: Gpu, install: DriverInstall | None, *, spec: HostSpec | N
     data = {"state": fabric.state, "status": fabric.status, "health_mask": fabric.health_mask}
     if fabric.state == _COMPLETED:
         yield _registered(fabric, data)
-    elif fabric.state == 1:
+    elif fabric.state == _NOT_STARTED:
         summary = "not registered in the NVLink fabric: CUDA fails with error 802 (not yet initialized)"
-        # Without a switch there may be no fabric to join after all.
-        say = warning if install and not install.nvswitches else critical
-        yield say(summary, _FABRIC_MANAGER, **data)
+        yield critical(summary, _FABRIC_MANAGER, **data)
     else:
         summary = "is being registered in the NVLink fabric; until that is done CUDA fails with error 802"
         yield warning(summary, **data)
@@ -220,7 +219,6 @@ FABRIC = gpu_check(
     ),
     remedy="look at `systemctl status nvidia-fabricmanager` and `journalctl -u nvidia-fabricmanager`",
     judge=_judge_fabric,
-    needs=("driver_install?",),
 )
 
 CHECKS: tuple[Check, ...] = (PCIE, NVLINK, FABRIC)
