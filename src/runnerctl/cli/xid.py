@@ -131,14 +131,18 @@ def _text(entry: Xid, width: int) -> str:
     }
     head = f"Xid {entry.code}: {entry.meaning}" if entry.known else entry.meaning
     lines = [line for name, value in rows.items() if value for line in _row(name, value, width)]
-    return "\n".join([head, "", *lines])
+    return "\n".join([*_wrapped(head, width), "", *lines])
 
 
 def _row(name: str, value: str, width: int) -> list[str]:
+    first, *more = _wrapped(value, width - 14)
+    return [f"  {name:<10}  {first}", *(" " * 14 + line for line in more)]
+
+
+def _wrapped(text: str, width: int) -> list[str]:
     import textwrap
 
-    first, *more = textwrap.wrap(value, max(width - 14, 20), break_on_hyphens=False)
-    return [f"  {name:<10}  {first}", *(" " * 14 + line for line in more)]
+    return textwrap.wrap(text, max(width, 20), break_on_hyphens=False)
 
 
 def _list(context: Context, entries: list[Xid], *, as_json: bool) -> None:

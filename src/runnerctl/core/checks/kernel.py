@@ -112,7 +112,9 @@ def _judge_complete(log: KernelLog, *, spec: HostSpec | None) -> Iterable[Verdic
     if log.truncated:
         yield warning("the kernel wrote more than could be read: older lines are missing", **_log_data(log))
     else:
-        yield ok(f"read from the {log.source}, {len(log.events)} lines about GPUs", **_log_data(log))
+        number = len(log.events)
+        lines = f"{number} line{'' if number == 1 else 's'}"
+        yield ok(f"read from the {log.source}, {lines} about GPUs", **_log_data(log))
 
 
 def _judge_sxid(log: KernelLog, *, spec: HostSpec | None) -> Iterable[Verdict]:
