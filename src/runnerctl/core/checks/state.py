@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from runnerctl.core.checks import modes
 from runnerctl.core.checks.each import gpu_check, saved_gpu
@@ -10,33 +11,45 @@ from runnerctl.core.driver_readings import Baseline
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
 from runnerctl.core.snapshot import Gpu
 from runnerctl.core.spec import HostSpec
+from runnerctl.core.xid_table import Action
 
 __all__ = ["CHECKS", "CLOCKS", "POWER_LIMIT"]
 
 _SAME_WATTS = 1.0  # limits are set in steps of a watt or less
 _SAME_MHZ = 15  # clocks go in steps of up to 15 MHz
-# nvmlDeviceGpuRecoveryAction_t -> the word for it and what the driver says.
-_ACTIONS = {
-    1: ("reset", "a reset of the GPU"),
-    2: ("reboot", "a reboot of the host"),
-    3: ("drain_p2p", "an end of peer-to-peer traffic"),
-    4: ("drain_and_reset", "no more work, and then a reset of the GPU"),
-    5: ("recover_imex", "a recovery of the IMEX domain"),
-    6: ("bus_reset", "a reset of the GPU over the PCI bus"),
-    7: ("system_reboot", "a reboot of the whole system"),
-}
 _RESET = "drain the slots that use it, then `nvidia-smi --gpu-reset -i {index}`, or reboot"
 _REBOOT = "drain the host and reboot it"
-_REMEDIES = {
-    1: _RESET,
-    2: _REBOOT,
-    3: "let jobs that use several GPUs end, then reset the GPU",
-    4: _RESET,
-    5: "restart the IMEX service on all hosts of the NVLink domain",
-    6: _RESET,
-    7: _REBOOT,
+
+
+class _Wish(NamedTuple):
+    """What the driver may ask for: NVML's word, its meaning, what to do, and that as an Xid's action."""
+
+    word: str
+    meaning: str
+    remedy: str
+    action: Action
+
+
+# nvmlDeviceGpuRecoveryAction_t
+_WISHES = {
+    1: _Wish("reset", "a reset of the GPU", _RESET, "RESET"),
+    2: _Wish("reboot", "a reboot of the host", _REBOOT, "REBOOT"),
+    3: _Wish(
+        "drain_p2p",
+        "an end of peer-to-peer traffic",
+        "let jobs that use several GPUs end, then reset the GPU",
+        "WARN",
+    ),
+    4: _Wish("drain_and_reset", "no more work, and then a reset of the GPU", _RESET, "RESET"),
+    5: _Wish(
+        "recover_imex",
+        "a recovery of the IMEX domain",
+        "restart the IMEX service on all hosts of the NVLink domain",
+        "WARN",
+    ),
+    6: _Wish("bus_reset", "a reset of the GPU over the PCI bus", _RESET, "RESET"),
+    7: _Wish("system_reboot", "a reboot of the whole system", _REBOOT, "REBOOT"),
 }
-_STILL_WORKS = (3, 5)  # only what goes beyond this GPU is affected
 # nvmlClocksEventReasons: the bits that are no choice of anybody. 0x1 idle, 0x2 a clock setting, 0x4 the power
 # limit, 0x10 sync boost and 0x100 the display's clocks are normal.
 _HARDWARE, _SOFT_HEAT, _HEAT, _BRAKE = 0x8, 0x20, 0x40, 0x80
@@ -49,18 +62,18 @@ def _judge_recovery(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
     action = gpu.recovery_action
     if action is None:
         return
+    wish = _WISHES.get(action)
     if action == 0:
-        yield ok("the driver asks for nothing", action="none")
-        return
-    if action not in _ACTIONS:
+        yield ok("the driver asks for nothing", recovery="none")
+    elif wish is None:
         remedy = "look at `nvidia-smi -q -d GPU_RECOVERY_ACTION`, and update runnerctl"
         yield unknown(f"the driver asks for something unknown (action {action})", remedy, code=action)
-        return
-    word, wish = _ACTIONS[action]
-    say = warning if action in _STILL_WORKS else critical
-    yield say(
-        f"the driver asks for {wish}", _REMEDIES[action].format(index=gpu.index), action=word, code=action
-    )
+    else:
+        # What only affects work across several GPUs leaves the others' jobs alone.
+        say = warning if wish.action == "WARN" else critical
+        remedy = wish.remedy.format(index=gpu.index)
+        data = {"recovery": wish.word, "code": action, "action": wish.action}
+        yield say(f"the driver asks for {wish.meaning}", remedy, **data)
 
 
 def _judge_temperature(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
@@ -138,13 +151,13 @@ def _judge_clocks(gpu: Gpu, baseline: Baseline | None, *, spec: HostSpec | None)
     data = {"mhz": now, "default_mhz": default}
     then = saved_gpu(gpu, baseline)
     always = then.clock_application_mhz if then else None
-    if abs(now - default) <= _SAME_MHZ:
-        yield ok(f"application clock {now} MHz, as by default", **data)
+    if now >= default - _SAME_MHZ:
+        yield ok(f"application clock {now} MHz, default {default} MHz", **data)
     elif always is not None and abs(now - always) <= _SAME_MHZ:
-        yield ok(f"application clock {now} MHz, as in the baseline", **data)
+        yield ok(f"application clock {now} MHz of {default} MHz, as in the baseline", **data)
     else:
         remedy = f"`nvidia-smi -i {gpu.index} -rac`; if it is meant, `runnerctl baseline save`"
-        yield warning(f"the application clock is {now} MHz; the default is {default} MHz", remedy, **data)
+        yield warning(f"application clock lowered to {now} MHz; the default is {default} MHz", remedy, **data)
 
 
 RECOVERY_ACTION = gpu_check(
@@ -196,10 +209,10 @@ POWER_LIMIT = gpu_check(
 
 CLOCKS = gpu_check(
     "gpu.clocks",
-    title="The application clocks are not changed",
+    title="The application clocks are not lowered",
     docs=(
         "Compares the SM application clock with its default: `nvidia-smi -ac` in a job stays in force for "
-        "the jobs after it. A setting that the saved baseline has too is meant. Clocks locked with "
+        "the jobs after it. A lower setting that the saved baseline has too is meant. Clocks locked with "
         "`nvidia-smi -lgc` cannot be read back."
     ),
     remedy="reset them with `nvidia-smi -rac` and `nvidia-smi -rgc`",
