@@ -91,6 +91,8 @@ class FaultHost:
             "etc/os-release": 'ID=debian\nVERSION_ID="12"\n',
             "etc/hostname": "gpu-1\n",
             "run/systemd/timesync/synchronized": "",
+            "var/log/journal/.keep": "",
+            "proc/meminfo": "MemTotal: 65536000 kB\nMemAvailable: 60000000 kB\n",
             "proc/sys/kernel/random/boot_id": f"{uuid.UUID(BOOT)}\n",
             **case.files,
         }
