@@ -19,6 +19,12 @@ from typing import Any
 
 import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.health_units import (
+    SERVICE,
+    TIMER,
+    service_text,
+    timer_text,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import SCHEMA, Receipt
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.removal import Removal
@@ -32,8 +38,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files im
     SlotSpec,
     env_text,
     read_runner_file,
-    restart_unit_text,
     slot_unit_text,
+    templates,
     unit_text,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
@@ -261,6 +267,14 @@ def _unit(place: Place) -> None:
     (place.layout.units / "gha-runner@.service").write_text("[Unit]\n")
 
 
+def _hook_mode(place: Place) -> None:
+    place.path("/opt/runnerctl/hooks/job-started.sh").chmod(0o777)
+
+
+def _hook(place: Place) -> None:
+    place.path("/opt/runnerctl/hooks/job-started.sh").write_text("exit 0\n")
+
+
 def _unit_mode(place: Place) -> None:
     (place.layout.units / "gha-restart@.service").chmod(0o666)
 
@@ -311,6 +325,8 @@ DRIFTS: list[tuple[Callable[[Place], None], list[str]]] = [
     (_no_drop_in, ["unit of slot a", "systemd reads its units again", f"restart {UNIT}"]),
     (_unit, ["unit gha-runner@.service", "systemd reads its units again", f"restart {UNIT}"]),
     (_unit_mode, ["unit gha-restart@.service", "systemd reads its units again"]),
+    (_hook_mode, ["job-started hook"]),
+    (_hook, ["job-started hook"]),
     (_env, ["environment of slot a", f"restart {UNIT}"]),
     (_root_mode, ["directories of slot a"]),
     (_no_work, ["directories of slot a"]),
@@ -567,14 +583,17 @@ def test_a_drop_in_binds_the_verified_copy_read_only_and_names_the_slots_gpus() 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
     """No unknown key, no value that cannot be read."""
-    (tmp_path / "gha-runner@.service").write_text(unit_text())
-    (tmp_path / "gha-restart@.service").write_text(restart_unit_text())
+    for name, text in templates().items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / TIMER).write_text(timer_text(60))
+    (tmp_path / SERVICE).write_text(service_text("/var/x.prom"))
     drop_in = tmp_path / "gha-runner@a.service.d/10-slot.conf"
     drop_in.parent.mkdir()
     drop_in.write_text(slot_unit_text(SLOT))
-    names = ["gha-runner@a.service", "gha-restart@a.service"]
+    names = [name.replace("@", "@a") for name in templates()]
     for name in names:  # it reads instances by their own name
         (tmp_path / name).write_text((tmp_path / name.replace("@a", "@")).read_text())
+    names += [TIMER, SERVICE]
     done = subprocess.run(
         ["systemd-analyze", "verify", *(str(tmp_path / name) for name in names)],
         capture_output=True,
@@ -583,7 +602,8 @@ def test_systemd_understands_every_line_of_the_units(tmp_path: Path) -> None:
         env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
         check=False,
     )
-    ours = [line for line in done.stderr.splitlines() if "gha-" in line or "10-slot" in line]
+    marks = ("gha-", "10-slot", "runnerctl-health")
+    ours = [line for line in done.stderr.splitlines() if any(mark in line for mark in marks)]
     wrong = [line for line in ours if "is not executable" not in line]  # there is no runner on this machine
     assert wrong == []
 

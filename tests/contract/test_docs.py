@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.health_units import (
+    service_text,
+    timer_text,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import (
     SlotSpec,
+    hold_unit_text,
     restart_unit_text,
     slot_unit_text,
     unit_text,
@@ -98,7 +103,8 @@ def test_every_directive_of_the_unit_is_explained() -> None:
     """docs/explanation/unit.md has a row for each line of the units and of a slot's drop-in."""
     page = (ROOT / "docs" / "explanation" / "unit.md").read_text()
     slot = SlotSpec(name="main", runner_name="h-main", url=URL, version="1.2.3", gpus=("GPU-1",))
-    lines = (unit_text() + restart_unit_text() + slot_unit_text(slot)).splitlines()
+    texts = [unit_text(), restart_unit_text(), hold_unit_text(), slot_unit_text(slot)]
+    lines = "".join([*texts, timer_text(60), service_text(None)]).splitlines()
     for line in lines:
         key, equals, value = line.partition("=")
         if not equals or line.startswith("#"):

@@ -23,12 +23,13 @@ DOCUMENTS = {
     "runnerctl.snapshot/1": "`runnerctl snapshot -o json`",
     "runnerctl.health/1": "`runnerctl health -o json`",
     "runnerctl.list/1": "`runnerctl list -o json`",
-    "runnerctl.slots/1": "`runnerctl register`, `unregister` and `restart` with `-o json`",
+    "runnerctl.slots/1": "`runnerctl register`, `unregister`, `restart`, `drain` and `resume` with `-o json`",
     "runnerctl.lint/1": "`runnerctl spec validate -o json`",
     "runnerctl.specs/1": "`runnerctl spec show -o json` of an inventory",
     "runnerctl.auth/1": "`runnerctl auth status -o json`",
     "runnerctl.logs/1": "`runnerctl logs SLOT -o json`",
     "runnerctl.version/1": "`runnerctl --version -o json`",
+    "runnerctl.gpus/1": "`/var/lib/runnerctl/gpus.json` on a host",
     "runnerctl.receipt/1": "`/var/lib/runnerctl/receipt.json` on a host",
 }
 
