@@ -150,3 +150,38 @@ def test_a_root_that_is_not_there(tmp_path: Path) -> None:
     """A misspelt path is no host without GPUs."""
     ran = call("baseline", "save", "--rootfs", str(tmp_path / "nowhere"))
     assert ran.code == 64 and "no such directory" in ran.err
+
+
+def _findings(bench: Bench, check: str, scenario: str) -> list[dict[str, str]]:
+    """The findings of one check in ``runnerctl health``."""
+    (bench.folder / "scenario").write_text(scenario)
+    env = environment(bench.library, bench.folder / "scenario") | {"RUNNERCTL_API_URL": "http://127.0.0.1:9"}
+    ran = spawn("health", "--rootfs", str(bench.folder / "root"), "-o", "json", env=env)
+    return [each for each in ran.json["findings"] if each["id"] == check]
+
+
+def test_health_compares_with_the_baseline(bench: Bench) -> None:
+    """Nothing without one, OK with it, and a finding for a difference."""
+    assert _findings(bench, "gpu.baseline", TWO) == []
+    bench.run("save")
+    (found,) = _findings(bench, "gpu.baseline", TWO)
+    assert (found["status"], found["subject"]) == ("OK", "host")
+    (found,) = _findings(bench, "gpu.baseline", TWO + "gpu.1.compute_mode 2\n")
+    assert (found["status"], found["subject"]) == ("WARNING", "GPU 1")
+    assert found["summary"] == "compute mode was default and is prohibited"
+
+
+def test_health_tells_memory_without_a_process_from_memory_in_use(bench: Bench) -> None:
+    """The same 20 GiB, with nobody and with somebody who holds the GPU open."""
+    root = bench.folder / "root"
+    (root / "dev").mkdir()
+    (root / "dev/nvidia1").touch()
+    (root / "proc/20/fd").mkdir(parents=True)
+    (root / "proc/20/comm").write_text("python3\n")
+    full = f"{TWO}gpu.*.minor 1\ngpu.1.memory_total {80 * 2**30}\ngpu.1.memory_used {20 * 2**30}\n"
+    statuses = {each["subject"]: each["status"] for each in _findings(bench, "gpu.residue", full)}
+    assert statuses == {"GPU 0": "OK", "GPU 1": "CRITICAL"}
+    (root / "proc/20/fd/4").symlink_to("/dev/nvidia1")
+    found = _findings(bench, "gpu.residue", full)
+    assert {each["status"] for each in found} == {"OK"}
+    assert "used by 1 process" in found[1]["summary"]
