@@ -17,6 +17,7 @@ from runnerctl.probes.nvml_calls import (
 
 __all__ = ["mig", "processes", "profile"]
 
+_NO_LIST = (NO_PERMISSION, INSUFFICIENT_SIZE)
 _LISTS = {
     "compute": "nvmlDeviceGetComputeRunningProcesses",
     "graphics": "nvmlDeviceGetGraphicsRunningProcesses",
@@ -32,7 +33,10 @@ def processes(device: Device) -> tuple[GpuProcess, ...] | None:
     found: list[GpuProcess] = []
     told = False
     for kind, call in _LISTS.items():
-        listed = device.ask(call, absent=(NO_PERMISSION, INSUFFICIENT_SIZE))
+        # Without a version in its name the binding complains of older drivers instead of saying "not found".
+        listed = device.ask(f"{call}_v3", absent=_NO_LIST)
+        if listed is None:
+            listed = device.ask(f"{call}_v2", absent=_NO_LIST)
         told = told or listed is not None
         found.extend(GpuProcess(each.pid, kind, each.usedGpuMemory) for each in listed or ())
     return tuple(found) if told else None

@@ -199,9 +199,9 @@ static int text(int gpu, const char *key, const char *otherwise, char *out, unsi
     API int function(struct device *d, unsigned kind, type *out) \
     { (void)kind; ENTER(d->gpu); PUT(type, out, d->gpu, key, otherwise); return SUCCESS; }
 /* nvmlDeviceGetX(device, first *, second *). */
-#define PAIR(function, type, first, second, otherwise) \
+#define PAIR(function, type, first, a_otherwise, second, b_otherwise) \
     API int function(struct device *d, type *a, type *b) \
-    { ENTER(d->gpu); PUT(type, a, d->gpu, first, otherwise); PUT(type, b, d->gpu, second, otherwise); return SUCCESS; }
+    { ENTER(d->gpu); PUT(type, a, d->gpu, first, a_otherwise); PUT(type, b, d->gpu, second, b_otherwise); return SUCCESS; }
 #define TEXT(function, key, otherwise) \
     API int function(struct device *d, char *out, unsigned size) \
     { ENTER(d->gpu); return text(d->gpu, key, otherwise, out, size); }
@@ -348,15 +348,27 @@ API int nvmlDeviceGetPciInfo_v3(struct device *d, struct pci_info *out)
     return code;
 }
 
-TEXT(nvmlDeviceGetName, "name", "NVIDIA L4")
+/* A MIG device is named after its GPU and its profile. */
+API int nvmlDeviceGetName(struct device *d, char *out, unsigned size)
+{
+    char key[32], profile[64] = "";
+    ENTER(d->gpu);
+    int code = text(d->gpu, "name", "NVIDIA L4", out, size);
+    if (code || d->mig == NO_GPU)
+        return code;
+    snprintf(key, sizeof key, "mig.%d.profile", d->mig);
+    if (!text(d->gpu, key, NULL, profile, sizeof profile))
+        snprintf(out + strlen(out), size - strlen(out), " MIG %s", profile);
+    return SUCCESS;
+}
 TEXT(nvmlDeviceGetSerial, "serial", NULL)
 TEXT(nvmlDeviceGetVbiosVersion, "vbios", "95.04.29.00.06")
 TEXT(nvmlDeviceGetInforomImageVersion, "inforom", "G193.0200.00.01")
 TEXT(nvmlDeviceGetGspFirmwareVersion, "gsp_version", NULL)
 NUMBER(nvmlDeviceGetArchitecture, unsigned, "architecture", "8")
 NUMBER(nvmlDeviceGetBrand, unsigned, "brand", "14")
-PAIR(nvmlDeviceGetCudaComputeCapability, int, "cc_major", "cc_minor", "8")
-PAIR(nvmlDeviceGetGspFirmwareMode, unsigned, "gsp_enabled", "gsp_default", NULL)
+PAIR(nvmlDeviceGetCudaComputeCapability, int, "cc_major", "8", "cc_minor", "9")
+PAIR(nvmlDeviceGetGspFirmwareMode, unsigned, "gsp_enabled", NULL, "gsp_default", "1")
 
 /* ---- memory, temperature, power, clocks ---------------------------------------------------------- */
 
@@ -418,18 +430,30 @@ API int nvmlDeviceGetMarginTemperature(struct device *d, struct margin *out)
     return SUCCESS;
 }
 NUMBER_OF(nvmlDeviceGetTemperature, unsigned, "temp", "41")
-NUMBER_OF(nvmlDeviceGetTemperatureThreshold, unsigned, "temp_threshold", "92")
+/* kind: 0 shutdown, 1 slowdown, 2 the memory's; others are not supported */
+API int nvmlDeviceGetTemperatureThreshold(struct device *d, unsigned kind, unsigned *out)
+{
+    static const char *keys[] = {"temp_shutdown", "temp_slowdown", "temp_memory_max"};
+    ENTER(d->gpu);
+    if (kind > 2)
+        return NOT_SUPPORTED;
+    const char *general = value_of(d->gpu, "temp_threshold");
+    PUT(unsigned, out, d->gpu, keys[kind], kind == 2 ? NULL : general ? general : "92");
+    return SUCCESS;
+}
 NUMBER(nvmlDeviceGetPowerUsage, unsigned, "power", "16230")
 NUMBER(nvmlDeviceGetEnforcedPowerLimit, unsigned, "power_limit", "72000")
 NUMBER(nvmlDeviceGetPowerManagementLimit, unsigned, "power_limit", "72000")
 NUMBER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned, "power_default", "72000")
-PAIR(nvmlDeviceGetPowerManagementLimitConstraints, unsigned, "power_min", "power_max", "72000")
+PAIR(nvmlDeviceGetPowerManagementLimitConstraints, unsigned, "power_min", "40000", "power_max", "72000")
 NUMBER(nvmlDeviceGetPerformanceState, unsigned, "pstate", "8")
 NUMBER(nvmlDeviceGetCurrentClocksEventReasons, unsigned long long, "clock_reasons", "1")
 NUMBER(nvmlDeviceGetCurrentClocksThrottleReasons, unsigned long long, "clock_reasons", "1")
 NUMBER(nvmlDeviceGetSupportedClocksEventReasons, unsigned long long, "clock_reasons_supported", "0x1ff")
 NUMBER_OF(nvmlDeviceGetClockInfo, unsigned, "clock", "210")
 NUMBER_OF(nvmlDeviceGetMaxClockInfo, unsigned, "clock_max", "2040")
+NUMBER_OF(nvmlDeviceGetApplicationsClock, unsigned, "clock_app", "2040")
+NUMBER_OF(nvmlDeviceGetDefaultApplicationsClock, unsigned, "clock_app_default", "2040")
 struct violation { unsigned long long reference, violation; };
 API int nvmlDeviceGetViolationStatus(struct device *d, unsigned policy, struct violation *out)
 {
@@ -448,7 +472,7 @@ NUMBER(nvmlDeviceGetGpuMaxPcieLinkGeneration, unsigned, "pcie_gen_max", "4")
 NUMBER(nvmlDeviceGetCurrPcieLinkWidth, unsigned, "pcie_width", "16")
 NUMBER(nvmlDeviceGetMaxPcieLinkWidth, unsigned, "pcie_width_max", "16")
 NUMBER(nvmlDeviceGetPcieReplayCounter, unsigned, "pcie_replay", "0")
-PAIR(nvmlDeviceGetEccMode, unsigned, "ecc", "ecc_pending", "1")
+PAIR(nvmlDeviceGetEccMode, unsigned, "ecc", "1", "ecc_pending", "1")
 
 /* error: 0 corrected, 1 uncorrected; counter: 0 volatile, 1 aggregate */
 static const char *ecc_key(unsigned error, unsigned counter)
@@ -514,7 +538,20 @@ API int nvmlDeviceGetRepairStatus(struct device *d, struct repair *out)
     PUT(unsigned, &out->tpc, d->gpu, "repair_tpc", "0");
     return SUCCESS;
 }
-ABSENT(nvmlDeviceGetRetiredPages)
+/* cause: 0 repeated single-bit errors, 1 a double-bit error; gpu.N.retired_single and retired_double are counts */
+API int nvmlDeviceGetRetiredPages(struct device *d, unsigned cause, unsigned *count, unsigned long long *out)
+{
+    long long found = 0;
+    unsigned room = out ? *count : 0;
+    ENTER(d->gpu);
+    PUT(long long, &found, d->gpu, cause ? "retired_double" : "retired_single", NULL);
+    *count = (unsigned)found;
+    if (found > room)
+        return INSUFFICIENT_SIZE;
+    for (long long i = 0; i < found; i++)
+        out[i] = 0x10000ULL * (unsigned long long)(i + 1);
+    return SUCCESS;
+}
 ABSENT(nvmlDeviceGetRetiredPages_v2)
 API int nvmlDeviceValidateInforom(struct device *d)
 {
@@ -528,7 +565,7 @@ API int nvmlDeviceValidateInforom(struct device *d)
 
 NUMBER(nvmlDeviceGetPersistenceMode, unsigned, "persistence", "1")
 NUMBER(nvmlDeviceGetComputeMode, unsigned, "compute_mode", "0")
-PAIR(nvmlDeviceGetMigMode, unsigned, "mig", "mig_pending", NULL)
+PAIR(nvmlDeviceGetMigMode, unsigned, "mig", NULL, "mig_pending", NULL)
 
 API int nvmlDeviceGetMaxMigDeviceCount(struct device *d, unsigned *out)
 {
@@ -558,10 +595,16 @@ API int nvmlDeviceIsMigDeviceHandle(struct device *d, unsigned *out) { ENTER(d->
 API int nvmlDeviceGetGpuInstanceId(struct device *d, unsigned *out) { ENTER(d->gpu); *out = (unsigned)(d->mig + 1); return SUCCESS; }
 API int nvmlDeviceGetComputeInstanceId(struct device *d, unsigned *out) { ENTER(d->gpu); *out = 0; return SUCCESS; }
 struct attributes { unsigned counts[8]; unsigned long long memory_mebibytes; };
+/* counts: 6 and 7 are the slices of the GPU instance and of the compute instance */
 API int nvmlDeviceGetAttributes_v2(struct device *d, struct attributes *out)
 {
+    char slices[32], compute[32];
     ENTER(d->gpu);
     memset(out, 0, sizeof *out);
+    snprintf(slices, sizeof slices, "mig.%d.slices", d->mig);
+    snprintf(compute, sizeof compute, "mig.%d.compute_slices", d->mig);
+    PUT(unsigned, &out->counts[6], d->gpu, slices, "1");
+    PUT(unsigned, &out->counts[7], d->gpu, compute, value_of(d->gpu, slices) ? value_of(d->gpu, slices) : "1");
     PUT(unsigned long long, &out->memory_mebibytes, d->gpu, "mig_memory_mib", "4864");
     return SUCCESS;
 }
@@ -595,7 +638,20 @@ PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3, "mps_processes")
 
 /* ---- NVLink, fabric, fields, events -------------------------------------------------------------- */
 
-NUMBER_OF(nvmlDeviceGetNvLinkState, unsigned, "nvlink", NULL)
+/* gpu.N.nvlink 1101: one digit for each link, 1 when it is active */
+API int nvmlDeviceGetNvLinkState(struct device *d, unsigned link, unsigned *out)
+{
+    const char *links = value_of(d->gpu, "nvlink");
+    ENTER(d->gpu);
+    if (!links)
+        return NOT_SUPPORTED;
+    if (*links == '!')
+        return atoi(links + 1);
+    if (link >= strlen(links))
+        return INVALID_ARGUMENT;
+    *out = links[link] == '1';
+    return SUCCESS;
+}
 API int nvmlDeviceGetNvLinkErrorCounter(struct device *d, unsigned link, unsigned kind, unsigned long long *out)
 {
     (void)link;
