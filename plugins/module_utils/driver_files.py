@@ -36,7 +36,7 @@ NO_PERSISTENCE = "--no-persistence-mode"
 # Slots start when the network is there, hence the order; the module's devices must not wait for a first user.
 DEVICES_TEXT = f"""{MANAGED}[Unit]
 Description=NVIDIA driver and its device files
-Before={PERSISTENCE_UNIT} {FABRIC_UNIT} network.target
+Before={PERSISTENCE_UNIT} {FABRIC_UNIT} network-online.target
 
 [Service]
 Type=oneshot

@@ -22,6 +22,7 @@ __all__ = ["LAYOUT", "MIG_UNIT", "Mig", "instances", "unit_text"]
 LAYOUT = "/etc/runnerctl/mig.json"
 MIG_UNIT = "runnerctl-mig.service"
 SCHEMA = "runnerctl.mig/1"
+CDI_UNIT = "nvidia-cdi-refresh.service"  # watches the driver, but not its instances
 SMI = "/usr/bin/nvidia-smi"
 SECONDS = 60.0
 PROFILE = re.compile(r"\d+g\.\d+gb(?:\+[a-z.]+)?|\d+c\.\d+g\.\d+gb|\d+", re.IGNORECASE)
@@ -63,12 +64,15 @@ class Mig:
         """
         if not self.layout:
             return
+        before = len(self.work.actions)
         gpus = {gpu.uuid: gpu for gpu in self._gpus()}
         for entry in self.layout:
             for uuid in entry.gpus or sorted(gpus):
                 if uuid not in gpus:
                     raise HostError(f"GPU {uuid} is not on this host", where="nvidia_driver_mig")
                 self._apply_to(gpus[uuid], entry.profiles, busy)
+        if len(self.work.actions) > before and not self.work.check:
+            self._refresh_cdi()
 
     def _apply_to(self, gpu: _Gpu, profiles: Sequence[str], busy: Sequence[str]) -> None:
         if not gpu.supported:
@@ -83,6 +87,11 @@ class Mig:
         if not self.work.check:
             self._cut(gpu, profiles, whole=not there)
         self.work.actions.append(shown)
+
+    def _refresh_cdi(self) -> None:
+        """Containers get the new instances."""
+        if self.work.system.unit_states([CDI_UNIT])[CDI_UNIT].load == "loaded":
+            self.work.system.systemctl("restart", "--no-block", CDI_UNIT)
 
     def _cut(self, gpu: _Gpu, profiles: Sequence[str], *, whole: bool) -> None:
         if not gpu.enabled:
@@ -135,7 +144,7 @@ def unit_text(layout: Sequence[MigPlan]) -> str:
 Description=MIG layout of this host's GPUs ({LAYOUT})
 Wants={DEVICES_UNIT}
 After={DEVICES_UNIT} {FABRIC_UNIT}
-Before={PERSISTENCE_UNIT} network.target
+Before={PERSISTENCE_UNIT} network-online.target
 ConditionPathExists=/proc/driver/nvidia/version
 
 [Service]
@@ -143,6 +152,7 @@ Type=oneshot
 RemainAfterExit=yes
 TimeoutStartSec=300
 {commands}
+ExecStartPost=-/usr/bin/systemctl --no-block restart {CDI_UNIT}
 
 [Install]
 WantedBy=multi-user.target

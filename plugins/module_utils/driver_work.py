@@ -60,7 +60,8 @@ class Work:
             self.receipt.record(kind, absolute, role=ROLE)
             atomic_write(target, text.encode())
         self.changes.append(change)
-        self.actions.append(f"{'changed' if change.before else 'wrote'} {absolute}")
+        if f"wrote {absolute}" not in self.actions:  # a later step may know more of the same file
+            self.actions.append(f"wrote {absolute}")
         return True
 
     def remove(self, absolute: str, *, kind: str = "path") -> bool:
