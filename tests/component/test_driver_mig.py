@@ -96,7 +96,7 @@ def test_the_layout_is_applied_again_at_boot(machine: Machine) -> None:
     assert mig.files()
     assert not mig.files()
     unit = (machine.root / "etc/systemd/system/runnerctl-mig.service").read_text()
-    assert [line for line in unit.splitlines() if line.startswith("ExecStart")] == [
+    assert [line for line in unit.splitlines() if line.startswith("ExecStart=")] == [
         f"ExecStart=/usr/bin/nvidia-smi -i {A} -mig 1",
         f"ExecStart=/usr/bin/nvidia-smi mig -i {A} -cgi 1g.10gb,1g.10gb -C",
         "ExecStart=/usr/bin/nvidia-smi -mig 1",
