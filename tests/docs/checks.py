@@ -42,7 +42,7 @@ def _page(check: Check) -> str:
     rows = [
         ["is about", f"each of the snapshot's `{check.over}`" if check.over else "the host as a whole"],
         ["applies", "always" if check.when is always else _scope(check)],
-        ["reads", ", ".join(f"`{need.lstrip('.')}`" for need in check.needs) or f"`{check.over}`"],
+        ["reads", ", ".join(f"`{need.strip('.?')}`" for need in check.needs) or f"`{check.over}`"],
     ]
     texts = {name: getattr(check, name) for name in ("id", "title", "docs", "remedy")}
     return PAGE.format(**texts, table=table(["", ""], rows))

@@ -15,13 +15,25 @@ from runnerctl.core.findings import Status
 from runnerctl.core.snapshot import Gpu, Snapshot, Unavailable
 from runnerctl.errors import DataError, UnavailableError
 
-__all__ = ["SCHEMA", "Difference", "baseline_of", "decode", "differences", "encode", "matched"]
+__all__ = [
+    "COMPUTE_MODES",
+    "SAME_MHZ",
+    "SAME_WATTS",
+    "SCHEMA",
+    "Difference",
+    "baseline_of",
+    "decode",
+    "differences",
+    "encode",
+    "matched",
+]
 
 SCHEMA = "runnerctl.baseline/1"
 SAVE_AGAIN = "if it is meant, `runnerctl baseline save --force`"
-_SAME_WATTS = 1.0  # power limits are set in steps of a watt or less
-_SAME_MHZ = 15  # clocks go in steps of up to 15 MHz
-_COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
+SAME_WATTS = 1.0  # power limits are set in steps of a watt or less
+SAME_MHZ = 15  # clocks go in steps of up to 15 MHz
+# nvmlComputeMode_t
+COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -185,8 +197,8 @@ def _gpu_changes(then: BaselineGpu, gpu: Gpu) -> list[Difference]:
         _fewer(gpu, "nvlinks", (then.nvlinks_active, now.nvlinks_active), "{} active NVLinks"),
         _changed(gpu, "ecc", _switch(then.ecc), _switch(now.ecc), "ECC"),
         _changed(gpu, "compute_mode", _mode(then.compute_mode), _mode(now.compute_mode), "compute mode"),
-        _near(gpu, "power_limit", (then.power_limit_watts, now.power_limit_watts), _SAME_WATTS),
-        _near(gpu, "clock", (then.clock_application_mhz, now.clock_application_mhz), _SAME_MHZ),
+        _near(gpu, "power_limit", (then.power_limit_watts, now.power_limit_watts), SAME_WATTS),
+        _near(gpu, "clock", (then.clock_application_mhz, now.clock_application_mhz), SAME_MHZ),
         _grown(gpu, "aggregate_uncorrected", (then.aggregate_uncorrected, now.aggregate_uncorrected)),
         _grown(gpu, "remapped_uncorrected", (then.remapped_uncorrected, now.remapped_uncorrected)),
     ]
@@ -260,4 +272,4 @@ def _switch(on: bool | None) -> str | None:
 
 
 def _mode(mode: int | None) -> str | None:
-    return None if mode is None else _COMPUTE_MODES.get(mode, f"mode {mode}")
+    return None if mode is None else COMPUTE_MODES.get(mode, f"mode {mode}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+from runnerctl.core.baseline import COMPUTE_MODES
 from runnerctl.core.checks.each import gpu_check, jobs_use, slots_on
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
 from runnerctl.core.sections import MigLayout
@@ -14,7 +15,6 @@ from runnerctl.core.spec import HostSpec
 __all__ = ["CHECKS", "wanted_layout"]
 
 _MIG_ON = 1
-_COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}
 _PROHIBITED = 2
 _LAYOUT = "run the provision playbook with --tags nvidia_driver, or use `nvidia-smi mig -i {index} -cgi`"
 
@@ -37,7 +37,7 @@ def _judge_compute_mode(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]
     mode = gpu.compute_mode
     if mode is None:
         return
-    name = _COMPUTE_MODES.get(mode, f"mode {mode}")
+    name = COMPUTE_MODES.get(mode, f"mode {mode}")
     remedy = f"`nvidia-smi -i {gpu.index} -c DEFAULT`"
     if mode == _PROHIBITED and jobs_use(gpu, spec):
         yield critical("compute mode prohibited: no CUDA program can use it", remedy, mode=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from runnerctl.core.baseline import SAME_MHZ, SAME_WATTS
 from runnerctl.core.checks import modes
 from runnerctl.core.checks.each import gpu_check, saved_gpu
 from runnerctl.core.driver_readings import Baseline
@@ -15,8 +16,6 @@ from runnerctl.core.xid_table import Action
 
 __all__ = ["CHECKS", "CLOCKS", "POWER_LIMIT"]
 
-_SAME_WATTS = 1.0  # limits are set in steps of a watt or less
-_SAME_MHZ = 15  # clocks go in steps of up to 15 MHz
 _RESET = "drain the slots that use it, then `nvidia-smi --gpu-reset -i {index}`, or reboot"
 _REBOOT = "drain the host and reboot it"
 
@@ -134,9 +133,9 @@ def _judge_power_limit(gpu: Gpu, baseline: Baseline | None, *, spec: HostSpec | 
     data = {"watts": limit, "default_watts": default}
     then = saved_gpu(gpu, baseline)
     always = then.power_limit_watts if then else None
-    if limit >= default - _SAME_WATTS:
+    if limit >= default - SAME_WATTS:
         yield ok(f"power limit {limit:.0f} W, default {default:.0f} W", **data)
-    elif always is not None and abs(limit - always) <= _SAME_WATTS:
+    elif always is not None and abs(limit - always) <= SAME_WATTS:
         yield ok(f"power limit {limit:.0f} W of {default:.0f} W, as in the baseline", **data)
     else:
         remedy = f"`nvidia-smi -i {gpu.index} -pl {default:.0f}`; if it is meant, `runnerctl baseline save`"
@@ -151,9 +150,9 @@ def _judge_clocks(gpu: Gpu, baseline: Baseline | None, *, spec: HostSpec | None)
     data = {"mhz": now, "default_mhz": default}
     then = saved_gpu(gpu, baseline)
     always = then.clock_application_mhz if then else None
-    if now >= default - _SAME_MHZ:
+    if now >= default - SAME_MHZ:
         yield ok(f"application clock {now} MHz, default {default} MHz", **data)
-    elif always is not None and abs(now - always) <= _SAME_MHZ:
+    elif always is not None and abs(now - always) <= SAME_MHZ:
         yield ok(f"application clock {now} MHz of {default} MHz, as in the baseline", **data)
     else:
         remedy = f"`nvidia-smi -i {gpu.index} -rac`; if it is meant, `runnerctl baseline save`"
