@@ -1,4 +1,4 @@
-"""Prometheus' own checker, ``promtool``: the one on PATH, or that of Debian's package, which is only unpacked.
+"""Prometheus' own checker, ``promtool``: the one on PATH, or that of Debian's package, unpacked only.
 
 Installing the package would start a server; one program of it is all that is wanted.
 """

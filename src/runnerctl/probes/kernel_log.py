@@ -37,6 +37,7 @@ _MOST_EVENTS = 5000
 _KMSG_RECORD = 8192 + 1024  # bytes; the kernel never writes a longer one
 _KMSG_MOST = 64 * 1024 * 1024
 _WORDS = (b"NVRM", b"SXid", b"module", b"Key was rejected")
+_PATTERN = "|".join(word.decode() for word in _WORDS)
 
 
 class _State(msgspec.Struct, kw_only=True):
@@ -187,7 +188,16 @@ def _from_journal(reading: _Reading, before: _State | None) -> bool:
         with contextlib.suppress(OSError):  # the cursor is of no use any more
             return _journal(reading, f"--after-cursor={before.cursor}")
         reading.cursor, reading.goes_on, reading.lines = "", False, []
-    return _journal(reading, "--reverse", f"--since=@{int(reading.since.timestamp())}")
+    # Where the log ends now is where the next reading begins: what comes meanwhile is read twice, kept once.
+    if not _journal(reading, "--lines=1"):
+        return False  # none, or one without a word of the kernel, as in many containers
+    end, options = reading.cursor, ("--reverse", f"--since=@{int(reading.since.timestamp())}")
+    try:  # journalctl's own filter is ten times as fast, where it was built with one
+        _journal(reading, *options, f"--grep={_PATTERN}", "--case-sensitive=true")
+    except OSError:
+        _journal(reading, *options)
+    reading.cursor = end
+    return True
 
 
 def _journal(reading: _Reading, *options: str) -> bool:
@@ -210,7 +220,7 @@ def _journal(reading: _Reading, *options: str) -> bool:
         return False
     rows, found = _rows(reading, child)
     reading.lines = [line for row in (rows if reading.goes_on else reversed(rows)) if (line := _line(row))]
-    return found or _is_empty(reading, child)
+    return found or _is_quiet(reading, child)
 
 
 def _rows(reading: _Reading, child: subprocess.Popen[bytes]) -> tuple[list[dict[str, Any]], bool]:
@@ -238,14 +248,8 @@ def _decoded(raw: bytes) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def _has_journal(rootfs: Path) -> bool:
-    """Whether there are files of a journal: journalctl itself says nothing where there are none."""
-    folders = (under(rootfs, "/var/log/journal"), under(rootfs, "/run/log/journal"))
-    return any(True for folder in folders for _ in folder.glob("*/*.journal"))
-
-
-def _is_empty(reading: _Reading, child: subprocess.Popen[bytes]) -> bool:
-    """Whether there is a journal without a row. Raises when it may not be read, or cannot."""
+def _is_quiet(reading: _Reading, child: subprocess.Popen[bytes]) -> bool:
+    """Whether no row is as it should be. Raises when the journal may not be read, or cannot."""
     said = (child.stderr.read(4096) if child.stderr else b"").decode("utf-8", "replace").strip()
     status = child.wait()
     lowered = said.lower()
@@ -253,9 +257,9 @@ def _is_empty(reading: _Reading, child: subprocess.Popen[bytes]) -> bool:
         if os.access(under(reading.rootfs, "/dev/kmsg"), os.R_OK):
             return False
         raise PermissionError("only root and the group systemd-journal may read the kernel log")
-    if status:
+    if status and said:  # a filter that let nothing through ends with 1, too
         raise OSError(f"journalctl ended with status {status}: {said.partition(chr(10))[0]}")
-    return reading.goes_on or _has_journal(reading.rootfs)
+    return reading.goes_on
 
 
 def _line(row: Mapping[str, Any]) -> Line | None:
