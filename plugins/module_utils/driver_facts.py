@@ -55,7 +55,7 @@ def pci_devices(top: Path) -> tuple[list[str], int]:
             continue
         kind = _text(place / "class")
         switches += kind.startswith(BRIDGE)
-        if kind.startswith(DISPLAY) and not (place / "physfn").exists() and not _handed_on(place):
+        if kind.startswith(DISPLAY) and not (place / "physfn").is_symlink() and not _handed_on(place):
             gpus.append(_text(place / "device").removeprefix("0x").lower())
     return gpus, switches
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from runnerctl.core.driver_structs import DriverFacts, InstalledDriver
 from runnerctl.core.labels import ARCHITECTURES
 from runnerctl.core.preflight import (
     CLI_BYTES,
     CONDA_BYTES,
+    DRIVER_BYTES,
     RELEASE_BYTES,
     SUPPORTED,
     HostFacts,
@@ -173,3 +175,42 @@ def test_none_or_one_of_this_schema_passes(text: str | None) -> None:
     """A converge writes it anew in either case."""
     assert schema_problem(text) is None
     assert refusals(facts(host_json=text)) == []
+
+
+def gpus(*pci: str, **changes: Any) -> DriverFacts:
+    """The GPUs of a Debian 12 host."""
+    return DriverFacts("debian", "12", "x86_64", pci=pci, **changes)
+
+
+def test_a_driver_that_cannot_work_is_refused_with_everything_else() -> None:
+    """Before the first change, and beside the other problems."""
+    given = facts(driver=gpus("2901"), uid=1000)
+    lines = refusals(given, nvidia_driver_flavour="proprietary")
+    assert len(lines) == 2
+    assert lines[0].startswith("h1: ansible_become: ")
+    assert lines[1].startswith("h1: nvidia_driver_flavour: GPU 2901 (Blackwell) cannot run ")
+
+
+def test_no_driver_is_judged_on_a_distribution_that_is_refused() -> None:
+    """There the tables know nothing; nor where the play leaves the driver out."""
+    given = facts(os_id="arch", os_version="1", driver=DriverFacts("arch", "1", "x86_64", pci=("2901",)))
+    assert [line.split(": ")[1] for line in refusals(given)] == ["distribution"]
+    assert refusals(facts(driver=None), nvidia_driver_flavour="open") == []
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_driver_needs_room(shared: bool) -> None:
+    """In /, beside what /opt needs when that is the same file system; not when it is installed already."""
+    opt = CLI_BYTES + CONDA_BYTES + RELEASE_BYTES
+    needed = DRIVER_BYTES + (opt if shared else 0)
+
+    def room(free: int, **installed: Any) -> HostFacts:
+        driver = gpus("2330", installed=InstalledDriver(**installed))
+        return facts(driver=driver, root_free_bytes=free, free_bytes=free if shared else opt)
+
+    assert refusals(room(needed)) == []
+    message = f"h1: /: has {(needed - 1) >> 20} MiB free, {needed >> 20} MiB are needed; free some space"
+    assert refusals(room(needed - 1)) == [message]
+    there = {"packages": {"nvidia-kernel-dkms": "535.261.03-1"}}
+    assert refusals(room(max(needed - 1, opt), **there)) == []
+    assert refusals(room(needed - 1), nvidia_driver_manage=False) == []

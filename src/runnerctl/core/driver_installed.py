@@ -16,7 +16,7 @@ class Present(msgspec.Struct, frozen=True):
     """The driver that is there. ``choice`` is None where it is none that the role knows how to look after.
 
     ``what``: as a message calls it. ``packages``: the packages that brought its kernel modules. ``ours``: the
-    receipt says that we installed them.
+    receipt says that we installed some of them.
     """
 
     what: str
@@ -41,7 +41,7 @@ def present_driver(facts: DriverFacts) -> Present | None:
         f"the driver of {shown}",
         choice=only,
         packages=tuple(modules),
-        ours=set(modules) <= set(installed.noted),
+        ours=bool(set(modules) & set(installed.noted)),  # a kernel's upgrade brings more of them
     )
 
 

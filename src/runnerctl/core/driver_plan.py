@@ -113,7 +113,7 @@ def _choose(spec: NvidiaDriver, facts: DriverFacts, gpus: tuple[str, ...]) -> Ch
             return choice
     if not wanted:
         return _nothing_there(spec, facts, gpus)
-    return _refusal(wanted[0], spec, facts, gpus)
+    return _refusal(wanted, spec, facts, gpus)
 
 
 def _wanted(spec: NvidiaDriver, facts: DriverFacts) -> list[Choice]:
@@ -160,14 +160,17 @@ def _obstacle(choice: Choice, facts: DriverFacts, gpus: tuple[str, ...]) -> str 
     return None
 
 
-def _refusal(choice: Choice, spec: NvidiaDriver, facts: DriverFacts, gpus: tuple[str, ...]) -> Problem:
-    """The first wish that cannot be had, and the smallest change that helps."""
-    why = _obstacle(choice, facts, gpus) or ""
+def _refusal(wanted: list[Choice], spec: NvidiaDriver, facts: DriverFacts, gpus: tuple[str, ...]) -> Problem:
+    """Why no wish can be had, and the smallest change that helps."""
     working = [each for each in _all(spec, facts) if _obstacle(each, facts, gpus) is None]
     if not working:
-        return Problem(_blamed(spec, "nvidia_driver_manage"), _impossible(gpus) or why, _without(gpus))
+        why = _impossible(gpus) or _obstacle(wanted[0], facts, gpus) or ""
+        return Problem(_blamed(spec, "nvidia_driver_manage"), why, _without(gpus))
     best = min(working, key=lambda each: len(_changes(spec, each)))
+    # The wish that is nearest to what works: its obstacle is the one that the change takes away.
+    nearest = max(wanted, key=lambda each: (each.source == best.source, each.branch == best.branch))
     changes = _changes(spec, best)
+    why = _obstacle(nearest, facts, gpus) or ""
     return Problem(_blamed(spec, changes[0].partition(":")[0]), why, "set " + " and ".join(changes))
 
 
@@ -195,15 +198,16 @@ def _nothing_there(spec: NvidiaDriver, facts: DriverFacts, gpus: tuple[str, ...]
     place = shown_source("distribution", facts)
     if not known:
         return Problem("nvidia_driver_source", f"{place} has no driver", "set nvidia_driver_source: nvidia")
-    message = f"{place} has no branch {branch}"
-    fitting = [
-        each
-        for each in _offered(facts, None)
-        if _allows(msgspec.structs.replace(spec, branch=None, version=None), each)
-    ]
-    working = [each for each in fitting if _obstacle(each, facts, gpus) is None]
-    own = f'nvidia_driver_branch: "{working[0].branch}" or ' if working else ""
-    return Problem("nvidia_driver_branch", message, f"set {own}nvidia_driver_source: nvidia")
+    unasked = msgspec.structs.replace(spec, branch=None, version=None)
+    fitting = (each for each in _offered(facts, None) if _allows(unasked, each))
+    working = next((each for each in fitting if _obstacle(each, facts, gpus) is None), None)
+    own = (
+        "nvidia_driver_version: null"
+        if spec.version
+        else f'nvidia_driver_branch: "{working and working.branch}"'
+    )
+    remedy = f"set {own} or nvidia_driver_source: nvidia" if working else "set nvidia_driver_source: nvidia"
+    return Problem(_blamed(spec, "nvidia_driver_branch"), f"{place} has no branch {branch}", remedy)
 
 
 def _asked_branch(spec: NvidiaDriver) -> int | None:
