@@ -33,6 +33,7 @@ OURS = re.compile(
     r"|/etc/(?:\w[\w@.-]*/)+(?:\d+-?)?runnerctl[\w.-]*|/etc/runnerctl/mig\.json"
     r"|/etc/udev/rules\.d/71-nvidia-dev-char\.rules|/etc/cdi/nvidia\.yaml|/etc/docker/daemon\.json"
 )
+RECEIPT_FILES = ("receipt.json", "receipt.json.lock", "slots.lock")  # the lock is held while we work
 # What stays unless it is asked for by name: other things on the host may need it by now.
 STAYING = ("nvidia_driver", "container_toolkit")
 OUR_USER = re.compile(r"gha-[a-z0-9-]+")
@@ -89,7 +90,7 @@ class Removal:
                     receipt.forget(kind, [entry.name for entry in mine])
         staying = [entry for entry in everything if entry.role in stays]
         names = {entry.name for entry in staying if entry.kind == "path"}
-        self._state(names | ({f"{STATE}/receipt.json"} if staying else set()))
+        self._state(names | ({f"{STATE}/{name}" for name in RECEIPT_FILES} if staying else set()))
         self.kept += sorted({entry.role for entry in staying})
 
     def _units(self, entries: list[Entry]) -> None:

@@ -297,7 +297,11 @@ def test_the_driver_stays_until_it_is_named(machine: Machine) -> None:
     removal.run()
     assert removal.kept == ["nvidia_driver"]
     assert drop_in.exists()
-    assert [path.name for path in (machine.root / "var/lib/runnerctl").iterdir()] == ["receipt.json"]
+    assert not (machine.root / "var/lib/runnerctl/baseline.json").exists()
+    assert [entry.role for entry in work.receipt.entries()] == ["nvidia_driver"] * 4
+    again = Removal(Layout(machine.root), machine.system)
+    again.run()
+    assert again.removed == [], "asked twice, it changes nothing"
     assert [path.name for path in (machine.root / "etc/runnerctl").iterdir()] == ["mig.json"]
     named = Removal(Layout(machine.root), machine.system, also=("nvidia_driver",))
     named.run()
