@@ -234,6 +234,7 @@ def test_the_table_is_sound() -> None:
         ([at(1, 31), at(1, 154, recovery="reboot")], "REBOOT"),
         ([at(1, 154, recovery=None)], "PROBE"),
         ([at(1, 119), at(0.9, 154, recovery="none")], "PROBE"),
+        ([at(0.9, 119), at(1, 154, recovery="none")], "RESET"),
         ([at(30, 119)], "RESET"),
     ],
 )

@@ -133,7 +133,7 @@ def _subject(
 ) -> _Subject:
     faults = tuple(_fault(event, gpu) for event in events)
     own = tuple(note for note in notes if _is_about(note, pci, gpu))
-    return _Subject(pci, gpu, faults, own, _asked(gpu, events, own, moment), moment)
+    return _Subject(pci, gpu, faults, own, _asked(gpu, faults, own, moment), moment)
 
 
 def _is_about(note: GpuEvent, pci: str, gpu: Gpu | None) -> bool:
@@ -161,18 +161,21 @@ def _fault(event: KernelEvent, gpu: Gpu | None) -> _Fault:
 
 
 def _asked(
-    gpu: Gpu | None, events: Sequence[KernelEvent], notes: Sequence[GpuEvent], moment: Moment
+    gpu: Gpu | None, faults: Sequence[_Fault], notes: Sequence[GpuEvent], moment: Moment
 ) -> str | None:
-    """What the driver asks for now; None: it does not say."""
+    """What the driver asks for now; None: it does not say, or said so before the last fault."""
     if gpu is not None and gpu.recovery_action is not None:
         known = 0 <= gpu.recovery_action < len(RECOVERY_WORDS)
         return RECOVERY_WORDS[gpu.recovery_action] if known else "unknown"
-    said = [event for event in events if event.code == 154 and _same_boot(event.boot_id, moment)]
+    now = [fault for fault in faults if _same_boot(fault.event.boot_id, moment)]
+    said = [fault.event for fault in now if fault.entry.code == 154]
     if not said:
         return None
     last = said[-1]
     over = any(note.kind in ("reset", "released") and note.time >= last.time for note in notes)
-    return "none" if over else last.recovery or "unknown"
+    asked = "none" if over else last.recovery or "unknown"
+    stale = any(f.event.time > last.time and rank(f.action) >= rank("RESET") for f in now)
+    return None if asked == "none" and stale else asked
 
 
 def _same_boot(boot_id: str, moment: Moment) -> bool:
