@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, answers: dict[str, str]) -> list[list
         return Result(1, answers.get(Path(argv[0]).name, ""), "")
 
     monkeypatch.setattr(driver_facts, "run", run)
-    monkeypatch.setattr(driver_facts.os.path, "exists", lambda path: Path(path).name in answers)
+    monkeypatch.setattr(os.path, "exists", lambda path: Path(path).name in answers)
     return calls
 
 

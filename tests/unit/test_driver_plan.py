@@ -78,7 +78,8 @@ MATRIX = json.loads((CASES / "matrix.json").read_text())
 def test_matrix(row: dict[str, Any]) -> None:
     """Distribution, source and flavour against every generation: source, branch and flavour, or none."""
     for gpus, driver in zip(MATRIX["gpus"].values(), row["drivers"], strict=True):
-        facts = DriverFacts(*row["os"], "x86_64", pci=(gpus,) if isinstance(gpus, str) else tuple(gpus))
+        pci = (gpus,) if isinstance(gpus, str) else tuple(gpus)
+        facts = DriverFacts(row["os"][0], row["os"][1], "x86_64", pci=pci)
         plan = driver_plan(NvidiaDriver(source=row["source"], flavour=row["flavour"]), facts)
         if isinstance(plan, list):
             assert driver == "-", gpus
@@ -118,7 +119,7 @@ def test_no_plan_pairs_what_cannot_work() -> None:
     for (source, flavour, branch), system in itertools.product(wishes, systems):
         spec = NvidiaDriver(source=source, flavour=flavour, branch=branch)
         for gpus in pairs:
-            plan = driver_plan(spec, DriverFacts(*system, "x86_64", pci=gpus))
+            plan = driver_plan(spec, DriverFacts(system[0], system[1], "x86_64", pci=gpus))
             if isinstance(plan, list):
                 assert plan and all(problem.remedy for problem in plan)
                 continue
