@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from runnerctl.core.driver_rules import driver_rules
 from runnerctl.core.labels import check_label, normalise
 from runnerctl.core.scope import check_transport, split_url
-from runnerctl.core.sections import SLOT_NAME, Conda, HostSpec, Problem, Slot
+from runnerctl.core.sections import SLOT_NAME, Conda, HostSpec, Problem, Runnerctl, Slot
 from runnerctl.core.templates import check_template, has_password, has_user
 from runnerctl.core.toolkit_rules import toolkit_problems
 from runnerctl.errors import ConfigError
@@ -183,6 +183,21 @@ def _limit_problems(spec: HostSpec) -> list[Problem]:
         value = getattr(spec.github_runner, name)
         if value < 1:
             problems.append(Problem(f"github_runner_{name}", f"is {value}", "give at least 1"))
+    return problems + _ladder_problems(spec.runnerctl)
+
+
+def _ladder_problems(limits: Runnerctl) -> list[Problem]:
+    """Limits of what the host does by itself, and the path that goes into its unit."""
+    least = {"interval_seconds": 10, "resets_per_day": 1, "reboots_per_day": 1, "clean_probes": 1}
+    problems = [
+        Problem(f"runnerctl_health_{name}", f"is {value}", f"give at least {minimum}")
+        for name, minimum in least.items()
+        if (value := getattr(limits, f"health_{name}")) < minimum
+    ]
+    path = limits.health_prometheus
+    if path is not None and not (path.startswith("/") and path.isprintable()):
+        remedy = "give an absolute path, like /var/lib/prometheus/node-exporter/runnerctl.prom"
+        problems.append(Problem("runnerctl_health_prometheus", f"is {path[:60]!r}", remedy))
     return problems
 
 
