@@ -5,7 +5,8 @@ Standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from . import repository as repositories
@@ -23,6 +24,8 @@ VERSION_LOCK = "/etc/dnf/plugins/versionlock.list"
 LOCK_PACKAGE = "python3-dnf-plugin-versionlock"
 INSTALL_SECONDS = 1800.0
 HOLD_SECONDS = 120.0
+# Packages whose versions are not the driver's.
+OWN_VERSIONS = re.compile(r"nvidia-driver-pinning-|nvlsm")
 HELD = "driver packages held back from upgrades"
 
 
@@ -76,7 +79,7 @@ class DriverPackages:
         """Headers and driver in one transaction; holds are lifted for it and put back, whatever comes."""
         items = [*self.plan.packages, *self._headers()]
         packages = self._packages()
-        pins = self.plan.versions
+        pins = self._versions()
         if not packages.missing(items, versions=pins):
             return Outcome()
         if self.work.check:
@@ -86,6 +89,13 @@ class DriverPackages:
             outcome = self._transaction(packages, items)
         self.work.actions += [f"installed {name}" for name in outcome.installed]
         return outcome
+
+    def _versions(self) -> Mapping[str, str]:
+        """NVIDIA's repository has every branch under the same names: without a version, the branch is one."""
+        if self.plan.versions or self.plan.source != "nvidia" or not self.plan.branch:
+            return self.plan.versions
+        names = [name for item in self.plan.packages for name in item.split("|")]
+        return {name: f"{self.plan.branch}.*" for name in names if not OWN_VERSIONS.match(name)}
 
     def _packages(self) -> Packages:
         variable, seconds = "nvidia_driver_source", INSTALL_SECONDS
@@ -97,7 +107,7 @@ class DriverPackages:
         if mine:
             self.work.do(["apt-mark", "unhold", *mine], seconds=HOLD_SECONDS)
         try:
-            return packages.present(items, versions=self.plan.versions)
+            return packages.present(items, versions=self._versions())
         except HostError:
             if mine:
                 self.work.do(["apt-mark", "hold", *mine], seconds=HOLD_SECONDS)

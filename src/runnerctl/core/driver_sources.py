@@ -137,7 +137,7 @@ def parts(
     if choice.source == "nvidia":
         repository = _repository(choice, spec, facts, key_text=key_text)
         made = msgspec.structs.replace(made, repositories=(repository,))
-    return msgspec.structs.replace(made, versions=_versions(made.packages, spec.version))
+    return msgspec.structs.replace(made, versions=_versions(choice, made.packages, spec.version))
 
 
 def _debian(choice: Choice, spec: NvidiaDriver, facts: DriverFacts) -> Parts:
@@ -238,11 +238,15 @@ def _deb_fabric(choice: Choice, fabric: Fabric) -> list[str]:
     return [name, *(["nvlsm"] if fabric == "subnet" else [])]
 
 
-def _versions(packages: tuple[str, ...], version: str | None) -> dict[str, str]:
-    """The version wanted of every package that carries the driver's version."""
+def _versions(choice: Choice, packages: tuple[str, ...], version: str | None) -> dict[str, str]:
+    """The version wanted of every package that carries the driver's version.
+
+    The distributions' persistence daemon has versions of its own.
+    """
     if version is None:
         return {}
-    own = re.compile(r"nvidia-driver-pinning-.*|nvlsm|linux-modules-nvidia-.*")
+    daemon = "" if choice.source == "nvidia" else "|nvidia-persistenced"
+    own = re.compile(rf"nvidia-driver-pinning-.*|nvlsm|linux-modules-nvidia-.*{daemon}")
     names = [name for item in packages for name in item.split("|") if not own.fullmatch(name)]
     return dict.fromkeys(names, f"{version}-*")
 
