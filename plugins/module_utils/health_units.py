@@ -41,12 +41,14 @@ _SERVICE = """\
 [Unit]
 Description=Judge the health of this runner host; hold, mend and release its slots
 ConditionPathExists=/etc/runnerctl/host.json
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
 ExecStart=/opt/runnerctl/bin/runnerctl health --act{options}
 SuccessExitStatus=1 2 3
 StandardOutput=null
+StandardError=journal
 TimeoutStartSec=1200
 TimeoutStopSec=10
 KillMode=process

@@ -161,7 +161,7 @@ def test_a_sick_gpu_is_put_out_of_use_mended_and_brought_back(site: Site) -> Non
         assert active(site) == {"a", "b", "c"}
         act(site)
         assert resets(site) == [], "a GPU with a job was reset"
-        assert site.provision().recap[site.host.name].changed == 0
+        assert site.slots().recap[site.host.name].changed == 0
         waiting = site.job("echo ran", labels=["first"])
     eventually(site, {"b", "c"})
     assert "GPU 0" in site.host.ssh("runnerctl list").stdout
@@ -169,7 +169,7 @@ def test_a_sick_gpu_is_put_out_of_use_mended_and_brought_back(site: Site) -> Non
     said = act(site)
     assert resets(site) == [f"--gpu-reset -i {UUIDS[0]}"]
     assert "was reset" in said
-    assert site.provision().recap[site.host.name].changed == 0
+    assert site.slots().recap[site.host.name].changed == 0
     assert active(site) == {"b", "c"}
     assert "is released" in act(site, CLEAN)
     assert held(site) == {}
@@ -259,7 +259,7 @@ def test_the_operators_hold_is_not_the_verdicts_to_lift(site: Site) -> None:
     assert active(site) == {"a", "c"}
     site.host.ssh("runnerctl resume b")
     assert active(site) == set(NAMES)
-    assert site.provision().recap[site.host.name].changed == 0
+    assert site.slots().recap[site.host.name].changed == 0
 
 
 def test_drain_waits_for_the_job_and_resume_takes_it_back(site: Site) -> None:
@@ -284,19 +284,30 @@ def test_drain_waits_for_the_job_and_resume_takes_it_back(site: Site) -> None:
     eventually(site, set(NAMES))
 
 
+def timer(site: Site) -> list[str]:
+    """What a converge of role runnerctl does about the timer."""
+    done = site.provision("--tags", "runnerctl").result("Install runnerctl and write the spec of the host")
+    return [action for action in done.data["actions"] if "runnerctl-health" in action]
+
+
 def test_the_timer_comes_and_goes_with_its_variable(site: Site) -> None:
-    """Enabled and running; taken away when inventory says so, and brought back."""
+    """Enabled and running; taken away when inventory says so, and brought back; repaired when harmed."""
     state = "systemctl is-active runnerctl-health.timer; systemctl is-enabled runnerctl-health.timer; true"
     assert site.shell(state).split() == ["active", "enabled"]
+    assert timer(site) == []
     site.variables["runnerctl_health_timer"] = False
     try:
-        assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 1
+        assert timer(site) == ["removed runnerctl-health.timer"]
         assert site.shell(f"{state} 2>/dev/null").split()[0] == "inactive"
-        assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 0
+        assert timer(site) == []
     finally:
         del site.variables["runnerctl_health_timer"]
-        site.provision("--tags", "runnerctl")
+    assert timer(site)[-1] == "started runnerctl-health.timer"
     assert site.shell(state).split() == ["active", "enabled"]
-    site.shell("systemctl stop runnerctl-health.timer")
-    assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 1
-    assert site.provision("--tags", "runnerctl").recap[site.host.name].changed == 0
+    unit = "runnerctl-health.timer"
+    masked = f"ln -sf /dev/null /etc/systemd/system/{unit}; systemctl daemon-reload; systemctl stop {unit}"
+    for harm in (f"systemctl stop {unit}", f"systemctl disable -q {unit}", masked):
+        site.shell(harm)
+        assert timer(site), harm
+        assert site.shell(state).split() == ["active", "enabled"], harm
+    assert timer(site) == []
