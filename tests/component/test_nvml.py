@@ -114,24 +114,33 @@ def test_what_a_gpu_does_not_support_is_no_fault(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("code", "kind", "status"),
     [
-        (18, "mismatch", "CRITICAL"),
         (9, "driver_not_loaded", "CRITICAL"),
         (4, "no_permission", "CRITICAL" if os.geteuid() == 0 else "UNKNOWN"),
+        (11, "irq", "CRITICAL"),
+        (14, "corrupted_inforom", "CRITICAL"),
+        (15, "gpu_lost", "CRITICAL"),
+        (16, "reset_required", "CRITICAL"),
+        (17, "no_permission", "CRITICAL" if os.geteuid() == 0 else "UNKNOWN"),
+        (10, "unknown", "CRITICAL"),
         (999, "unknown", "CRITICAL"),
     ],
 )
 def test_what_init_returns_is_told_apart(bench: Bench, code: int, kind: str, status: str) -> None:
-    """Each has another remedy."""
+    """Each has another remedy, and is the only finding about driver and GPUs."""
     bench.put_gpus_on_the_bus()
     bench.load_module("570.86.15")
-    found = _one(bench.judge(f"fault nvmlInitWithFlags return {code}"), "driver.nvml")
+    health = bench.judge(f"fault nvmlInitWithFlags return {code}")
+    found = _one(health, "driver.nvml")
     assert (found.status, found.data["kind"]) == (status, kind)
+    assert not [each for each in health.findings if each.id.startswith("gpu.")]
 
 
 def test_a_mismatch_names_the_loaded_version(bench: Bench) -> None:
     """The check of that name says what is loaded and what to do."""
     bench.load_module("570.86.15")
-    found = _one(bench.judge("fault nvmlInitWithFlags return 18"), "driver.mismatch")
+    health = bench.judge("fault nvmlInitWithFlags return 18")
+    found = _one(health, "driver.mismatch")
+    assert not [each for each in health.findings if each.id == "driver.nvml"]
     assert found.status == "CRITICAL"
     assert "570.86.15" in found.summary
     assert "reboot" in found.remedy

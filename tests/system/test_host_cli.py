@@ -275,9 +275,9 @@ def test_a_truncated_spec(site: Site) -> None:
 @pytest.mark.parametrize(
     ("line", "check", "words"),
     [
-        ("fault nvmlDeviceGetMemoryInfo@0 hang", "gpu.answers", "nvmlDeviceGetMemoryInfo"),
+        ("fault nvmlDeviceGetMemoryInfo_v2@0 hang", "gpu.answers", "nvmlDeviceGetMemoryInfo"),
         ("fault nvmlSystemGetDriverVersion hang", "driver.nvml", "nvmlSystemGetDriverVersion"),
-        ("fault nvmlInitWithFlags return 18", "driver.nvml", "library and kernel module differ"),
+        ("fault nvmlInitWithFlags return 18", "driver.mismatch", "library and kernel module differ"),
         ("fault nvmlDeviceGetUUID@0 return 15", "gpu.answers", "fallen off the bus"),
         ("count 0", "gpu.count", "0 of 1 GPUs"),
     ],
