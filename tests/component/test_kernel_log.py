@@ -176,6 +176,16 @@ def test_a_journal_without_such_lines_is_no_failure(bench: Bench) -> None:
     assert len(bench.log().events) == 1
 
 
+def test_a_storm_of_programs_faults_does_not_hide_the_one_that_matters(bench: Bench) -> None:
+    """Thousands of lines of one program, and one of the GPU before them."""
+    bench.journal((12, XID))
+    bench.journal(*((10 - number * 6 / 3600, XID.replace("95", "13")) for number in range(3000)))
+    log = bench.log()
+    assert log.events[0].code == 95
+    assert len(log.events) == 2000
+    assert not log.truncated
+
+
 def test_messages_that_are_no_text_are_read(bench: Bench) -> None:
     """The journal shows bytes that are no UTF-8 as numbers."""
     bench.journal((1, list(b"NVRM: Xid (PCI:0000:11:00): 43, pid=1, name=\xff, Ch 1")))

@@ -86,8 +86,8 @@ def test_promtool_would_complain() -> None:
     [
         "runnerctl_health_status 2",
         'runnerctl_finding_status{id="xid.events",subject="GPU 1"} 2',
-        'runnerctl_gpu_xid_lines{gpu="1",pci="0000:02:00",code="95"} 2',
-        'runnerctl_nvswitch_sxid_lines{pci="0000:05:00",code="12028"} 1',
+        'runnerctl_gpu_xid_errors{gpu="1",pci="0000:02:00",code="95"} 2',
+        'runnerctl_nvswitch_sxid_errors{pci="0000:05:00",code="12028"} 1',
         "runnerctl_gpu_sm_clock_hertz{GPU0} 1410000000",
         "runnerctl_gpu_utilization_ratio{GPU0} 0.37",
         "runnerctl_gpu_power_limit_watts{GPU0} 72.5",

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from runnerctl.core.driver_readings import KernelEvent
+from runnerctl.core.xid_table import rank, xid
 
-__all__ = ["RECOVERY_WORDS", "Line", "normal_pci", "parse_lines", "plain_boot_id"]
+__all__ = ["RECOVERY_WORDS", "Line", "normal_pci", "parse_lines", "plain_boot_id", "thinned"]
 
 # nvmlDeviceGpuRecoveryAction_t, which Xid 154 prints as well.
 RECOVERY_WORDS: tuple[str, ...] = (
@@ -28,6 +29,7 @@ RECOVERY_WORDS: tuple[str, ...] = (
 )
 _STAMP = re.compile(r"\A\s*\[\s*\d+\.\d+\]\s*")
 _LONGEST = 300  # characters of a message that are kept
+_SAME = timedelta(seconds=5)  # much less than what makes two occurrences of a fault
 _JOIN = 3  # how many lines a message of several lines may take
 _PCI = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})(?:\.[0-9a-f])?", re.IGNORECASE)
 _XID = re.compile(
@@ -76,6 +78,29 @@ def plain_boot_id(text: str) -> str:
 def parse_lines(lines: Iterable[Line]) -> list[KernelEvent]:
     """The events of lines that come oldest first."""
     return [event for line in _joined(lines) if (event := _event(line))]
+
+
+def thinned(events: Iterable[KernelEvent], most: int) -> list[KernelEvent]:
+    """The events with the same within a few seconds once, and not more than about ``most`` of them.
+
+    A program may write thousands of lines a minute; they must not push out the one that matters. So what is a
+    program's own fault goes first, the oldest before the others.
+    """
+    last: dict[tuple[object, ...], datetime] = {}
+    kept: list[KernelEvent] = []
+    for event in events:
+        key = (event.kind, event.code, event.pci, event.boot_id, event.fatal, event.recovery)
+        if key not in last or abs(event.time - last[key]) >= _SAME:
+            last[key] = event.time
+            kept.append(event)
+    spare = max(len(kept) - most, 0)
+    mild = [number for number, event in enumerate(kept) if _is_mild(event)][:spare]
+    dropped = frozenset(mild)
+    return [event for number, event in enumerate(kept) if number not in dropped][-most:]
+
+
+def _is_mild(event: KernelEvent) -> bool:
+    return event.kind == "xid" and rank(xid(event.code or 0).action) <= rank("JOB") and event.code != 154
 
 
 def _joined(lines: Iterable[Line]) -> Iterator[Line]:

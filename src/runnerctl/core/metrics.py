@@ -173,7 +173,7 @@ def _values(gpus: Iterable[Gpu], attribute: str, factor: float = 1) -> tuple[Sam
 
 
 def _xids(snapshot: Snapshot) -> Iterator[_Family]:
-    """Lines, not occurrences: a monitoring system makes its own sums."""
+    """Errors as the log has them, less those that repeat within seconds."""
     log = snapshot.kernel_log
     if not isinstance(log, KernelLog):
         return
@@ -188,8 +188,12 @@ def _xids(snapshot: Snapshot) -> Iterator[_Family]:
         elif kind == "sxid":
             samples["sxid"].append((labels, count))
     xids, sxids = tuple(samples["xid"]), tuple(samples["sxid"])
-    yield _Family("gpu_xid_lines", "Xid lines in the kernel log of the last 24 hours.", xids)
-    yield _Family("nvswitch_sxid_lines", "SXid lines in the kernel log of the last 24 hours.", sxids)
+    yield _Family(
+        "gpu_xid_errors", "Xid errors of the last 24 hours; the same within 5 seconds is one.", xids
+    )
+    yield _Family(
+        "nvswitch_sxid_errors", "SXid errors of the last 24 hours; the same within 5 seconds is one.", sxids
+    )
 
 
 def _slots(snapshot: Snapshot) -> Iterator[_Family]:

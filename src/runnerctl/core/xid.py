@@ -186,7 +186,7 @@ def _same_boot(boot_id: str, moment: Moment) -> bool:
 def _condition(subject: _Subject) -> GpuCondition:
     day = subject.moment.now - DAY
     recent = [fault for fault in subject.faults if fault.event.time >= day]
-    candidates = [*_grave(subject), *_mild(subject, recent), *_standing(subject), *_driver(subject)]
+    candidates = [*_grave(subject), *_mild(subject, day), *_standing(subject), *_driver(subject)]
     open_ones = [each for each in candidates if not _settled(subject, each)]
     base = GpuCondition(
         subject.pci,
@@ -196,7 +196,8 @@ def _condition(subject: _Subject) -> GpuCondition:
         reset_when_idle=_wants_idle_reset(subject),
         settled=len(candidates) - len(open_ones),
     )
-    worst = max(open_ones, key=lambda each: rank(each.action), default=None)
+    # Of several that are as grave the last one.
+    worst = max(reversed(open_ones), key=lambda each: rank(each.action), default=None)
     if worst is None or worst.action == "INFO":
         return replace(base, reason=_calm(base))
     return replace(
@@ -226,9 +227,11 @@ class _Candidate(NamedTuple):
 def _grave(subject: _Subject) -> Iterator[_Candidate]:
     """Each occurrence of a RESET or worse, a step up for those in the day before it."""
     bursts = [*_bursts(fault for fault in subject.faults if rank(fault.action) >= rank("RESET"))]
+    start = 0
     for number, last in enumerate(bursts, 1):
-        start = last[-1].event.time - DAY
-        close = [burst for burst in bursts[:number] if burst[-1].event.time >= start]
+        while bursts[start][-1].event.time < last[-1].event.time - DAY:
+            start += 1
+        close = bursts[start:number]
         action: Action = max((fault.action for fault in last), key=rank)
         reason, steps = _sentence(last), _steps(close)
         if steps:
@@ -256,11 +259,11 @@ def _repeat(last: Sequence[_Fault], close: Sequence[Sequence[_Fault]]) -> Action
     return max([_CLIMB[worst.action], *named], key=rank)
 
 
-def _mild(subject: _Subject, recent: Sequence[_Fault]) -> Iterator[_Candidate]:
+def _mild(subject: _Subject, day: datetime) -> Iterator[_Candidate]:
     """PROBE until it was probed; WARN and repeated lesser ones for a day."""
     for code in sorted({fault.entry.code for fault in subject.faults if rank(fault.action) < rank("RESET")}):
         faults = [fault for fault in subject.faults if fault.entry.code == code and fault.action != "INFO"]
-        late = [fault for fault in recent if fault in faults]
+        late = [fault for fault in faults if fault.event.time >= day]
         wanted = faults if faults and faults[-1].action == "PROBE" else late
         bursts = [*_bursts(wanted)]
         if not bursts:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 
 from runnerctl.core.driver_readings import KernelEvent, KernelLog
-from runnerctl.core.kernel_lines import Line, parse_lines, plain_boot_id
+from runnerctl.core.kernel_lines import Line, parse_lines, plain_boot_id, thinned
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.bounded import Outcome, Report
 from runnerctl.probes.files import read_bytes, read_line, under
@@ -33,7 +33,7 @@ SCHEMA = "runnerctl.kernel-log/1"
 _DAY = timedelta(hours=24)
 _LONGEST_BACK = timedelta(days=7)
 _SHARE = 0.7  # of the deadline is for reading; the rest for everything else
-_MOST_EVENTS = 5000
+_MOST_EVENTS = 2000
 _KMSG_RECORD = 8192 + 1024  # bytes; the kernel never writes a longer one
 _KMSG_MOST = 64 * 1024 * 1024
 _WORDS = (b"NVRM", b"SXid", b"module", b"Key was rejected")
@@ -132,7 +132,7 @@ def _answer(reading: _Reading, source: str, before: _State | None) -> dict[str, 
     seen = {(event.time, event.message, event.code) for event in old}
     new = [e for e in parse_lines(reading.lines) if (e.time, e.message, e.code) not in seen]
     kept = [event for event in (*old, *new) if _is_recent(event, reading)]
-    events = tuple(kept[-_MOST_EVENTS:])
+    events = tuple(thinned(kept, _MOST_EVENTS))
     if reading.cursor and reading.state is not None and (reading.goes_on or not reading.truncated):
         _save(reading.state, _State(boot_id=reading.boot_id, cursor=reading.cursor, events=events))
     log = KernelLog(boot_id=reading.boot_id, source=source, events=events, truncated=reading.truncated)
