@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,16 +17,19 @@ from runnerctl.cli.options import OutputOption, RootfsOption
 from runnerctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+    from runnerctl.core.health import Health
     from runnerctl.core.snapshot import Snapshot
 
 __all__ = ["app", "health", "snapshot"]
 
 GITHUB_SECONDS = 10.0  # without a deadline of the caller's
 SHORTEST_SECONDS = 0.2  # for an answer that is on its way
+LONGEST_START_SECONDS = 2.0  # a library user's process may be old
 LARGEST_BYTES = 64 * 1024 * 1024
 HEALTH_EXAMPLE = """
 runnerctl health
-runnerctl health -o json
+runnerctl health --deep
+runnerctl health -o summary >> "$GITHUB_STEP_SUMMARY"
 runnerctl health --from snapshot.json
 """
 SNAPSHOT_EXAMPLE = """
@@ -52,7 +58,33 @@ NetworkOption = Annotated[
     bool,
     typer.Option("--network/--no-network", help="Measure the network, and ask GitHub."),
 ]
-
+DeepOption = Annotated[
+    bool,
+    typer.Option(
+        "--deep", help="Compute on each idle GPU, test its memory and its bandwidth: seconds to minutes."
+    ),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="A line for every finding, those that are OK included.")
+]
+PrometheusOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prometheus",
+        metavar="FILE",
+        help="Write metrics for a textfile collector, too; FILE ends in .prom.",
+        show_default=False,
+    ),
+]
+HealthOutputOption = Annotated[
+    Literal["text", "json", "plugin", "summary"] | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="plugin: for Nagios and its kin. summary: Markdown for a job. Default: text.",
+        show_default=False,
+    ),
+]
 ActOption = Annotated[
     bool,
     typer.Option("--act", help="Hold slots with sick GPUs, mend what can be mended, release them; as root."),
@@ -66,8 +98,11 @@ def health(
     rootfs: RootfsOption = None,
     deadline: DeadlineOption = None,
     network: NetworkOption = True,
+    deep: DeepOption = False,
     act: ActOption = False,
-    output: OutputOption = None,
+    prometheus: PrometheusOption = None,
+    verbose: VerboseOption = False,
+    output: HealthOutputOption = None,
 ) -> int:
     """Judge this host: GPUs, runners, disk, network.
 
@@ -75,28 +110,51 @@ def health(
     credential it also asks GitHub about this host's runners. A host that was never provisioned has no
     expectations to miss: it is judged by its facts.
     """
-    from runnerctl.cli.render_health import render_json, render_text
     from runnerctl.core.health import exit_code, judge
 
     command: Context = context.obj
-    if file and rootfs:
-        raise UsageError("give --from or --rootfs, not both", where="--from")
-    if act and (file or rootfs):
-        raise UsageError(
-            "acts on the running host only", where="--act", remedy="leave --from and --rootfs out"
-        )
-    found = _saved(file) if file else _taken(command, rootfs, deadline, network=network)
+    _refuse_contradictions(file=file, rootfs=rootfs, act=act, deep=deep)
+    found = _saved(file) if file else _taken(command, _Look(rootfs, deadline, network=network, deep=deep))
     verdict = judge(found)
     if act:
         from runnerctl.cli.act import act_here
 
         act_here(command, found, verdict)
-    if command.wants_json(output):
-        text = render_json(verdict)
-    else:
-        text = render_text(verdict, width=command.width, colour=command.colour())
-    command.say(text.rstrip("\n"))
+    if prometheus:
+        from runnerctl.cli.render_metrics import write_metrics
+        from runnerctl.core.metrics import prometheus_text
+
+        write_metrics(prometheus, prometheus_text(verdict, found))
+    command.say(_rendered(command, verdict, found, output, verbose=verbose).rstrip("\n"))
     return exit_code(verdict.status)
+
+
+def _refuse_contradictions(*, file: str | None, rootfs: str | None, act: bool, deep: bool) -> None:
+    if file and rootfs:
+        raise UsageError("give --from or --rootfs, not both", where="--from")
+    for option, given in (("--act", act), ("--deep", deep)):
+        if given and (file or rootfs):
+            remedy = "leave --from and --rootfs out"
+            raise UsageError("concerns the running host only", where=option, remedy=remedy)
+
+
+def _rendered(
+    context: Context, verdict: Health, found: Snapshot, output: str | None, *, verbose: bool
+) -> str:
+    """The verdict in the form asked for; modules of the others are not even loaded."""
+    if output == "plugin":
+        from runnerctl.cli.render_plugin import render_plugin
+
+        return render_plugin(verdict, found)
+    if output == "summary":
+        from runnerctl.cli.render_summary import render_summary
+
+        return render_summary(verdict)
+    from runnerctl.cli.render_health import render_json, render_text
+
+    if context.wants_json(output):
+        return render_json(verdict)
+    return render_text(verdict, width=context.width, colour=context.colour(), verbose=verbose)
 
 
 @app.command("snapshot", cls=Command, epilog=SNAPSHOT_EXAMPLE)
@@ -120,7 +178,7 @@ def snapshot(
     from runnerctl.core.snapshot import encode
 
     command: Context = context.obj
-    found = _taken(command, rootfs, deadline, network=network)
+    found = _taken(command, _Look(rootfs, deadline, network=network))
     found = redacted(found) if redact else found
     if command.wants_json(output):
         from runnerctl.cli.output import ascii_json
@@ -132,27 +190,49 @@ def snapshot(
     return 0
 
 
-def _taken(context: Context, rootfs: str | None, deadline: float | None, *, network: bool) -> Snapshot:
+@dataclass(frozen=True)
+class _Look:
+    """How to look at the host."""
+
+    rootfs: str | None
+    deadline: float | None
+    network: bool
+    deep: bool = False
+
+
+def _taken(context: Context, look: _Look) -> Snapshot:
     """What the host looks like now; what GitHub says of it comes within the same deadline."""
     from runnerctl.cli.remote import has_credential
     from runnerctl.probes.collect import collect
 
-    root = context.at(rootfs).root
+    root = context.at(look.rootfs).root
     if not root.is_dir():
         raise UsageError("no such directory", where=str(root), remedy="give the root of a host's file system")
+    begin = time.monotonic()
     found = collect(
         root,
-        deadline_seconds=deadline,
-        api_urls=None if network else (),
+        deadline_seconds=look.deadline and max(look.deadline - _age_seconds(), SHORTEST_SECONDS),
+        api_urls=None if look.network else (),
+        deep=look.deep,
         environ=context.env,
         clock=context.clock,
     )
-    if not network or not has_credential(context):
+    if not look.network or not has_credential(context):
         return found
     from runnerctl.cli.github_view import with_github
 
-    left = GITHUB_SECONDS if deadline is None else deadline - found.duration_seconds
+    left = GITHUB_SECONDS if look.deadline is None else look.deadline - (time.monotonic() - begin)
     return with_github(context, found, deadline_seconds=max(left, SHORTEST_SECONDS))
+
+
+def _age_seconds() -> float:
+    """How long this process runs by now: a deadline is meant to begin with it (proc(5), field 22 of stat)."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return min(max(up - ticks / os.sysconf("SC_CLK_TCK"), 0.0), LONGEST_START_SECONDS)
 
 
 def _saved(file: str) -> Snapshot:

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from runnerctl import __version__
 from runnerctl.core.scope import api_url_for
 from runnerctl.core.snapshot import (
@@ -48,6 +50,7 @@ class _Ground:
     host: Host
     spec: SpecFile | Unavailable
     now: float
+    deep: bool
     names: tuple[str, ...]
     apis: tuple[str, ...]
     pci: tuple[PciGpu, ...] | Unavailable
@@ -71,6 +74,7 @@ def collect(
     *,
     deadline_seconds: float | None = None,
     api_urls: Sequence[str] | None = None,
+    deep: bool = False,
     environ: Mapping[str, str] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Snapshot:
@@ -79,13 +83,16 @@ def collect(
     ``deadline_seconds`` bounds all of it: the snapshot is there half a second later at most. Without one each
     probe gets 5 s, and NVML 4 s more for each GPU on the PCI bus when nothing keeps them initialised.
     ``api_urls``: the APIs to ask instead of those of the spec's slots; empty for none. With another root than
-    ``/`` systemd is not asked: it belongs to the host that runs this.
+    ``/`` systemd is not asked: it belongs to the host that runs this. ``deep``: GPUs compute and have their
+    memory tested afterwards, within deadlines of their own (see `runnerctl.probes.deep`).
     """
     started, now = time.monotonic(), clock()
-    ground = _ground(rootfs, deadline_seconds, api_urls, os.environ if environ is None else environ, now)
+    ground = _ground(
+        rootfs, deadline_seconds, api_urls, os.environ if environ is None else environ, now, deep=deep
+    )
     outcomes = run_all(_tasks(ground), guard=Guard(under(rootfs, stuck.DIRECTORY)))
     apis = tuple(network.parse_api(url, outcomes[f"api {url}"]) for url in ground.apis)
-    return Snapshot(
+    snapshot = Snapshot(
         tool_version=__version__,
         time=datetime.fromtimestamp(now, timezone.utc).replace(microsecond=0),
         host=ground.host,
@@ -106,6 +113,14 @@ def collect(
         **_docker_readings(outcomes),
         **_nvidia_readings(outcomes),
     )
+    return _deepened(snapshot) if deep else snapshot
+
+
+def _deepened(snapshot: Snapshot) -> Snapshot:
+    from runnerctl.probes.deep import probe
+
+    gpus = snapshot.gpus
+    return snapshot if isinstance(gpus, Unavailable) else msgspec.structs.replace(snapshot, deep=probe(gpus))
 
 
 def api_urls_of(spec: HostSpec | None, environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -134,6 +149,8 @@ def _ground(
     api_urls: Sequence[str] | None,
     environ: Mapping[str, str],
     now: float,
+    *,
+    deep: bool,
 ) -> _Ground:
     spec = machine.read_spec(rootfs)
     wanted = spec.spec if isinstance(spec, SpecFile) else None
@@ -142,6 +159,7 @@ def _ground(
         environ=environ,
         deadline=deadline,
         now=now,
+        deep=deep,
         host=machine.read_host(rootfs),
         spec=spec,
         names=slots.slot_names(rootfs, wanted),
@@ -155,7 +173,7 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
     """The slowest first: they all run at the same time."""
     deadline, spec = ground.deadline or nvml.BASE_SECONDS, ground.wanted
     gpus = 0 if isinstance(ground.pci, Unavailable) else len(ground.pci)
-    tasks = {"nvml": nvml.task(ground.deadline, rootfs=ground.rootfs, gpus=gpus)}
+    tasks = {"nvml": nvml.task(ground.deadline, rootfs=ground.rootfs, gpus=gpus, deep=ground.deep)}
     # What a runner's jobs get, its own request gets: a proxy may be known to the spec only.
     environ = {**ground.environ, **(spec.github_runner.env if spec else {})}
     for url in ground.apis:
