@@ -29,7 +29,7 @@ _PUBLIC_URLS = frozenset(
     }
 )
 # Fields by what they hold, wherever in the snapshot they stand.
-_UUIDS = frozenset({"uuid", "mig_uuids", "gpus"})
+_UUIDS = frozenset({"uuid", "mig", "mig_uuids", "gpus"})
 _SERIALS = frozenset({"serial"})
 _URLS = frozenset({"url", "api_url", "download_url"})
 _NAMES = frozenset({"group", "wheelhouse", "host"})

@@ -11,6 +11,7 @@ from datetime import datetime
 
 import msgspec
 
+from runnerctl.core.deep_readings import DeepProbe
 from runnerctl.core.driver_readings import (
     Baseline,
     ContainerGpus,
@@ -260,6 +261,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     memory: Memory | Unavailable | None = None
     baseline: Baseline | Unavailable | None = None
     gpu_history: GpuHistory | Unavailable | None = None
+    deep: DeepProbe | Unavailable | None = None
 
     @property
     def host_spec(self) -> HostSpec | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runnerctl.core.checks import boot, containers, drift, kernel, links, memory, ram, residue, state
+from runnerctl.core.checks import boot, containers, deep, drift, kernel, links, memory, ram, residue, state
 from runnerctl.core.checks.driver import DRIVER_MISMATCH, DRIVER_NVML
 from runnerctl.core.checks.github import (
     GITHUB_GROUP,
@@ -47,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     *kernel.CHECKS,
     *residue.CHECKS,
     *drift.CHECKS,
+    *deep.CHECKS,
     *boot.CHECKS,
     *ram.CHECKS,
     SLOT_REGISTERED,
