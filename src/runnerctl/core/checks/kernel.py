@@ -25,6 +25,7 @@ _REMEDIES: Mapping[Action, str] = {
     "RMA": "take the GPU out of service and have it replaced; `runnerctl resume` when that is done",
 }
 _IDLE = "drain its slots and reset it with `nvidia-smi --gpu-reset -i {gpu}` when no job runs"
+_SOURCES = {"journal": "the journal", "kmsg": "/dev/kmsg"}
 _CLIENT = re.compile(r"client has the version ([\w.]+)")
 _LOADED = re.compile(r"kernel module has the version ([\w.]+)")
 
@@ -63,12 +64,12 @@ def _judge_xid(
     del spec  # a fault is a fault whoever wants the GPU
     found = conditions(log, gpus, history, now)
     for condition in found:
-        yield _xid_verdict(condition, gpus)
+        yield _xid_verdict(condition)
     if not found:
-        yield ok(f"no Xid in the {log.source} of the last 24 hours", **_log_data(log))
+        yield ok("no Xid in the last 24 hours", **_log_data(log))
 
 
-def _xid_verdict(condition: GpuCondition, gpus: tuple[Gpu, ...]) -> Verdict:
+def _xid_verdict(condition: GpuCondition) -> Verdict:
     where = condition.pci or "a GPU that the line did not name"
     subject = f"GPU {condition.gpu}" if condition.gpu is not None else where
     summary = condition.reason
@@ -86,7 +87,6 @@ def _xid_verdict(condition: GpuCondition, gpus: tuple[Gpu, ...]) -> Verdict:
         verdict = warning(summary, _IDLE.replace("{gpu}", number), **data)
     else:
         verdict = ok(summary, **data)
-    del gpus
     return Verdict(verdict.status, verdict.summary, verdict.remedy, subject, verdict.data)
 
 
@@ -114,7 +114,7 @@ def _judge_complete(log: KernelLog, *, spec: HostSpec | None) -> Iterable[Verdic
     else:
         number = len(log.events)
         lines = f"{number} line{'' if number == 1 else 's'}"
-        yield ok(f"read from the {log.source}, {lines} about GPUs", **_log_data(log))
+        yield ok(f"read from {_SOURCES.get(log.source, log.source)}, {lines} about GPUs", **_log_data(log))
 
 
 def _judge_sxid(log: KernelLog, *, spec: HostSpec | None) -> Iterable[Verdict]:
