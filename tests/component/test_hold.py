@@ -1,20 +1,17 @@
-"""Holds on a host's files: causes side by side, listeners stopped when idle, the hook, the notes, acting."""
+"""Holds on a host's files: causes side by side, listeners stopped when idle, the hook, the timer, by hand."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 import subprocess
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.health_units import (
     SERVICE,
     TIMER,
@@ -27,115 +24,26 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import (
     OPERATOR,
     Cause,
     Hold,
-    Holds,
     hold_reason,
     hold_text,
     parse_hold,
 )
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, hook_text
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import (
-    Process,
-    System,
-    UnitState,
-)
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import hook_text
 
-from runnerctl.cli import act as acting
-from runnerctl.cli.notes import MOST_EVENTS, Notes
-from runnerctl.core.driver_readings import GpuEvent, GpuHistory
-from runnerctl.core.findings import Finding
-from runnerctl.core.health import Health
-from runnerctl.core.snapshot import (
-    Gpu,
-    Host,
-    NvidiaModule,
-    Nvml,
-    NvmlFailure,
-    Snapshot,
-    SpecFile,
-    TimeSync,
-    Unavailable,
-)
-from runnerctl.core.spec import GithubRunner, HostSpec, Runnerctl, Slot
-from runnerctl.errors import AccessError
+from runnerctl.cli.context import Context, Paths
+from runnerctl.cli.drain import Desk
+from runnerctl.core.driver_readings import GpuHistory
+from runnerctl.errors import TryAgainError
 from runnerctl.probes.history import read_gpu_history
-
-A, B = "GPU-aaaa", "GPU-bbbb"
-NOW = datetime(2026, 11, 22, 12, 0, tzinfo=timezone.utc)
-BOOT = "0f3c"
-SICK = Cause(HEALTH, "GPU 0: it needs a reset", "2026-11-22T12:00:00Z", (A,))
-MINE = Cause(OPERATOR, "a new power supply", "2026-11-22T11:00:00Z")
-
-
-@dataclass
-class Recorder(System):
-    """systemd and processes as two sets."""
-
-    running: set[str] = field(default_factory=set)
-    workers: dict[str, int] = field(default_factory=dict)
-    told: list[str] = field(default_factory=list)
-    refuses: str = ""
-
-    def unit_states(self, units: list[str]) -> dict[str, UnitState]:
-        return {unit: UnitState(active="active" if unit in self.running else "inactive") for unit in units}
-
-    def systemctl(self, *words: str, seconds: float = 60.0) -> None:
-        assert seconds > 0
-        if self.refuses and " ".join(words).startswith(self.refuses):
-            raise HostError("refused", where="systemctl")
-        self.told.append(" ".join(words))
-        if words[0] == "start":
-            self.running.add(words[-1])
-        elif words[0] == "stop":
-            self.running.discard(words[-1])
-
-    def forget_failure(self, unit: str) -> None:
-        assert unit
-
-    def busy(self, unit: str) -> bool:
-        return any(_alive(pid) for name, pid in self.workers.items() if name == unit)
-
-    def processes_in(self, unit: str) -> list[Process]:
-        pids = [pid for name, pid in self.workers.items() if name == unit and _alive(pid)]
-        return [Process(pid, "Runner.Worker", 1) for pid in pids]
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-@dataclass
-class Place:
-    """A host in a directory."""
-
-    layout: Layout
-    system: Recorder
-    said: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> Holds:
-        return Holds(self.layout, self.system, lambda unit, line: self.said.append(f"{unit} {line}"))
-
-    def hold(self, slot: str) -> str | None:
-        path = self.layout.state("hold", slot)
-        return path.read_text() if path.exists() else None
+from tests.component.cli_support import call
+from tests.component.hold_place import BOOT, MINE, NOW, SICK, A, Place, make_place
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
-    """Slots a, b and c, registered and running."""
-    layout = Layout(tmp_path / "root")
-    for slot in "abc":
-        layout.slot_root(slot).mkdir(parents=True)
-        (layout.slot_root(slot) / ".runner").write_text('{"agentId": 1}')
-    boot = layout.path("/proc/sys/kernel/random/boot_id")
-    boot.parent.mkdir(parents=True)
-    boot.write_text(f"{BOOT}\n")
-    return Place(layout, Recorder({f"gha-runner@{slot}.service" for slot in "abc"}))
+    """A host in a directory."""
+    return make_place(tmp_path)
 
 
 # -- the file ----------------------------------------------------------------------------------------------
@@ -319,246 +227,55 @@ def test_the_hook_costs_a_job_next_to_nothing(tmp_path: Path) -> None:
     assert min(times) < 0.02
 
 
-# -- the notes ---------------------------------------------------------------------------------------------
+# -- by hand -----------------------------------------------------------------------------------------------
 
 
-def note(kind: str = "reset", *, days: float = 0, uuid: str = A) -> GpuEvent:
-    """An event so many days ago."""
-    return GpuEvent(NOW - timedelta(days=days), BOOT, kind, uuid)  # type: ignore[arg-type]
-
-
-def test_notes_survive_and_are_bounded(place: Place) -> None:
-    """Thirty days of events, and the last word on a GPU that is out, however old."""
-    notes = Notes(place.layout.root, place.said.append)
-    assert notes.history == GpuHistory()
-    notes.add([note("taken_out", days=90, uuid=B), note("reset", days=31), note("released", days=29)])
-    notes.add([note()])
-    notes.count({A: 2}, now=NOW)
-    again = read_gpu_history(place.layout.root)
-    assert isinstance(again, GpuHistory)
-    assert [event.kind for event in again.events] == ["taken_out", "released", "reset"]
-    assert again.clean_probes == {A: 2}
-    notes.add([note() for _ in range(MOST_EVENTS)])
-    assert len(notes.history.events) == MOST_EVENTS
-    assert place.said == []
-
-
-def test_counts_that_do_not_change_are_not_written(place: Place) -> None:
-    """A timer must not wear out a disk."""
-    notes = Notes(place.layout.root, place.said.append)
-    notes.count({}, now=NOW)
-    assert not notes.path.exists()
-    notes.count({A: 3}, now=NOW)
-    before = notes.path.stat().st_ino
-    notes.count({A: 3}, now=NOW)
-    assert notes.path.stat().st_ino == before
-
-
-@pytest.mark.parametrize(
-    "text", ["", "{", '{"schema": "runnerctl.gpus/2"}', '{"events": [{"time": 1}]}', "[]"]
-)
-def test_damaged_notes_are_moved_aside_and_said(place: Place, text: str) -> None:
-    """They begin afresh; holds stand in files of their own."""
-    place.holds.add("a", SICK)
-    path = place.layout.path("/var/lib/runnerctl/gpus.json")
-    path.write_text(text)
-    assert isinstance(read_gpu_history(place.layout.root), Unavailable)
-    notes = Notes(place.layout.root, place.said.append)
-    assert notes.history == GpuHistory()
-    assert path.with_suffix(".damaged").read_text() == text
-    assert "moved to" in place.said[-1]
-    assert place.hold("a") is not None
-    assert read_gpu_history(place.layout.root) is None
-
-
-# -- acting ------------------------------------------------------------------------------------------------
-
-
-SPEC = HostSpec(
-    host="h1",
-    runnerctl=Runnerctl(health_clean_probes=2, health_reboot=True),
-    github_runner=GithubRunner(
-        url="https://github.com/acme", slots=(Slot("a", gpus=(A,)), Slot("b", gpus=(B,)), Slot("c"))
-    ),
-)
-
-
-def snapshot(
-    sick: int | None = None, *, spec: HostSpec | None = SPEC, users: tuple[int, ...] = ()
-) -> Snapshot:
-    """Two GPUs; one of them may need a reset."""
-    from runnerctl.core.gpu_readings import GpuProcess
-
-    failure = NvmlFailure("reset_required", "nvmlDeviceGetName", "GPU requires reset", 16)
-    gpus = tuple(
-        Gpu(
-            index,
-            failure if index == sick else None,
-            uuid,
-            minor=index,
-            processes=tuple(GpuProcess(pid, "compute") for pid in users),
-        )
-        for index, uuid in enumerate((A, B))
-    )
-    return Snapshot(
-        time=NOW,
-        duration_seconds=0.1,
-        host=Host("h1", "debian", "12", "Debian 12", "6.1.0", "x86_64"),
-        spec=SpecFile("/etc/runnerctl/host.json", spec),
-        nvml=Nvml(driver_version="575.57.08", count=2, gpus=gpus),
-        nvidia_module=NvidiaModule("575.57.08"),
-        pci_gpus=(),
-        filesystems=(),
-        time_sync=TimeSync(True),
-        conda=Unavailable("not asked"),
-        slots=(),
-    )
-
-
-def verdict(sick: int | None = None) -> Health:
-    """What the checks say of it."""
-    findings = (
-        [Finding("gpu.answers", "CRITICAL", f"GPU {sick}", "the GPU needs a reset")]
-        if sick is not None
-        else []
-    )
-    return Health(status="OK", host="h1", checked_at=NOW, duration_seconds=0.1, findings=tuple(findings))
-
-
-@dataclass
-class Round:
-    """Rounds of `health --act` on one host; ``code`` is how nvidia-smi ends."""
-
-    place: Place
-    code: int = 0
-    ran: list[str] = field(default_factory=list)
-    notes_at_run: list[list[str]] = field(default_factory=list)
-    minutes: int = 0
-    on_run: Callable[[], None] | None = None
-
-    def events(self) -> list[str]:
-        found = read_gpu_history(self.place.layout.root)
-        return [event.kind for event in found.events] if isinstance(found, GpuHistory) else []
-
-    def run(self, argv: list[str], seconds: float) -> int:
-        assert seconds > 0
-        self.ran.append(" ".join(argv))
-        self.notes_at_run.append(self.events())
-        if self.on_run:
-            self.on_run()
-        return self.code
-
-    def __call__(self, sick: int | None = None, *, user: int = 0, users: tuple[int, ...] = ()) -> list[str]:
-        self.minutes += 1
-        return acting.act(
-            snapshot(sick, users=users),
-            verdict(sick),
-            layout=self.place.layout,
-            say=self.place.said.append,
-            clock=lambda: (NOW + timedelta(minutes=self.minutes)).timestamp(),
-            user_id=lambda: user,
-            run=self.run,
-            system=self.place.system,
-            nvidia_smi="/opt/nvidia-smi",
-        )
-
-
-@pytest.fixture
-def act(place: Place) -> Round:
-    """Act on that host."""
-    return Round(place)
-
-
-def test_a_round_holds_mends_and_releases(act: Round, place: Place) -> None:
-    """Hold and stop, reset once nobody can use it, release after clean verdicts; said as it was done."""
-    assert act(0) == [
-        "slot a is put on hold: GPU 0: the GPU needs a reset",
-        "slot a is stopped: it is on hold and idle",
-    ]
-    assert act(0, users=(4711,)) == []
-    assert act.ran == []
-    assert act(0) == ["GPU 0 was reset"]
-    assert act.ran == [f"/opt/nvidia-smi --gpu-reset -i {A}"]
-    assert act.notes_at_run == [["reset"]], "noted before it is done"
-    assert act() == []
-    assert act() == ["slot a is released: 2 clean verdicts in a row"]
-    assert place.system.running >= {"gha-runner@a.service", "gha-runner@b.service", "gha-runner@c.service"}
-    assert act.events() == ["reset", "released"]
-    assert act() == []
-
-
-def test_a_reset_that_fails_and_one_that_hangs_lead_on(act: Round, place: Place) -> None:
-    """The next rung: the host runs dry, slots without GPUs as well, and is booted once."""
-    act(0)
-    act.code = 255
-    assert act(0) == ["GPU 0 could not be reset: nvidia-smi ended with 255"]
-    held = act(0)
-    assert [line for line in held if "put on hold: the host is to be booted" in line]
-    assert place.system.running == set()
-    act.code = 0
-    assert act(0) == ["the host was told to reboot"]
-    assert act.ran[-1] == "systemctl reboot"
-    assert act.notes_at_run[-1] == ["reset", "reset_failed", "reboot"]
-    assert act(0) == []
-
-
-def test_a_kill_in_the_middle_of_a_reset_is_remembered(act: Round) -> None:
-    """The event is there: the next attempt counts as the second."""
-
-    def die() -> None:
-        raise KeyboardInterrupt
-
-    act(0)
-    act.on_run = die
-    with pytest.raises(KeyboardInterrupt):
-        act(0)
-    assert act.events() == ["reset"]
-
-
-def test_one_failure_does_not_keep_the_rest_from_being_done(act: Round, place: Place) -> None:
-    """systemd refuses to stop one listener: the hold stands, and the next round tries again."""
-    place.system.refuses = "stop gha-runner@a.service"
-    assert act(0) == ["slot a is put on hold: GPU 0: the GPU needs a reset"]
-    assert place.said[-1].startswith("systemctl: refused")
-    place.system.refuses = ""
-    assert act(0) == ["slot a is stopped: it is on hold and idle"]
-
-
-def test_only_root_acts_one_at_a_time_and_only_where_there_is_a_spec(act: Round, place: Place) -> None:
-    """A second run has nothing to add."""
-    with pytest.raises(AccessError, match="only root may act"):
-        act(0, user=1000)
-    with (
-        exclusive(str(place.layout.path(acting.LOCK)), seconds=1),
-        pytest.raises(Exception, match="held by another run"),
-    ):
-        act(0)
-    said: list[str] = []
-    unknown = snapshot(0, spec=None)
-    done = acting.act(
-        unknown,
-        verdict(0),
-        layout=place.layout,
-        say=said.append,
+def desk(place: Place, **env: str) -> Desk:
+    """`runnerctl drain a` and `resume a`, as root."""
+    context = Context(
+        env=env,
+        stdout=io.StringIO(),
+        stderr=io.StringIO(),
         clock=NOW.timestamp,
-        user_id=lambda: 0,
-        run=act.run,
-        system=place.system,
+        paths=Paths(place.layout.root),
     )
-    assert done == []
-    assert place.hold("a") is None
+    return Desk(context, "a", place.holds)
 
 
-def test_an_operators_hold_stays_when_the_verdicts_is_lifted(act: Round, place: Place) -> None:
-    """And nothing starts the slot."""
+def test_a_drain_without_a_reason_names_who_did_it_and_keeps_an_older_reason(place: Place) -> None:
+    """The reason is for those who find the slot on hold."""
+    done = desk(place, SUDO_USER="ada").drain(None, seconds=None, wait=False)
+    assert done.actions == ["slot a is on hold", "slot a is stopped"]
+    assert done.slots == [{"slot": "a", "hold_reason": "drained by ada"}]
+    assert desk(place).drain(None, seconds=None, wait=True).actions == []
+    done = desk(place).drain("new disk", seconds=None, wait=False)
+    assert done.slots == [{"slot": "a", "hold_reason": "new disk"}]
+
+
+def test_a_resume_lifts_ones_own_hold_only_and_says_what_is_left(place: Place) -> None:
+    """The verdict's ends by itself; with force it ends now, and a GPU that was out comes back."""
+    assert desk(place).resume(force=False).actions == []
     place.holds.add("a", MINE)
-    for sick in (0, 0, None):
-        act(sick)
-    assert act() == [
-        "slot a is released by the verdict (2 clean verdicts in a row); still: a new power supply"
-    ]
-    assert "gha-runner@a.service" not in place.system.running
-    assert place.holds.get("a") == Hold((MINE,))
+    place.holds.add("a", SICK)
+    with pytest.raises(TryAgainError, match=r"slot a: is held by health: GPU 0: it needs a reset; .*--force"):
+        desk(place).resume(force=False)
+    assert place.holds.get("a") == Hold((SICK,))
+    assert place.system.told == []
+    done = desk(place).resume(force=True)
+    assert done.actions == ["the hold by health is lifted: GPU 0: it needs a reset", "slot a is started"]
+    found = read_gpu_history(place.layout.root)
+    assert isinstance(found, GpuHistory)
+    assert [(event.kind, event.uuid, event.boot_id) for event in found.events] == [("released", A, BOOT)]
+
+
+def test_drain_and_resume_are_roots_and_need_a_slot_that_exists(place: Place) -> None:
+    """One line each, no traceback."""
+    for command in ("drain", "resume"):
+        refused = call(command, "a", root=place.layout.root, user_id=1000)
+        assert (refused.code, "run it with sudo" in refused.err) == (77, True)
+        unknown = call(command, "nowhere", root=place.layout.root)
+        assert unknown.code == 78
+        assert "slots here: a, b, c" in unknown.err
 
 
 # -- the timer ---------------------------------------------------------------------------------------------
