@@ -129,7 +129,7 @@ def test_expectations_of_others_drivers_are_proved(play: Play) -> None:
 def test_a_reboot_comes_after_the_slots_ran_dry_and_before_the_proof(play: Play) -> None:
     """And is reported as done."""
     ready = {"ready": True, "busy": [], "actions": ["stopped gha-runner@main.service for the reboot"]}
-    phases = {"prepare_reboot": ready, "reboot": {"rebooted": True}}
+    phases: dict[str, dict[str, Any]] = {"prepare_reboot": ready, "reboot": {"rebooted": True}}
     host = Host(H100, install=NEEDS_REBOOT, prove=GOOD, **phases)
     result = play(host)
     assert host.asked == ["install", "prepare_reboot", "reboot", "prove"]
