@@ -274,7 +274,7 @@ def test_a_bug_is_one_line_and_a_traceback_on_request(tmp_path: Path) -> None:
 def test_completion_knows_commands_and_options() -> None:
     """What a shell asks for while somebody types."""
     asked = {"_RUNNERCTL_COMPLETE": "complete_bash", "COMP_CWORD": "1", "COMP_WORDS": "runnerctl re"}
-    assert spawn(env=asked).out.split() == ["register", "restart"]
+    assert spawn(env=asked).out.split() == ["register", "restart", "resume"]
     asked = {"_RUNNERCTL_COMPLETE": "complete_bash", "COMP_CWORD": "2", "COMP_WORDS": "runnerctl list --la"}
     assert spawn(env=asked).out.split() == ["--label"]
 

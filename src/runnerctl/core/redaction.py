@@ -144,6 +144,8 @@ def _is_runner(fields: dict[str, Any]) -> bool:
 def _value(key: str, value: str, book: _Book) -> str:
     if key in _UUIDS:
         return book.uuid(value)
+    if key == "process":  # of a job, in the kernel log
+        return book.name(value, "process")
     if key in _SERIALS:
         return book.name(value, "serial")
     if key in _URLS or (_URL.fullmatch(value) and key not in _TEXTS):
