@@ -41,7 +41,7 @@ def test_the_names_of_jobs_programs_go() -> None:
     """The kernel names the program whose work went wrong, once in a field and once in its line."""
     line = "NVRM: Xid (PCI:0000:01:00): 13, pid=4711, name=secretmodel, Graphics Exception"
     event = {"time": "2026-11-22T08:00:00Z", "boot_id": "b", "kind": "xid", "code": 13, "pci": "0000:01:00"}
-    log = {"reading": "taken", "boot_id": "b", "source": "journal"}
+    log: dict[str, Any] = {"reading": "taken", "boot_id": "b", "source": "journal"}
     log["events"] = [{**event, "message": line, "process": "secretmodel", "pid": 4711}]
     text, _ = _hidden(kernel_log=log)
     assert "secretmodel" not in text and "process-1" in text
