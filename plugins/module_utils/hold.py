@@ -190,19 +190,25 @@ class Holds:
         It ends as well when the hold is gone. Raises HostError.
         """
         unit, deadline = _unit(slot), None if seconds is None else clock() + seconds
+        ended = False
         while True:
             with self._locked(slot):
-                if self.get(slot) is None or not self.system.unit_states([unit])[unit].running:
+                if self.get(slot) is None:
                     return True
-                if not self.system.busy(unit):
+                # Right behind a job every millisecond counts: the listener is about to ask for the next one.
+                if ended or not self.system.busy(unit):
                     self.system.systemctl("stop", unit, seconds=STOP_SECONDS)
                     return True
             left = POLL_SECONDS if deadline is None else min(POLL_SECONDS, deadline - clock())
             if left <= 0:
                 return False
-            _await_end(
-                [process.pid for process in self.system.processes_in(unit) if _works(process.comm)], left
-            )
+            ended = _await_end(self._workers(unit), left)
+
+    def _workers(self, unit: str) -> list[int]:
+        """The process of the running job; what jobs left behind may bear its name, but never that parent."""
+        listener = self.system.main_pid(unit)
+        found = self.system.processes_in(unit)
+        return [each.pid for each in found if each.comm == "Runner.Worker" and each.parent == listener]
 
     def start(self, slot: str) -> bool:
         """Start a slot that is no longer on hold; False when it is not registered. Raises HostError."""
@@ -241,12 +247,8 @@ def _unit(slot: str) -> str:
     return f"gha-runner@{slot}.service"
 
 
-def _works(comm: str) -> bool:
-    return comm == "Runner.Worker"
-
-
-def _await_end(pids: list[int], seconds: float) -> None:
-    """Return when one of the processes has ended: no next job comes between. After ``seconds`` anyway."""
+def _await_end(pids: list[int], seconds: float) -> bool:
+    """Wait for a process to end, at most so long; whether one did."""
     poll, opened = select.poll(), []
     try:
         for pid in pids:
@@ -254,9 +256,11 @@ def _await_end(pids: list[int], seconds: float) -> None:
             opened.append(descriptor)
             poll.register(descriptor, select.POLLIN)
         if opened:
-            poll.poll(seconds * 1000)
+            return bool(poll.poll(seconds * 1000))
     except (OSError, AttributeError):  # it has ended already; or Linux before 5.3
-        time.sleep(min(seconds, 0.2))
+        pass
     finally:
         for descriptor in opened:
             os.close(descriptor)
+    time.sleep(min(seconds, 0.2))
+    return False

@@ -35,6 +35,7 @@ class Recorder(System):
 
     running: set[str] = field(default_factory=set)
     workers: dict[str, int] = field(default_factory=dict)
+    leftovers: list[int] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
     refuses: str = ""
 
@@ -57,9 +58,14 @@ class Recorder(System):
     def busy(self, unit: str) -> bool:
         return any(_alive(pid) for name, pid in self.workers.items() if name == unit)
 
+    def main_pid(self, unit: str) -> int:
+        assert unit
+        return 1
+
     def processes_in(self, unit: str) -> list[Process]:
         pids = [pid for name, pid in self.workers.items() if name == unit and _alive(pid)]
-        return [Process(pid, "Runner.Worker", 1) for pid in pids]
+        left = [Process(pid, "Runner.Worker", 77) for pid in self.leftovers]
+        return [*(Process(pid, "Runner.Worker", 1) for pid in pids), *left]
 
 
 def _alive(pid: int) -> bool:

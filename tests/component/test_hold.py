@@ -140,6 +140,16 @@ def test_the_listener_is_stopped_as_soon_as_the_job_has_ended(place: Place) -> N
     assert place.system.told == ["stop gha-runner@a.service"]
 
 
+def test_the_end_of_what_a_job_left_behind_is_not_the_jobs(place: Place) -> None:
+    """It may bear the worker's name; the job that runs is not harmed."""
+    place.system.workers["gha-runner@a.service"] = os.getpid()
+    place.holds.add("a", SICK)
+    with subprocess.Popen(["sleep", "0.2"]) as leftover:
+        place.system.leftovers.append(leftover.pid)
+        assert place.holds.finish("a", seconds=0.8) is False
+    assert place.system.told == []
+
+
 def test_who_waits_for_a_hold_that_is_lifted_stops_nothing(place: Place) -> None:
     """A resume in the meantime wins."""
     place.system.workers["gha-runner@a.service"] = os.getpid()

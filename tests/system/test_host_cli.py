@@ -39,6 +39,7 @@ def fresh(
     host = module_hosts(devices=gpu.devices())
     variables = {
         "conda_manage": False,
+        "runnerctl_health_timer": False,  # faults are made here that it would act on
         "nvidia_driver_gpu_count": 1,
         "github_runner_slots": [{"name": "main", "gpus": [gpu.UUID], "labels": ["l4"]}],
     }

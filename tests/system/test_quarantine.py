@@ -162,8 +162,8 @@ def test_a_sick_gpu_is_put_out_of_use_mended_and_brought_back(site: Site) -> Non
         act(site)
         assert resets(site) == [], "a GPU with a job was reset"
         assert site.slots().recap[site.host.name].changed == 0
-        waiting = site.job("echo ran", labels=["first"])
     eventually(site, {"b", "c"})
+    waiting = site.job("echo ran", labels=["first"])
     assert "GPU 0" in site.host.ssh("runnerctl list").stdout
     assert "on hold by health" in site.host.journal("gha-runner@a.service")
     said = act(site)
@@ -253,7 +253,7 @@ def test_the_operators_hold_is_not_the_verdicts_to_lift(site: Site) -> None:
     ail(site, 1, RESET)
     act(site, 2)
     assert "a new power supply" in held(site)["b"]
-    assert "recovery" in held(site)["b"]
+    assert "GPU 1: " in held(site)["b"]
     act(site, CLEAN)
     assert held(site)["b"] == "a new power supply"
     assert active(site) == {"a", "c"}
