@@ -2,7 +2,7 @@
 
 The known loss: ``systemctl daemon-reload`` writes a container's device rules anew from what systemd was told,
 and where the GPUs had been added behind its back (or could not be named for want of ``/dev/char`` links) the
-container is shut out of them while it runs on. Read only: nothing is started in a container.
+container is shut out of them while it runs on (see `runnerctl.probes.device_rules`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,16 @@ import msgspec
 from runnerctl.core.driver_readings import ContainerGpus
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.bounded import Outcome, Report
+from runnerctl.probes.device_rules import denied, tool_output
 from runnerctl.probes.engine import engine_client, plain_reason
-from runnerctl.probes.files import read_bytes, under
-from runnerctl.probes.kernels import text_of
+from runnerctl.probes.files import under
 
-__all__ = ["allows_gpus", "parse_containers", "read_containers"]
+__all__ = ["parse_containers", "read_containers"]
 
 _MAJOR = 195  # of /dev/nvidiaN and /dev/nvidiactl, fixed in the kernel's list
 _MOST_CONTAINERS = 64
-_TOOL_SECONDS = 3.0
 _NODE = re.compile(r"nvidia(?:\d+|ctl|-uvm|-uvm-tools|-modeset)")
 _FIXED_MINORS = {"nvidiactl": 255, "nvidia-modeset": 254}
-_ALLOWS = re.compile(rf"^(?:a \*:\*|c \*:\*|c {_MAJOR}:(?!25[45] )\S+) \w*[rw]", re.MULTILINE)
-_NAMES_GPU = re.compile(rf"/dev/char/{_MAJOR}:(?!25[45]$)|char-nvidia|char-\*|/dev/nvidia\d")
-_ID = re.compile(r"[0-9a-f]{64}")
 
 
 def read_containers(
@@ -50,7 +44,10 @@ def read_containers(
     info = client.info()
     report.stage("containers")
     found = _with_gpus(client, report)
-    denied = _denied(rootfs, found, str(info.get("CgroupDriver")), environ)
+    report.stage("device rules")
+    pids = {str(each["id"]): int(each["pid"]) for each in found}
+    by_systemd = info.get("CgroupDriver") == "systemd"
+    shut = denied(rootfs, pids, by_systemd=by_systemd, environ=environ)
     return {
         "runtime_configured": "nvidia" in (info.get("Runtimes") or {}),
         "cdi_enabled": bool(info.get("CDISpecDirs")) if "CDISpecDirs" in info else None,
@@ -58,7 +55,7 @@ def read_containers(
         "toolkit_version": toolkit,
         "char_links_missing": missing,
         "containers": [
-            {"id": each["id"], "name": each["name"], "denied": denied.get(each["id"])} for each in found
+            {"id": each["id"], "name": each["name"], "denied": shut.get(each["id"])} for each in found
         ],
     }
 
@@ -99,24 +96,9 @@ def _char_link(path: Path, name: str) -> str | None:
 def _toolkit_version(rootfs: Path, environ: Mapping[str, str]) -> str | None:
     if rootfs != Path("/") or not Path("/usr/bin/nvidia-ctk").exists():
         return None
-    text = _output(["/usr/bin/nvidia-ctk", "--version"], environ)
+    text = tool_output(["/usr/bin/nvidia-ctk", "--version"], environ)
     found = re.search(r"version\s+(\d+\.\d+\.\d+\S*)", text)
     return found[1] if found else None
-
-
-def _output(command: list[str], environ: Mapping[str, str]) -> str:
-    """What a tool prints; nothing when it fails or takes too long."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run(
-            command,
-            env={**environ, "LC_ALL": "C.UTF-8"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TOOL_SECONDS,
-            check=False,
-        )
-        return done.stdout.decode("utf-8", "replace")
-    return ""
 
 
 # ---- containers ------------------------------------------------------------------------------------
@@ -151,75 +133,3 @@ def _has_gpus(shown: Mapping[str, Any]) -> bool:
     variables = dict(each.partition("=")[::2] for each in (shown.get("Config") or {}).get("Env") or ())
     given = variables.get("NVIDIA_VISIBLE_DEVICES", "")
     return host.get("Runtime") == "nvidia" and given not in ("", "void", "none")
-
-
-# ---- their device rules ----------------------------------------------------------------------------
-
-
-def _denied(
-    rootfs: Path, found: list[dict[str, Any]], driver: str, environ: Mapping[str, str]
-) -> dict[str, bool]:
-    """Container id -> shut out of its GPUs or not; those of which it cannot be told are left out."""
-    told = {}
-    for each in found:
-        rules = _rules_v1(rootfs, each["pid"])
-        if rules is not None:
-            told[each["id"]] = not allows_gpus(rules)
-    rest = [each["id"] for each in found if each["id"] not in told and _ID.fullmatch(each["id"])]
-    if rest and driver == "systemd" and rootfs == Path("/"):
-        told |= _denied_by_systemd(rest, environ)
-    return told
-
-
-def _rules_v1(rootfs: Path, pid: int) -> str | None:
-    """``devices.list`` of the process's control group (version 1); None under version 2."""
-    groups = text_of(under(rootfs, f"/proc/{pid}/cgroup")) if pid else ""
-    found = re.search(r"^\d+:(?:[\w,=]+,)?devices(?:,[\w,=]+)?:(/\S*)$", groups, re.MULTILINE)
-    if not found:
-        return None
-    data = read_bytes(under(rootfs, f"/sys/fs/cgroup/devices{found[1]}/devices.list"))
-    return data.decode("ascii", "replace") if isinstance(data, bytes) and data.strip() else None
-
-
-def allows_gpus(rules: str) -> bool:
-    """Whether device rules let a GPU be opened: ``c 195:* rw``, ``c 195:0 rwm``, ``a *:* rwm``."""
-    return _ALLOWS.search(rules) is not None
-
-
-def _denied_by_systemd(ids: Iterable[str], environ: Mapping[str, str]) -> dict[str, bool]:
-    """What systemd would write, and whether it has written it since the container was started.
-
-    Rules that name the GPUs survive a daemon-reload. Others are lost at the first one after the start.
-    """
-    properties = "--property=Id,LoadState,DevicePolicy,DeviceAllow,ActiveEnterTimestampMonotonic"
-    scopes = {f"docker-{each}.scope": each for each in ids}
-    text = _output(["systemctl", "show", "--no-pager", properties, *scopes], environ)
-    manager = ["systemctl", "show", "--no-pager", "--property=UnitsLoadFinishTimestampMonotonic"]
-    reloaded = _number(_fields(_output(manager, environ)).get("UnitsLoadFinishTimestampMonotonic"))
-    told = {}
-    for block in re.split(r"\n\s*\n", text):
-        fields = _fields(block)
-        scope = scopes.get(fields.get("Id", ""))
-        if scope is None or fields.get("LoadState") != "loaded":
-            continue
-        started = _number(fields.get("ActiveEnterTimestampMonotonic"))
-        if _systemd_allows(block, fields):
-            told[scope] = False
-        elif reloaded and started:
-            told[scope] = reloaded > started
-    return told
-
-
-def _systemd_allows(block: str, fields: Mapping[str, str]) -> bool:
-    allowed = re.findall(r"^DeviceAllow=(\S+)", block, re.MULTILINE)
-    if not allowed:
-        return fields.get("DevicePolicy") == "auto"
-    return any(_NAMES_GPU.match(each) for each in allowed)
-
-
-def _fields(text: str) -> dict[str, str]:
-    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else 0

@@ -122,8 +122,9 @@ CHECKS: tuple[Check, ...] = (
             "Looks at each running container that was started with GPUs whether its device rules still let "
             "it open them. After `systemctl daemon-reload` systemd may have written the rules anew without "
             "the GPUs; programs in the container then fail with 'Failed to initialize NVML: Unknown "
-            "Error'. With control groups of version 1 the kernel's own list is read; with version 2 it is "
-            "what systemd would write, and whether it has been reloaded since the container was started."
+            "Error'. With control groups of version 1 the kernel's own list is read. With version 2 rules "
+            "cannot be read: where systemd was not told of the GPUs, a short-lived process enters the "
+            "container's group and opens /dev/nvidiactl."
         ),
         remedy="create the container anew, then prevent it with `nvidia-ctk system create-dev-char-symlinks`",
         judge=_judge_devices,
