@@ -36,13 +36,15 @@ class Task:
     """Something that may hang. ``call`` gets a `Report` and returns plain data (what JSON can carry).
 
     ``resume`` gets the parts so far and what stopped the child, and says what to do in the time that is
-    left: calls that run at the same time, in a child each, and are not resumed again. ``guard`` names the
+    left: calls that run at the same time, in a child each, and are not resumed again. ``patience``: seconds
+    that a stage of that name may take at least before what waits behind it is preferred. ``guard`` names the
     marker of a child that cannot be killed; without a name none is written.
     """
 
     call: Call
     deadline_seconds: float
     resume: Resume | None = None
+    patience: Mapping[str, float] = field(default_factory=dict)
     guard: str = ""
 
 
@@ -165,7 +167,7 @@ class _Watch:
         if child.killed_at is not None or child.closed_at is not None:
             return self._clock() + _POLL_SECONDS
         if run.task.resume and not run.resumed and not child.patient:
-            return min(child.deadline, child.touched + self._stall(run))
+            return min(child.deadline, child.touched + self._stall(child, run))
         return child.deadline
 
     def _step(self, child: Child, run: _Run) -> None:
@@ -190,15 +192,15 @@ class _Watch:
         return child.deadline + _GRACE_SECONDS
 
     @staticmethod
-    def _stall(run: _Run) -> float:
-        return _STALL_SHARE * run.task.deadline_seconds
+    def _stall(child: Child, run: _Run) -> float:
+        return max(_STALL_SHARE * run.task.deadline_seconds, run.task.patience.get(child.stage, 0.0))
 
     def _stalls(self, child: Child, run: _Run, now: float) -> bool:
         """Whether a call takes long while there is something behind it that could be asked instead."""
         resume = run.task.resume
         if resume is None or run.resumed or child.patient or child.closed_at is not None:
             return False
-        if now < child.touched + self._stall(run):
+        if now < child.touched + self._stall(child, run):
             return False
         child.patient = not resume(child.parts, _timeout(child, now))
         return not child.patient

@@ -187,7 +187,8 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
         tools = units.Tools(ground.names, ground.environ, deadline, ground.host.root)
         tasks["units"] = Task(partial(units.read_units, tools=tools), deadline)
         tasks["journal"] = Task(partial(units.read_journal, tools=tools), deadline)
-    tasks["filesystems"] = Task(partial(system.read_filesystems, rootfs=ground.rootfs), deadline)
+    filesystems = partial(system.read_filesystems, rootfs=ground.rootfs)
+    tasks["filesystems"] = Task(filesystems, deadline, guard="filesystems")
     tasks["time_sync"] = Task(partial(system.read_time_sync, rootfs=ground.rootfs), deadline)
     return tasks
 
@@ -199,7 +200,10 @@ def _docker_tasks(ground: _Ground, deadline: float) -> dict[str, Task]:
     containers_call = partial(
         containers.read_containers, rootfs=ground.rootfs, environ=ground.environ, timeout_seconds=deadline
     )
-    return {"docker": Task(engine_call, deadline), "containers": Task(containers_call, deadline)}
+    return {
+        "docker": Task(engine_call, deadline, guard="docker"),
+        "containers": Task(containers_call, deadline, guard="containers"),
+    }
 
 
 def _docker_readings(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -221,9 +225,9 @@ def _nvidia_tasks(ground: _Ground, deadline: float) -> dict[str, Task]:
         kernel_log.read_kernel_log, rootfs=rootfs, environ=environ, now=ground.now, timeout_seconds=deadline
     )
     return {
-        "kernel log": Task(log, deadline),
+        "kernel log": Task(log, deadline, guard="kernel-log"),
         "driver": Task(partial(driver_install.read_driver_install, rootfs=rootfs, environ=environ), deadline),
-        "residue": Task(partial(residue.read_residue, rootfs=rootfs), deadline),
+        "residue": Task(partial(residue.read_residue, rootfs=rootfs), deadline, guard="residue"),
     }
 
 

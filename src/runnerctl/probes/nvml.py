@@ -43,7 +43,15 @@ def task(
 ) -> Task:
     """The probe within ``deadline_seconds``, or what fits ``gpus`` GPUs on the bus. ``deep`` reads flash."""
     seconds = default_deadline(rootfs, gpus) if deadline_seconds is None else deadline_seconds
-    return Task(partial(read, deep=deep), seconds, resume=partial(resume, deep=deep), guard="nvml")
+    # The handle is what initialises a GPU that nothing keeps initialised.
+    patience = {} if persistence_on(rootfs) else {"nvmlDeviceGetHandleByIndex": SECONDS_PER_GPU}
+    return Task(
+        partial(read, deep=deep),
+        seconds,
+        resume=partial(resume, deep=deep),
+        patience=patience,
+        guard="nvml",
+    )
 
 
 def default_deadline(rootfs: Path, gpus: int) -> float:

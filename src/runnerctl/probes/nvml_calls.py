@@ -162,6 +162,7 @@ class Device:
 
     def __init__(self, calls: Calls, index: int, handle: Any, failures: list[NvmlFailure]) -> None:
         self.calls, self.index, self.handle, self.failures = calls, index, handle, failures
+        self.tolerated: frozenset[int] = frozenset()  # more codes that mean "does not apply"
 
     def identify(self, call: str, *more: Any) -> Any:
         """A call without which nothing is known of the GPU: its failure ends the reading (CallError)."""
@@ -170,7 +171,7 @@ class Device:
     def ask(self, call: str, *more: Any, absent: Iterable[int] = ()) -> Any:
         """A call that may fail: None then, and the failure is kept. Raises CallError when the GPU is lost."""
         try:
-            return self.calls.ask(call, self.handle, *more, gpu=self.index, absent=absent)
+            return self.calls.ask(call, self.handle, *more, gpu=self.index, absent={*absent, *self.tolerated})
         except CallError as error:
             self.fail(error)
             return None
@@ -193,7 +194,9 @@ class Device:
 
     def other(self, handle: Any) -> Device:
         """The same for a MIG device; its failures are those of the GPU."""
-        return Device(self.calls, self.index, handle, self.failures)
+        device = Device(self.calls, self.index, handle, self.failures)
+        device.tolerated = self.tolerated
+        return device
 
 
 def _number(value: Any) -> Any:

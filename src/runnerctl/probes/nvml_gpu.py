@@ -14,7 +14,15 @@ import msgspec
 
 from runnerctl.core.gpu_readings import EccCounts, Fabric, NvLink, RemappedRows, RetiredPages
 from runnerctl.core.snapshot import NvmlFailure
-from runnerctl.probes.nvml_calls import INVALID_ARGUMENT, NOT_APPLICABLE, CallError, Calls, Device, text
+from runnerctl.probes.nvml_calls import (
+    INVALID_ARGUMENT,
+    NO_PERMISSION,
+    NOT_APPLICABLE,
+    CallError,
+    Calls,
+    Device,
+    text,
+)
 from runnerctl.probes.nvml_work import mig, processes
 
 __all__ = ["read_gpu"]
@@ -76,6 +84,9 @@ def _groups(device: Device, *, deep: bool) -> Iterator[Known]:
     yield _identity(device)
     modes = _modes(device)
     yield modes
+    if modes["mig_current"] == _MIG_ON:
+        # What concerns all of its MIG devices is for the administrator only (nvml.h): no fault for others.
+        device.tolerated = frozenset({NO_PERMISSION})
     memory = _memory(device)
     yield memory
     yield _health(device)
