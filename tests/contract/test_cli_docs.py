@@ -17,7 +17,7 @@ LEAVES = {name: command for name, command in COMMANDS.items() if not getattr(com
 
 def test_the_list_of_commands_is_complete() -> None:
     """What the first release promises."""
-    promised = ["register", "unregister", "restart", "list", "health", "snapshot", "logs"]
+    promised = ["register", "unregister", "restart", "drain", "resume", "list", "health", "snapshot", "logs"]
     promised += ["spec show", "spec validate", "auth status"]
     assert sorted(LEAVES) == sorted(f"runnerctl {name}" for name in promised)
 
