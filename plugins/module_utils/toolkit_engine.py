@@ -5,13 +5,17 @@ Standard library only; every call has a deadline, for an Engine may hang.
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
 import shutil
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .atomic import atomic_write
 from .errors import HostError
@@ -23,10 +27,25 @@ from .slot_system import System, read_text
 __all__ = ["Due", "DueFile", "Engine"]
 
 UNIT = "docker.service"
+SOCKET = "/run/docker.sock"
 SHORT_SECONDS = 15.0
 START_SECONDS = 120.0
 SETTLE_SECONDS = 5.0
 MARKER = "/var/lib/runnerctl/docker-due.json"
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over the Engine's socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=SHORT_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        """See the base class."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
 
 
 @dataclass(frozen=True)
@@ -127,9 +146,9 @@ class Engine:
         """Whether it has taken a runtime over; waits a moment, for it reloads on its own time."""
         end = time.monotonic() + SETTLE_SECONDS
         while True:
-            done = run(["docker", "info", "--format", "{{json .Runtimes}}"], timeout=SHORT_SECONDS)
-            if f'"{name}"' in done.out:
-                return True
+            with contextlib.suppress(HostError):
+                if name in (self.info().get("Runtimes") or {}):
+                    return True
             if time.monotonic() > end:
                 return False
             time.sleep(0.2)
@@ -141,16 +160,25 @@ class Engine:
         if busy:
             return f"slot {', '.join(busy)} runs a job"
         try:
-            done = run(
-                ["docker", "info", "--format", "{{.LiveRestoreEnabled}} {{.ContainersRunning}}"],
-                timeout=SHORT_SECONDS,
-            )
-        except HostError:
-            return "it does not answer"
-        words = done.out.split()
-        if done.rc != 0 or len(words) != 2 or not words[1].isdigit():
+            info = self.info()
+        except HostError as error:
+            return str(error)
+        running = info.get("ContainersRunning")
+        if not isinstance(running, int):
             return "it does not say which containers run"
-        return "" if words[0] == "true" or words[1] == "0" else f"{words[1]} containers run"
+        return "" if running == 0 or info.get("LiveRestoreEnabled") is True else f"{running} containers run"
+
+    def info(self) -> dict[str, Any]:
+        """``GET /info`` of the Engine's API: its client may not be installed. Raises HostError."""
+        connection = _Connection(str(self.layout.path(SOCKET)))
+        try:
+            connection.request("GET", "/info")
+            data = json.loads(connection.getresponse().read())
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise HostError("the Engine does not answer", where=UNIT) from error
+        finally:
+            connection.close()
+        return data if isinstance(data, dict) else {}
 
     def _complaint(self) -> str:
         words = ["journalctl", "--unit", UNIT, "--lines=60", "--output=cat", "--no-pager", "--quiet"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from .errors import HostError
@@ -56,30 +56,43 @@ class Holds:
 
 @dataclass
 class ToolkitPackages:
-    """Packages that must be of one version. ``version``: exact, without its revision, or None for any."""
+    """Packages that must be of one version. ``version``: with or without its revision, or None for any.
+
+    ``refresh`` fetches lists that may be out of date, and says whether there were such.
+    """
 
     packages: Packages
     holds: Holds
     names: tuple[str, ...]
     version: str | None
+    refresh: Callable[[], bool]
     actions: list[str] = field(default_factory=list)
 
     def apply(self, *, check: bool, sources_change: bool) -> None:
         """Install what is missing or of another version, then hold. Raises HostError."""
-        versions = self._versions(sources_change=check and sources_change)
-        if self.packages.missing(self.names, versions=versions):
-            there = sorted(self.holds.held() & set(self.names))
-            if there and not check:
-                self.holds.release(there)
-            done = self.packages.present(
-                self.names, versions=versions, sources_change=sources_change, check=check
-            )
-            self.actions += [f"package {_shown(name, versions)} installed" for name in done.installed]
+        try:
+            self._install(check=check, sources_change=sources_change)
+        except HostError:
+            if check or not self.refresh():
+                raise
+            self._install(check=False, sources_change=False)
         missing = sorted(set(self.names) - self.holds.held())
         if missing:
             if not check:
                 self.holds.hold(missing)
             self.actions.append(f"held: {', '.join(missing)}")
+
+    def _install(self, *, check: bool, sources_change: bool) -> None:
+        versions = self._versions(sources_change=check and sources_change)
+        if not self.packages.missing(self.names, versions=versions):
+            return
+        there = sorted(self.holds.held() & set(self.names))
+        if there and not check:
+            self.holds.release(there)
+        done = self.packages.present(
+            self.names, versions=versions, sources_change=sources_change, check=check
+        )
+        self.actions += [f"package {_shown(name, versions)} installed" for name in done.installed]
 
     def installed_version(self) -> tuple[int, ...] | None:
         """Of the first package, as numbers."""

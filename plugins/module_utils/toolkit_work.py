@@ -17,7 +17,7 @@ from .errors import HostError
 from .lock import exclusive
 from .packages import Packages, package_system
 from .receipt import Receipt
-from .repository import Repository, ensure
+from .repository import Repository, ensure, refresh
 from .toolkit_config import merged_daemon, merged_toml, needs_restart, parse_daemon
 from .toolkit_devices import Devices
 from .toolkit_engine import Due, DueFile, Engine
@@ -72,11 +72,13 @@ class ToolkitWork:
     engine: Engine = field(default_factory=Engine)
     packages: Packages | None = None
     devices: Devices | None = None
+    holds: Holds | None = None
     receipt: Receipt = field(default_factory=Receipt)
     actions: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     pending: list[str] = field(default_factory=list)
     _sources_change: bool = False
+    _cached: list[Repository] = field(default_factory=list)
 
     def run(self) -> dict[str, Any]:
         """Do it all. Raises HostError, after which another run goes on where this one stopped."""
@@ -114,10 +116,19 @@ class ToolkitWork:
             self.actions += outcome.actions
             self.changes += outcome.changes
             self._sources_change |= outcome.changed
+            if not outcome.fetched:
+                self._cached.append(repository)
+
+    def _refresh(self) -> bool:
+        """Lists of an earlier day may name packages that are gone, and not know newer ones."""
+        for repository in self._cached:
+            refresh(repository, root=self.root)
+        found, self._cached = bool(self._cached), []
+        return found
 
     def _toolkit(self) -> ToolkitPackages:
-        holds = Holds(rpm=is_rpm(self._packages), root=self.root)
-        toolkit = ToolkitPackages(self._packages, holds, self.plan.toolkit, self.plan.version)
+        holds = self.holds or Holds(rpm=is_rpm(self._packages), root=self.root)
+        toolkit = ToolkitPackages(self._packages, holds, self.plan.toolkit, self.plan.version, self._refresh)
         toolkit.apply(check=self.check, sources_change=self._sources_change)
         self.actions += toolkit.actions
         return toolkit

@@ -46,6 +46,10 @@ CODENAMES = {
 EL = ("rhel", "rocky", "almalinux")
 DEB_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
 DISTRIBUTION_ENGINE = "docker.io|docker-ce|moby-engine"  # an Engine that is there already counts
+DISTRIBUTION_CLIENT = (
+    "docker-cli|docker-ce-cli"  # where the Engine's package does not hold the client as well
+)
+SEPARATE_CLIENT = (("debian", "13"),)
 DOCKER_ENGINE = ("docker-ce", "docker-ce-cli", "containerd.io")
 ENGINE_CONFLICTS = ("docker.io", "moby-engine", "podman-docker")
 ROOTLESS = {
@@ -99,12 +103,11 @@ def toolkit_plan(spec: HostSpec, facts: ToolkitFacts) -> tuple[ToolkitPlan | Non
         return None, problems
     from_docker = wanted.docker and wanted.docker_source == "docker"
     repositories = [_nvidia(wanted, facts), *([_docker(wanted, facts)] if from_docker else [])]
-    engine = DOCKER_ENGINE if from_docker else (DISTRIBUTION_ENGINE,)
     plan = ToolkitPlan(
         repositories=tuple(repositories),
         toolkit=TOOLKIT_PACKAGES,
         version=wanted.version,
-        engine=engine if wanted.docker else (),
+        engine=_engine(wanted, facts),
         engine_conflicts=ENGINE_CONFLICTS if from_docker else (),
         extras=_extras(wanted, facts),
         runtime=wanted.runtime,
@@ -180,6 +183,15 @@ def _docker(wanted: ContainerToolkit, facts: ToolkitFacts) -> dict[str, Any]:
         major = facts.os_version.split(".")[0]
         return {**made, "url": f"{base}/{major}/{facts.machine}/stable", "check_lists": False}
     return {**made, "suite": CODENAMES[(facts.os_id, facts.os_version)], "components": ["stable"]}
+
+
+def _engine(wanted: ContainerToolkit, facts: ToolkitFacts) -> tuple[str, ...]:
+    if not wanted.docker:
+        return ()
+    if wanted.docker_source == "docker":
+        return DOCKER_ENGINE
+    separate = (facts.os_id, facts.os_version) in SEPARATE_CLIENT
+    return (DISTRIBUTION_ENGINE, *([DISTRIBUTION_CLIENT] if separate else []))
 
 
 def _key(key: str) -> dict[str, str]:
