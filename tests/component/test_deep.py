@@ -21,6 +21,7 @@ from runnerctl.core.gpu_readings import Gpu, GpuProcess, NvmlFailure
 from runnerctl.core.health import Health, judge
 from runnerctl.core.snapshot import Snapshot, decode
 from runnerctl.probes.deep_kernels import FULL_MASK, PTX, pattern
+from tests.fakes import nvml
 from tests.fakes.cuda import build, environment
 
 HEALTHY = Path(__file__).parents[1] / "unit/cases/healthy.json"
@@ -301,3 +302,26 @@ def test_a_mig_device_and_an_unknown_model_are_not_judged() -> None:
     }
     assert found == {"GPU 0": "OK", "GPU 1": "OK", "GPU 2": "WARNING"}
     assert json.loads(msgspec.json.encode(health))["status"] == "WARNING"
+
+
+def test_the_command_from_end_to_end(library: Path, tmp_path: Path) -> None:
+    """``runnerctl health --deep`` with both libraries: each check for each GPU, and the exit code."""
+    management = nvml.build(tmp_path / "nvml")
+    (tmp_path / "nvml.scenario").write_text("count 2\ngpu.*.name NVIDIA X1\n")
+    (tmp_path / "cuda.scenario").write_text("count 2\nflip_word 5000000\nfault cuInit@1 return 802\n")
+    environ = nvml.environment(management, tmp_path / "nvml.scenario")
+    environ = environment(library, tmp_path / "cuda.scenario", environ)
+    command = [sys.executable, "-m", "runnerctl", "health", "--deep", "--no-network", "-o", "json"]
+    done = subprocess.run(command, env=environ, capture_output=True, timeout=100, check=False)
+    assert done.returncode == 2, done.stderr.decode()
+    health = msgspec.json.decode(done.stdout, type=Health)
+    assert _of(health, "gpu.compute", 0).status == "OK"
+    assert _of(health, "gpu.memory_test", 0).status == "CRITICAL"
+    assert _of(health, "gpu.bandwidth", 0).status == "OK"
+    assert "802" in _of(health, "gpu.compute", 1).summary
+
+
+def test_a_display_server_is_no_job(bench: Bench) -> None:
+    """What Xorg holds does not keep the memory test from running."""
+    shown = (msgspec.structs.replace(TWO[0], processes=(GpuProcess(1, "graphics", 1),)),)
+    assert _of(bench.judge("", shown), "gpu.memory_test", 0).status == "OK"

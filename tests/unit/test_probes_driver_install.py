@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import os
 import sqlite3
@@ -351,6 +352,15 @@ def test_a_cdi_specification(tmp_path: Path) -> None:
     _write(tmp_path, {"run/cdi/nvidia.yaml": CDI.replace("575.57.08", "580.95.05")})
     found = _read(tmp_path)
     assert (found.cdi_path, found.cdi_driver) == ("/run/cdi/nvidia.yaml", "580.95.05")
+    (tmp_path / "run/cdi/nvidia.yaml").unlink()
+    nodes = {"deviceNodes": [{"path": "/dev/nvidia7"}]}
+    mounts = {"mounts": [{"hostPath": "/usr/lib64/libcuda.so.590.1", "containerPath": "/x"}]}
+    devices = [{"name": "7", "containerEdits": nodes}]
+    spec = {"kind": "nvidia.com/gpu", "devices": devices, "containerEdits": mounts}
+    _write(tmp_path, {"run/cdi/nvidia.json": json.dumps(spec)})
+    found = _read(tmp_path)
+    assert (found.cdi_driver, found.cdi_devices) == ("590.1", ("7",))
+    assert found.cdi_missing == ("/dev/nvidia7", "/usr/lib64/libcuda.so.590.1")
 
 
 def _space(kind: int, control: int) -> bytes:

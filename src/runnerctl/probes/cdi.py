@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +33,18 @@ def read_cdi(rootfs: Path) -> dict[str, Any]:
         if directory.startswith("/var/run") and under(rootfs, "/var/run").is_symlink():
             continue
         for path in sorted(home.glob("*")):
-            if path.suffix in (".yaml", ".yml", ".json") and _KIND.search(text := text_of(path)):
+            if path.suffix in (".yaml", ".yml", ".json") and _KIND.search(text := _lines(path)):
                 return {"cdi_path": f"{directory}/{path.name}", **_content(rootfs, text)}
     return {}
+
+
+def _lines(path: Path) -> str:
+    """The text with one key a line; JSON may come without any line break."""
+    text = text_of(path)
+    if path.suffix == ".json":
+        with suppress(ValueError):
+            return json.dumps(json.loads(text), indent=1)
+    return text
 
 
 def _content(rootfs: Path, text: str) -> dict[str, Any]:

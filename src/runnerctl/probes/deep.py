@@ -54,7 +54,8 @@ def probe(gpus: Sequence[Gpu], *, deadlines: Deadlines = DEADLINES) -> DeepProbe
     of the copies counts once for each GPU. Of a GPU cut by MIG each device is probed.
     """
     able = [gpu for gpu in gpus if gpu.failure is None and gpu.uuid]
-    busy = {gpu.index for gpu in able if gpu.processes}
+    # A display's server is no job: it holds little, and goes on with what the memory test leaves.
+    busy = {gpu.index for gpu in able if any(each.kind != "graphics" for each in gpu.processes or ())}
     compute = _Part(deep_work.compute, parse_compute, deadlines.compute)
     memory = _Part(deep_work.memory_test, parse_memory, deadlines.memory)
     transfers = _Part(deep_work.transfers, parse_transfers, deadlines.transfers)
