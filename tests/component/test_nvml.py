@@ -158,6 +158,24 @@ def test_one_sick_gpu_does_not_hide_the_other(bench: Bench, code: int, kind: str
     assert _one(health, "driver.nvml").status == "OK"
 
 
+def test_a_view_limited_to_some_gpus_is_no_alarm(bench: Bench) -> None:
+    """Inside a slot's device rules the other GPUs are listed and cannot be opened."""
+    bench.put_gpus_on_the_bus()
+    bench.load_module("575.57.08")
+    health = bench.judge("fault nvmlDeviceGetHandleByIndex_v2@0 return 4")
+    assert "not given to this process" in _one(health, "gpu.answers", "GPU 0").summary
+    of_gpus = [each for each in health.findings if each.id in ("driver.nvml", "gpu.count", "gpu.answers")]
+    assert {each.status for each in of_gpus} == {"OK"}
+
+
+def test_a_gpu_that_nvml_does_not_show_is_named(bench: Bench) -> None:
+    """By its place on the bus, and with what became of it."""
+    bench.put_gpus_on_the_bus()
+    found = _one(bench.judge("count 1"), "gpu.count")
+    assert found.status == "WARNING"
+    assert "not 0000:02:00.0 (no driver is bound to it)" in found.summary
+
+
 def test_a_hang_at_init_is_named_within_the_deadline(bench: Bench) -> None:
     """The peers hang along with it."""
     started = time.monotonic()

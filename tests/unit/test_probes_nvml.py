@@ -50,6 +50,9 @@ def test_a_stuck_child_tells_who_the_gpus_are_and_nothing_that_changes() -> None
     assert (first.failure.kind, first.uuid, first.temperature_celsius) == ("not_reached", UUID, None)
     assert second.failure is not None
     assert second.failure.kind == "hang"
+    found = nvml.parse(Outcome(parts=parts, failure=stop, interruptions=(stop,), repeated=True))
+    assert isinstance(found, Nvml)
+    assert (found.not_asked, found.count, found.driver_version) == ("it stopped", 3, None)
 
 
 def test_a_child_that_is_stuck_in_its_end_is_a_hang_of_nvml() -> None:

@@ -184,9 +184,13 @@ class Gpu(msgspec.Struct, frozen=True):
 
 
 class Nvml(Taken, frozen=True):
-    """NVML's answer. ``failure``: what stopped it as a whole (a GPU's own failure stands in the GPU)."""
+    """NVML's answer. ``failure``: what stopped it as a whole (a GPU's own failure stands in the GPU).
+
+    ``not_asked``: the process of an earlier probe is still stuck; the GPUs are those that it knew of.
+    """
 
     failure: NvmlFailure | None = None
+    not_asked: str | None = None
     driver_version: str | None = None
     nvml_version: str | None = None
     cuda_version: str | None = None

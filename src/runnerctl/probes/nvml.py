@@ -127,8 +127,10 @@ def parse(outcome: Outcome) -> Nvml | Unavailable:
     stops = outcome.interruptions or ((outcome.failure,) if outcome.failure else ())
     if not system:
         return _no_system(stops[0] if stops else Unavailable("NVML gave no answer"))
-    if outcome.repeated and stops[0].gpu is None:
-        return Nvml(failure=NvmlFailure("hang", stops[0].call, stops[0].reason))
+    if outcome.repeated:
+        if stops[0].gpu is None:
+            return Nvml(failure=NvmlFailure("hang", stops[0].call, stops[0].reason))
+        system = {"count": system["count"], "not_asked": stops[0].reason}
     nvml = msgspec.convert({"reading": "taken", **system}, Nvml)
     gpus = (_gpu(index, outcome, stops) for index in range(nvml.count or 0))
     return msgspec.structs.replace(nvml, gpus=tuple(gpus))

@@ -49,7 +49,9 @@ def _judge_nvml(
 ) -> Iterable[Verdict]:
     failure = nvml.failure
     version = module.version if module else None
-    if failure is None:
+    if nvml.not_asked:
+        yield unknown(f"NVML was not asked again: {nvml.not_asked}", _STUCK)
+    elif failure is None:
         note = "" if version else "; no kernel module is visible here (a container)"
         cuda = f", CUDA {nvml.cuda_version}" if nvml.cuda_version else ""
         driver = f"driver {nvml.driver_version or 'of an unknown version'}"
