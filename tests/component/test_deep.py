@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -20,7 +21,9 @@ from runnerctl.core.findings import Finding
 from runnerctl.core.gpu_readings import Gpu, GpuProcess, NvmlFailure
 from runnerctl.core.health import Health, judge
 from runnerctl.core.snapshot import Snapshot, decode
+from runnerctl.probes.deep import probe
 from runnerctl.probes.deep_kernels import FULL_MASK, PTX, pattern
+from runnerctl.probes.stuck import Guard
 from tests.fakes import nvml
 from tests.fakes.cuda import build, environment
 
@@ -325,3 +328,12 @@ def test_a_display_server_is_no_job(bench: Bench) -> None:
     """What Xorg holds does not keep the memory test from running."""
     shown = (msgspec.structs.replace(TWO[0], processes=(GpuProcess(1, "graphics", 1),)),)
     assert _of(bench.judge("", shown), "gpu.memory_test", 0).status == "OK"
+
+
+def test_a_gpu_whose_child_is_stuck_is_not_touched(tmp_path: Path) -> None:
+    """A child of an earlier probe that cannot be killed keeps later ones off that GPU."""
+    guard = Guard(tmp_path)
+    assert guard.record(f"deep-{FIRST}", os.getpid(), call="cuCtxCreate_v2", gpu=0) == ""
+    (gpu,) = probe(ONE, guard=guard).gpus
+    assert gpu.failure is not None and gpu.failure.kind == "hang"
+    assert "cuCtxCreate_v2" in gpu.failure.message

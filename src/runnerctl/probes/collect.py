@@ -113,14 +113,16 @@ def collect(
         **_docker_readings(outcomes),
         **_nvidia_readings(outcomes),
     )
-    return _deepened(snapshot) if deep else snapshot
+    return _deepened(snapshot, Guard(under(rootfs, stuck.DIRECTORY))) if deep else snapshot
 
 
-def _deepened(snapshot: Snapshot) -> Snapshot:
+def _deepened(snapshot: Snapshot, guard: Guard) -> Snapshot:
     from runnerctl.probes.deep import probe
 
     gpus = snapshot.gpus
-    return snapshot if isinstance(gpus, Unavailable) else msgspec.structs.replace(snapshot, deep=probe(gpus))
+    if isinstance(gpus, Unavailable):
+        return snapshot
+    return msgspec.structs.replace(snapshot, deep=probe(gpus, guard=guard))
 
 
 def api_urls_of(spec: HostSpec | None, environ: Mapping[str, str]) -> tuple[str, ...]:

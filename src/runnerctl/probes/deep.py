@@ -20,6 +20,7 @@ from runnerctl.core.gpu_readings import Gpu
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes import deep_work
 from runnerctl.probes.bounded import Outcome, Report, Task, run_all
+from runnerctl.probes.stuck import Guard
 
 __all__ = ["DEADLINES", "Deadlines", "parse_compute", "parse_memory", "parse_transfers", "probe"]
 
@@ -45,20 +46,22 @@ class _Part:
     work: Callable[..., dict[str, Any]]
     parse: Callable[[DeepGpu, Outcome], DeepGpu]
     seconds: float
+    guard: Guard | None
 
 
-def probe(gpus: Sequence[Gpu], *, deadlines: Deadlines = DEADLINES) -> DeepProbe:
+def probe(gpus: Sequence[Gpu], *, deadlines: Deadlines = DEADLINES, guard: Guard | None = None) -> DeepProbe:
     """Probe the GPUs that NVML could open. Never raises because of what a GPU does.
 
     Takes seconds where all is well, and never longer than the deadlines of the rounds together, where that
-    of the copies counts once for each GPU. Of a GPU cut by MIG each device is probed.
+    of the copies counts once for each GPU. Of a GPU cut by MIG each device is probed. ``guard``: where a
+    child that cannot be killed is written down, so that none is started on that GPU while it lives.
     """
     able = [gpu for gpu in gpus if gpu.failure is None and gpu.uuid]
     # A display's server is no job: it holds little, and goes on with what the memory test leaves.
     busy = {gpu.index for gpu in able if any(each.kind != "graphics" for each in gpu.processes or ())}
-    compute = _Part(deep_work.compute, parse_compute, deadlines.compute)
-    memory = _Part(deep_work.memory_test, parse_memory, deadlines.memory)
-    transfers = _Part(deep_work.transfers, parse_transfers, deadlines.transfers)
+    compute = _Part(deep_work.compute, parse_compute, deadlines.compute, guard)
+    memory = _Part(deep_work.memory_test, parse_memory, deadlines.memory, guard)
+    transfers = _Part(deep_work.transfers, parse_transfers, deadlines.transfers, guard)
     found = _round([each for gpu in able for each in _targets(gpu)], compute)
     tested = _round([each for each in found if each.failure is None and each.index not in busy], memory)
     # Copies after a failed call would tell the same once more; wrong bits do not keep them from running.
@@ -87,8 +90,14 @@ def _left_alone(device: DeepGpu) -> DeepGpu:
 
 def _round(devices: Sequence[DeepGpu], part: _Part) -> list[DeepGpu]:
     """One part on these devices at the same time."""
-    calls = {each.mig or each.uuid: partial(_call, work=part.work, device=each) for each in devices}
-    outcomes = run_all({name: Task(call, part.seconds) for name, call in calls.items()})
+    tasks = {
+        each.mig
+        or each.uuid: Task(
+            partial(_call, work=part.work, device=each), part.seconds, guard=f"deep-{each.uuid}"
+        )
+        for each in devices
+    }
+    outcomes = run_all(tasks, guard=part.guard)
     return [part.parse(each, outcomes[each.mig or each.uuid]) for each in devices]
 
 
