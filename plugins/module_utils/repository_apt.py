@@ -103,7 +103,16 @@ class AptRepository:
         )
 
     def fetch(self) -> None:
-        """``apt-get update`` of this source alone. Raises HostError; then apt keeps the lists it had."""
+        """``apt-get update`` of this source alone. Raises HostError; then apt keeps the lists it had.
+
+        The time of the whole stays: the lists of other sources are no newer for it.
+        """
+        before = os.stat(self.lists) if os.path.isdir(self.lists) else None
+        self._update()
+        if before:
+            os.utime(self.lists, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    def _update(self) -> None:
         options = (
             *("-o", f"Dir::Etc::sourcelist={self.source_path}", "-o", "Dir::Etc::sourceparts=-"),
             *("-o", "APT::Get::List-Cleanup=0", "-o", f"Dir::State::lists={self.lists}"),

@@ -123,6 +123,7 @@ class Devices:
         texts = {OUR_UNITS[0]: PATH_UNIT, OUR_UNITS[1]: SERVICE}
         written = [self._file(f"{UNIT_FOLDERS[0]}/{name}", text, kind="unit") for name, text in texts.items()]
         if any(written) and not self.check:
+            self.receipt.record("path", str(self._path(OUR_SPEC)), role=ROLE)
             self.system.systemctl("daemon-reload")
 
     def _retire_our_units(self) -> None:
@@ -138,7 +139,8 @@ class Devices:
         for path in [*there, OUR_SPEC]:
             self._path(path).unlink(missing_ok=True)
         self.system.systemctl("daemon-reload")
-        self.receipt.forget("unit", there)
+        self.receipt.forget("unit", [str(self._path(path)) for path in there])
+        self.receipt.forget("path", str(self._path(OUR_SPEC)))
 
     def _enable(self, units: tuple[str, ...]) -> None:
         states = self.system.unit_states(list(units))

@@ -95,9 +95,8 @@ class Engine:
 
     def version(self) -> tuple[int, ...] | None:
         """Of the installed dockerd; None without one."""
-        if not shutil.which("dockerd"):
-            return None
-        return parse_version(run(["dockerd", "--version"], timeout=SHORT_SECONDS).out)
+        program = _dockerd()
+        return parse_version(run([program, "--version"], timeout=SHORT_SECONDS).out) if program else None
 
     def identity(self) -> str:
         """The process that runs now, as ``pid:start``; empty when none does."""
@@ -115,9 +114,10 @@ class Engine:
 
     def validate(self, path: str) -> None:
         """Let dockerd judge a file of settings. Raises HostError; an older one (before 23) cannot."""
-        if not shutil.which("dockerd"):
+        program = _dockerd()
+        if not program:
             return
-        done = run(["dockerd", "--validate", f"--config-file={path}"], timeout=SHORT_SECONDS)
+        done = run([program, "--validate", f"--config-file={path}"], timeout=SHORT_SECONDS)
         text = f"{done.out}\n{done.err}".strip()
         if done.rc != 0 and "unknown flag" not in text:
             reason = text.splitlines()[-1] if text else f"exit status {done.rc}"
@@ -189,6 +189,11 @@ class Engine:
             if re.search(r"failed to start daemon|unable to configure|level=fatal", line)
         ]
         return " ".join(errors[-1].split())[:300] if errors else ""
+
+
+def _dockerd() -> str | None:
+    """Also where an administrator's PATH leaves out the system's programs."""
+    return shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin:/usr/local/bin")
 
 
 def parse_version(text: str) -> tuple[int, ...] | None:

@@ -254,6 +254,8 @@ class ToolkitWork:
         if before == after:
             return
         path = self._path(name)
+        if not self.check and name == DAEMON_JSON:
+            self.receipt.record("path", path, role=ROLE)  # ours only where there is none yet
         mode = os.stat(path).st_mode & 0o7777 if os.path.exists(path) else 0o644
         self.changes.append(atomic_write(path, after.encode(), mode=mode, check=self.check))
         self.actions.append(f"{name} written")

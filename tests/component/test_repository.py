@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -144,7 +145,10 @@ def test_a_repository_is_added_once_and_then_costs_nothing(machine: Machine, mir
     predicted = machine.ensure(check=True)
     assert machine.files() == set()
     assert mirror.downloads() == {}, "check mode reads nothing from the network"
+    lists = machine.root / "var/lib/apt/lists"
+    os.utime(lists, (1000, 1000))
     first = machine.ensure()
+    assert lists.stat().st_mtime == 1000, "lists of other sources are as old as before"
     assert sorted(predicted.actions) == sorted(first.actions)
     assert first.changed
     assert machine.files() == {SOURCE, KEY}

@@ -244,6 +244,22 @@ def test_a_version_is_pinned_downwards_and_upwards(site: Site) -> None:
         assert again.recap[host.name].changed == 0, _data(again)
 
 
+def test_deprovision_takes_it_away_when_it_is_named(site: Site) -> None:
+    """Without its name nothing of it goes; the user's own daemon.json stays in either case."""
+    host = site.host
+    outcome = site.play("deprovision.yml")
+    assert outcome.rc == 0, outcome.output
+    assert host.exec("nvidia-ctk", "--version").rc == 0
+    outcome = site.play("deprovision.yml", extra={"deprovision_container_toolkit": True})
+    assert outcome.rc == 0, outcome.output
+    left = host.exec(
+        "sh", "-c", "dpkg -l | grep -E 'docker|nvidia'; find /etc /run/systemd -name '*runnerctl*'"
+    )
+    assert left.stdout == ""
+    assert {key: json.loads(host.read("/etc/docker/daemon.json"))[key] for key in DAEMON} == DAEMON
+    assert not host.exists("/etc/udev/rules.d/71-nvidia-dev-char.rules")
+
+
 @pytest.fixture
 def plain(site: Site, hosts: Callable[..., Host]) -> Site:
     """A fresh host that wants the toolkit alone, without an Engine."""
