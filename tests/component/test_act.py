@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,12 +14,15 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import (
     Hold,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.process import Result
+from msgspec.structs import replace
 
 from runnerctl.cli import act as acting
 from runnerctl.cli.notes import MOST_EVENTS, Notes
 from runnerctl.core.driver_readings import GpuEvent, GpuHistory
 from runnerctl.core.findings import Finding
 from runnerctl.core.health import Health
+from runnerctl.core.sections import MigLayout, NvidiaDriver
 from runnerctl.core.snapshot import (
     Gpu,
     Host,
@@ -153,6 +158,8 @@ class Round:
 
     place: Place
     code: int = 0
+    said: str = ""
+    mig: tuple[MigLayout, ...] = ()
     ran: list[str] = field(default_factory=list)
     notes_at_run: list[list[str]] = field(default_factory=list)
     minutes: int = 0
@@ -162,18 +169,18 @@ class Round:
         found = read_gpu_history(self.place.layout.root)
         return [event.kind for event in found.events] if isinstance(found, GpuHistory) else []
 
-    def run(self, argv: list[str], seconds: float) -> int:
+    def run(self, argv: list[str], seconds: float) -> Result:
         assert seconds > 0
         self.ran.append(" ".join(argv))
         self.notes_at_run.append(self.events())
         if self.on_run:
             self.on_run()
-        return self.code
+        return Result(self.code, self.said, "")
 
     def __call__(self, sick: int | None = None, *, user: int = 0, users: tuple[int, ...] = ()) -> list[str]:
         self.minutes += 1
         return acting.act(
-            snapshot(sick, users=users),
+            snapshot(sick, users=users, spec=replace(SPEC, nvidia_driver=NvidiaDriver(mig=self.mig))),
             verdict(sick),
             layout=self.place.layout,
             say=self.place.said.append,
@@ -222,6 +229,46 @@ def test_a_reset_that_fails_and_one_that_hangs_lead_on(act: Round, place: Place)
     assert act.ran[-1] == "systemctl reboot"
     assert act.notes_at_run[-1] == ["reset", "reset_failed", "reboot"]
     assert act(0) == []
+
+
+def test_a_reset_that_was_refused_because_of_a_user_was_not_tried(act: Round) -> None:
+    """Somebody came between: it is no reason to boot the host."""
+    act(0)
+    act.code, act.said = 3, "Unable to reset GPU: it is currently being used by one or more processes.\n"
+    assert "currently being used" in act(0)[0]
+    assert act.events() == ["reset"]
+
+
+def test_a_reset_that_takes_mig_devices_away_has_them_made_again(act: Round) -> None:
+    """Those of that GPU, by the spec's layout, as the boot makes them."""
+    act.mig = (MigLayout(("1g.10gb", "1g.10gb"), (A,)), MigLayout(("2g.20gb",), (B,)))
+    act(0)
+    assert act(0) == ["GPU 0 was reset"]
+    assert act.ran[1:] == [
+        f"/opt/nvidia-smi -i {A} -mig 1",
+        f"/opt/nvidia-smi mig -i {A} -cgi 1g.10gb,1g.10gb -C",
+    ]
+
+
+def test_no_reboot_while_packages_change(act: Round, place: Place) -> None:
+    """A host that is booted in the middle of dpkg may not come back."""
+    lock = place.layout.path("/var/lib/dpkg/lock-frontend")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    act(0)
+    act.code = 255
+    act(0)
+    act(0)
+    code = "import fcntl, sys; file = open(sys.argv[1], 'r+b'); fcntl.lockf(file, fcntl.LOCK_EX)\n"
+    code += "print('locked', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code, str(lock)], stdin=-1, stdout=-1) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert act(0) == []
+        assert "the reboot waits until packages are installed" in place.said[-1]
+        other.communicate()
+    act.code = 0
+    assert act(0) == ["the host was told to reboot"]
 
 
 def test_a_kill_in_the_middle_of_a_reset_is_remembered(act: Round) -> None:

@@ -55,8 +55,9 @@ def plan(
 
 
 def kinds(made: Plan) -> list[str]:
-    """Its decisions as words."""
-    return [f"{each.kind} {each.slot or ','.join(each.gpus)}" for each in made.decisions]
+    """What it does, as words."""
+    done = [each for each in made.decisions if each.kind != "wait"]
+    return [f"{each.kind} {each.slot or ','.join(each.gpus)}" for each in done]
 
 
 # -- one round ---------------------------------------------------------------------------------------------
@@ -126,6 +127,22 @@ def test_a_reset_that_touches_neighbours_holds_and_awaits_them() -> None:
     assert kinds(plan([sick, well], [first, dry], clean={B: 3})) == ["reset GPU-a"]
     made = plan([gpu(A), well], [first, dry], clean={B: 3})
     assert kinds(made) == ["release b"], "it was never ill: it need not wait for its neighbour"
+
+
+def test_what_a_reset_waits_for_is_said() -> None:
+    """Else a held slot would be a riddle: whose process is it?"""
+    made = plan([gpu(A, "RESET", users="4711 (python)")], [stopped("a", A, by_health=(A,))])
+    assert [each.reason for each in made.decisions] == [
+        "GPU a is to be reset, and GPU a is in use by 4711 (python)"
+    ]
+
+
+def test_gpus_that_can_only_be_reset_together_are() -> None:
+    """NVLink before Ampere: one command for all of them."""
+    both = frozenset({A, B})
+    dry = [stopped("a", A, by_health=(A,)), stopped("b", B, by_health=())]
+    made = plan([gpu(A, "RESET", together=both, alone=False), gpu(B)], dry)
+    assert kinds(made) == ["reset GPU-a,GPU-b"]
 
 
 def test_a_reboot_waits_for_every_slot_of_the_host() -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Literal
 
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import HEALTH, Cause, Holds
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.process import Result
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System, run
 
@@ -31,16 +35,20 @@ __all__ = ["Actor", "act", "act_here", "forgive"]
 
 RESET_SECONDS = 300.0
 REBOOT_SECONDS = 60.0
+MIG_SECONDS = 60.0
 LOCK = "/run/runnerctl/act.lock"
 LOCK_SECONDS = 0.0  # who comes second has nothing to add
 NVIDIA_SMI = "nvidia-smi"
-Run = Callable[[list[str], float], int]
+# The locks of dpkg and rpm (fcntl); a boot in the middle of either leaves a host that may not start.
+PACKAGE_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/rpm/.rpm.lock")
+_IN_USE = re.compile(r"in use|being used", re.IGNORECASE)
+Run = Callable[[list[str], float], Result]
 EventKind = Literal["reset", "reset_failed", "reboot", "taken_out", "released"]
 
 
-def _run(argv: list[str], seconds: float) -> int:
-    """Run a command with a deadline; its exit status. Raises HostError when it does not end."""
-    return run(argv, seconds=seconds, check=False).rc
+def _run(argv: list[str], seconds: float) -> Result:
+    """Run a command with a deadline. Raises HostError when it does not end."""
+    return run(argv, seconds=seconds, check=False)
 
 
 def act(
@@ -187,6 +195,9 @@ class Actor:
             return self._hold(decision)
         if decision.kind == "release":
             return self._release(decision)
+        if decision.kind == "wait":
+            self.say(decision.reason)
+            return None
         if decision.kind == "take_out":
             return self._take_out(decision, slots)
         if not all(slot.dry for slot in self._slots() if _concerns(slot, decision, self.gpus)):
@@ -222,21 +233,42 @@ class Actor:
         return f"taken out of service: {decision.reason}"
 
     def _reset(self, decision: Decision) -> str:
-        uuid = decision.gpus[0]
-        name = self.gpus[uuid].name
+        name = self.gpus[decision.gpus[0]].name
         self._note("reset", decision.gpus, decision.reason)
         self.say(f"{name} is being reset: {decision.reason}")
         try:
-            code = self.run([self.nvidia_smi, "--gpu-reset", "-i", uuid], RESET_SECONDS)
+            done = self.run([self.nvidia_smi, "--gpu-reset", "-i", ",".join(decision.gpus)], RESET_SECONDS)
         except HostError as error:
             self._note("reset_failed", decision.gpus, one_line(error))
             raise
-        if code:
-            self._note("reset_failed", decision.gpus, f"nvidia-smi ended with {code}")
-            return f"{name} could not be reset: nvidia-smi ended with {code}"
+        if done.rc:
+            why = f"nvidia-smi ended with {done.rc}{_last_line(done)}"
+            if not _IN_USE.search(done.out + done.err):  # then it was not tried
+                self._note("reset_failed", decision.gpus, why)
+            return f"{name} could not be reset: {why}"
+        for uuid in decision.gpus:
+            self._cut_again(uuid)
         return f"{name} was reset"
 
-    def _reboot(self, decision: Decision) -> str:
+    def _cut_again(self, uuid: str) -> None:
+        """A reset takes MIG devices away: make those of the spec's layout again, as the boot does."""
+        for layout in self.spec.nvidia_driver.mig:
+            if layout.profiles and (uuid in layout.gpus or not layout.gpus):
+                for words in (
+                    ["-i", uuid, "-mig", "1"],
+                    ["mig", "-i", uuid, "-cgi", ",".join(layout.profiles), "-C"],
+                ):
+                    done = self.run([self.nvidia_smi, *words], MIG_SECONDS)
+                    if done.rc:
+                        self.say(
+                            f"{self.gpus[uuid].name} could not be cut into MIG devices{_last_line(done)}"
+                        )
+                        return
+
+    def _reboot(self, decision: Decision) -> str | None:
+        if _packages_change(self.layout):
+            self.say(f"the reboot waits until packages are installed: {decision.reason}")
+            return None
         self._note("reboot", decision.gpus, decision.reason)
         self.say(f"the host is being booted: {decision.reason}")
         self.run(["systemctl", "reboot"], REBOOT_SECONDS)
@@ -252,6 +284,27 @@ class Actor:
         pci = {uuid: state.pci for uuid, state in self.gpus.items()}
         now, boot = self.moment
         self.notes.add([GpuEvent(now, boot, kind, uuid, pci.get(uuid), reason) for uuid in gpus])
+
+
+def _last_line(done: Result) -> str:
+    lines = (done.out.strip() or done.err.strip()).splitlines()
+    return f": {lines[-1].strip()}" if lines else ""
+
+
+def _packages_change(layout: Layout) -> bool:
+    """Whether a package manager is at work."""
+    return any(_is_locked(layout.path(path)) for path in PACKAGE_LOCKS)
+
+
+def _is_locked(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 def _concerns(slot: SlotState, decision: Decision, gpus: dict[str, GpuState]) -> bool:

@@ -37,7 +37,8 @@ class GpuState:
     """One GPU as the verdict sees it.
 
     ``action``: what it needs (see `runnerctl.core.xid_table`). ``users``: who uses it, empty for nobody, None
-    when that is not known. ``together``: the UUIDs of all GPUs that a reset of it touches, its own included.
+    when that is not known. ``together``: the UUIDs of all GPUs that a reset of it touches, its own included;
+    ``alone``: the others need not be reset with it.
     """
 
     uuid: str
@@ -48,6 +49,7 @@ class GpuState:
     pci: str | None = None
     users: str | None = ""
     together: frozenset[str] = frozenset()
+    alone: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,9 +73,9 @@ class SlotState:
 
 @dataclass(frozen=True)
 class Decision:
-    """One thing to do. ``gpus``: the UUIDs it is about; ``slot``: for hold and release."""
+    """One thing to do, or to wait for. ``gpus``: the UUIDs it is about; ``slot``: for hold and release."""
 
-    kind: Literal["hold", "release", "reset", "reboot", "take_out"]
+    kind: Literal["hold", "release", "reset", "reboot", "take_out", "wait"]
     reason: str
     slot: str = ""
     gpus: tuple[str, ...] = ()
@@ -241,8 +243,13 @@ class _Ladder:
             touched = step.gpu.together | {step.gpu.uuid}
             if step.rung != _RESET or not all(slot.dry for slot in self.slots if touched & set(slot.gpus)):
                 continue
-            if all(self.gpus[uuid].users == "" for uuid in touched if uuid in self.gpus):
-                yield Decision("reset", step.gpu.reason, gpus=(step.gpu.uuid,))
+            used = [self.gpus[uuid] for uuid in sorted(touched) if uuid in self.gpus]
+            used = [gpu for gpu in used if gpu.users != ""]
+            if used:
+                yield Decision("wait", f"{step.gpu.name} is to be reset, and {_used(used)}")
+                continue
+            others = () if step.gpu.alone else tuple(sorted(touched - {step.gpu.uuid}))
+            yield Decision("reset", step.gpu.reason, gpus=(step.gpu.uuid, *others))
 
     def reboots(self) -> Iterator[Decision]:
         due = [step for step in self.steps if step.rung == _REBOOT and not step.by_hand]
@@ -273,6 +280,11 @@ def _reason(step: _Step) -> str:
     elif step.by_hand:
         reason += "; boot the host by hand"
     return reason
+
+
+def _used(gpus: Sequence[GpuState]) -> str:
+    said = (f"{gpu.name} is in use by {gpu.users or 'somebody who is not known'}" for gpu in gpus)
+    return "; ".join(said)
 
 
 def _released(gpus: int, enough: int) -> str:

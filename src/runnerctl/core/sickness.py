@@ -35,6 +35,7 @@ _CHECKS: Mapping[str, Action] = {
     "gpu.retired_pages": "RMA",
 }
 _HOST_WIDE = ("driver.nvml", "driver.mismatch")
+_AMPERE = 7  # nvmlDeviceArchitecture_t
 # They keep every GPU open, and a reset copes with them.
 _DAEMONS = frozenset({"nvidia-persiste", "nv-fabricmanage"})
 
@@ -155,17 +156,19 @@ class _Sight:
             pci=gpu.pci_bus_id if gpu else None,
             users=self._users(gpu) if gpu else None,
             together=_together(self.snapshot, uuid),
+            alone=gpu is not None and (gpu.architecture or 0) >= _AMPERE,
         )
 
     def _users(self, gpu: Gpu) -> str | None:
         """The processes on a GPU, by NVML and by their open files; None when neither tells."""
         residue = self.snapshot.residue
-        opened = residue if isinstance(residue, Residue) and residue.complete else None
+        told = isinstance(residue, Residue) and residue.complete and gpu.minor is not None
+        opened = residue.processes if told and isinstance(residue, Residue) else None
         if gpu.processes is None and opened is None:
             return None
         found = [str(process.pid) for process in gpu.processes or ()]
         node = f"/dev/nvidia{gpu.minor}"
-        for process in opened.processes if opened else ():
+        for process in opened or ():
             if node in process.devices and process.comm not in _DAEMONS:
                 found.append(f"{process.pid} ({process.comm})")
         return ", ".join(found)
@@ -197,7 +200,8 @@ def _condition(condition: GpuCondition | None) -> Iterator[_Cause]:
 def _together(snapshot: Snapshot, uuid: str) -> frozenset[str]:
     """The GPUs that a reset touches: all of a fabric, all that NVLink joins, or the one.
 
-    nvidia-smi(1): with NVLink between them GPUs are reset together; one whose links cannot be read counts.
+    nvidia-smi(1), --gpu-reset: GPUs before Ampere that NVLink joins are reset by one command, newer ones may
+    be reset singly; their traffic is disturbed either way. One whose links cannot be read counts.
     """
     gpus = _listed(snapshot)
     install = snapshot.driver_install
