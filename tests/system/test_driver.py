@@ -42,6 +42,11 @@ START_SCRIPT = (
 
 
 def _driver(version: str) -> list[Deb]:
+    upstream = version.partition("-")[0]
+    sources = {
+        f"/usr/src/nvidia-{upstream}/dkms.conf": "\n",
+        f"/var/lib/dkms/nvidia/{upstream}/source": "\n",
+    }
     same = {"Depends": f"libnvidia-ml1 (= {version})"}
     return [
         Deb("libnvidia-ml1", version),
@@ -50,6 +55,7 @@ def _driver(version: str) -> list[Deb]:
             "nvidia-kernel-open-dkms",
             version,
             relations={"Depends": "dkms"},
+            files=sources,
             scripts={"postinst": BUILD_SCRIPT},
         ),
         Deb("nvidia-persistenced", version, files={UNIT: UNIT_TEXT}, scripts={"postinst": START_SCRIPT}),
@@ -144,11 +150,11 @@ def _refusal(site: Site, *options: str) -> str:
 
 
 def _everything(host: Host) -> str:
-    """A fingerprint of all that a play could change: files, packages, holds, units."""
+    """All that a play could change: files, packages, holds, units. Asked first, apt has made its own cache."""
     command = (
-        "find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log"
+        "apt-mark showhold; find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log"
         " -o -path /var/lib/systemd -o -path /root/.ansible \\) -prune -o -printf '%p %m %U %s %T@\\n' | sort"
-        "; dpkg -l; apt-mark showhold; systemctl list-unit-files --no-legend | sort"
+        "; dpkg -l; systemctl list-unit-files --no-legend | sort"
     )
     return host.exec("sh", "-c", command).stdout
 
