@@ -101,7 +101,7 @@ class _Sight:
         condition = next((each for each in self.conditions if each.gpu == gpu.index), None)
         findings = [finding for finding in self.critical if _is_about(finding, gpu)]
         if self.wide is not None:
-            return self._sick(gpu.uuid, "the driver", [self._driver()])
+            return self._sick(gpu.uuid, "the driver", [self._driver(self.wide)])
         causes = [*_findings(findings, gpu), *_condition(condition)]
         if causes:
             return self._sick(gpu.uuid, name, causes, gpu=gpu)
@@ -111,7 +111,7 @@ class _Sight:
     def missing(self, uuid: str) -> GpuState:
         """The state of a GPU that a slot claims and NVML does not list."""
         if self.wide is not None:
-            return self._sick(uuid, "the driver", [self._driver()])
+            return self._sick(uuid, "the driver", [self._driver(self.wide)])
         if isinstance(self.snapshot.gpus, Unavailable):
             return GpuState(uuid, "unknown")
         pci = self._address(uuid)
@@ -126,11 +126,10 @@ class _Sight:
         """Whether a fault may stand in a kernel log that should be readable and was not."""
         return isinstance(self.snapshot.kernel_log, Unavailable) and not self.snapshot.host.container
 
-    def _driver(self) -> _Cause:
-        assert self.wide is not None
+    def _driver(self, wide: Finding) -> _Cause:
         nvml = self.snapshot.nvml
         failure = nvml.failure if isinstance(nvml, Nvml) else None
-        return (_DRIVER.get(failure.kind, "WARN") if failure else "WARN", self.wide.summary)
+        return (_DRIVER.get(failure.kind, "WARN") if failure else "WARN", wide.summary)
 
     def _nameless(self) -> Iterator[_Cause]:
         """What GPUs say that do not even tell their UUID: the missing one may be one of them."""
