@@ -286,6 +286,22 @@ def test_dnf_automatic(tmp_path: Path) -> None:
     assert driver_packages.upgrades_blocked(tmp_path, ["kmod-nvidia"]) is True
 
 
+@pytest.mark.parametrize(
+    ("package", "version"),
+    [
+        ("nvidia-fabricmanager-580", "580.95.05"),
+        ("nvidia-fabricmanager", "580.95.05"),
+        ("nvidia-fabric-manager", "580.95.05"),
+        ("nvidia-fabricmanager-dev-580", None),
+    ],
+)
+def test_the_fabric_managers_package(tmp_path: Path, package: str, version: str | None) -> None:
+    """Its name differs between releases and distributions."""
+    status = f"Package: {package}\nStatus: install ok installed\nVersion: 1:580.95.05-1\n"
+    _write(tmp_path, {"var/lib/dpkg/status": status})
+    assert _read(tmp_path).fabric_manager_version == version
+
+
 def test_nouveau_and_the_initramfs(tmp_path: Path) -> None:
     """A blacklist that came after the initramfs does not reach it; the command line always does."""
     blacklist = "etc/modprobe.d/nouveau.conf"

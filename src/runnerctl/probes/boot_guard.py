@@ -14,7 +14,8 @@ __all__ = ["mok_enrolled", "mok_key", "nouveau", "secure_boot"]
 
 _MODPROBE = ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d", "/lib/modprobe.d")
 _BLACKLIST = re.compile(
-    r"^\s*(?:blacklist\s+nouveau|install\s+nouveau\s+\S*(?:false|true))\s*$", re.MULTILINE
+    r"^\s*(?:blacklist\s+nouveau|alias\s+nouveau\s+off|install\s+nouveau\s+\S*(?:false|true))\s*$",
+    re.MULTILINE,
 )
 _CMDLINE = re.compile(
     r"(?:^|\s)(?:(?:rd\.driver|modprobe)\.blacklist=(?:\S*,)?nouveau(?=[,\s]|$)|nouveau\.modeset=0)"

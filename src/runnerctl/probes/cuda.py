@@ -63,6 +63,16 @@ class Driver:
     def call(self, function: str, *arguments: Any) -> None:
         """One call. Numbers must come as ctypes: a plain int would be cut to 32 bits."""
         self._report.stage(function, self._gpu)
+        self._raw(function, *arguments)
+
+    def burst(self, function: str, *arguments: Any, times: int) -> None:
+        """The same call several times and a wait for their end, announced once: for measuring."""
+        self._report.stage(function, self._gpu)
+        for _ in range(times):
+            self._raw(function, *arguments)
+        self._raw("cuCtxSynchronize")
+
+    def _raw(self, function: str, *arguments: Any) -> None:
         try:
             found = self._library[function]
         except AttributeError:

@@ -35,6 +35,7 @@ _UNIT_PLACES = (
 _LIBRARY_PLACES = ("/usr/lib/{triplet}", "/usr/lib64", "/usr/lib", "/usr/lib/{triplet}/nvidia/current")
 _LIBRARY = re.compile(r"libnvidia-ml\.so\.(\d+\.\d+(?:\.\d+)?)")
 _VERSION = re.compile(r"(?:\d+:)?(\d+\.\d+(?:\.\d+)?)")
+_FABRIC_MANAGER = re.compile(r"nvidia-fabric-?manager(?:-\d+)?")
 _UNITS_SECONDS = 3.0
 
 
@@ -83,7 +84,7 @@ def _kernels(rootfs: Path, machine: str, environ: Mapping[str, str]) -> dict[str
 def _packages(rootfs: Path, machine: str) -> dict[str, Any]:
     packages, held = driver_packages.read_packages(rootfs)
     driver = [name for name in packages if is_driver_package(name)]
-    manager = next((packages[name] for name in packages if "fabricmanager" in name and "dev" not in name), "")
+    manager = next((packages[name] for name in packages if _FABRIC_MANAGER.fullmatch(name)), "")
     version = _VERSION.match(manager)
     return {
         "packages": packages,
