@@ -19,7 +19,7 @@ from runnerctl.core.snapshot import Nvml, NvmlFailure, Unavailable
 from tests.component.nvml_support import EVERYTHING, Asked, asked, read_all
 from tests.fakes.nvml import build, environment
 
-DEADLINE_SECONDS = 1.2
+DEADLINE_SECONDS = 2.5
 SLACK_SECONDS = 0.5
 AT_A_TIME = 6
 FLASH = "nvmlDeviceValidateInforom"  # asked by deep probes only

@@ -7,7 +7,7 @@ from typing import Any
 
 from runnerctl.core.checks.expect import expects_gpus
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
-from runnerctl.core.snapshot import Host, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu
+from runnerctl.core.snapshot import Host, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu, Snapshot
 from runnerctl.core.spec import HostSpec
 
 __all__ = ["DRIVER_MISMATCH", "DRIVER_NVML"]
@@ -114,6 +114,11 @@ def _count(number: int) -> str:
     return f"{number} NVIDIA GPU{'' if number == 1 else 's'}"
 
 
+def _nvml_read(snapshot: Snapshot) -> bool:
+    """Whether NVML could be asked (where it could not, `driver.nvml` says so)."""
+    return isinstance(snapshot.nvml, Nvml)
+
+
 def _judge_mismatch(nvml: Nvml, module: NvidiaModule | None, *, spec: HostSpec | None) -> Iterable[Verdict]:
     del spec  # two versions of one driver are wrong whatever the spec says
     version = module.version if module else None
@@ -159,5 +164,5 @@ DRIVER_MISMATCH = Check(
     remedy=_RELOAD,
     judge=_judge_mismatch,
     needs=("nvml", "nvidia_module?"),
-    when=lambda snapshot: isinstance(snapshot.nvml, Nvml),  # driver.nvml says that it could not be asked
+    when=_nvml_read,
 )

@@ -45,6 +45,11 @@ def _nvml_answers(snapshot: Snapshot) -> bool:
     return isinstance(snapshot.nvml, Nvml) and snapshot.nvml.failure is None
 
 
+def _slots_claim(snapshot: Snapshot) -> bool:
+    """Whether a slot claims a GPU by its UUID, and NVML answers as a whole."""
+    return claims_gpus(snapshot) and _nvml_answers(snapshot)
+
+
 def _judge_count(
     nvml: Nvml,
     pci: tuple[PciGpu, ...] | None,
@@ -137,7 +142,7 @@ def _judge_answers(gpu: Gpu, gpus: tuple[Gpu, ...], *, spec: HostSpec | None) ->
 
 
 def _denied(gpu: Gpu, failure: NvmlFailure, gpus: Sequence[Gpu], data: dict[str, Any]) -> Verdict:
-    """Inside a slot's device rules the GPUs of other slots are listed, and cannot be opened; that is right."""
+    """Inside a slot's device rules other slots' GPUs are listed and cannot be opened; that is right."""
     others = any(other.failure is None for other in gpus)
     if gpu.uuid is None and others:
         return ok("not given to this process, which has others", **data)
@@ -240,5 +245,5 @@ GPU_SLOTS = Check(
     remedy="compare with `nvidia-smi -L`, correct the slot's gpus in inventory and provision again",
     judge=_judge_slots,
     needs=("nvml",),
-    when=lambda snapshot: claims_gpus(snapshot) and _nvml_answers(snapshot),
+    when=_slots_claim,
 )
