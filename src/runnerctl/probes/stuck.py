@@ -94,6 +94,7 @@ class Guard:
         try:
             self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
             aside.write_bytes(msgspec.json.encode(stuck) + b"\n")
+            aside.chmod(0o644)  # whoever asks shall know, whatever the umask of the one who found it
             aside.replace(path)
         except OSError as error:
             return f"it could not be written down in {path}: {error.strerror}"
