@@ -61,9 +61,9 @@ def compute(report: Report, *, device: str, gpu: int) -> dict[str, Any]:
 
 def _sets(driver: Driver, place: ctypes.c_uint64) -> None:
     driver.call("cuMemsetD8_v2", place, ctypes.c_ubyte(0xA5), ctypes.c_size_t(_BLOCK))
-    _compare(driver, place, b"\xa5" * _BLOCK, "cuMemsetD8_v2")
+    _compare(driver, place, b"\xa5" * _BLOCK, call="cuMemsetD8_v2")
     driver.call("cuMemsetD32_v2", place, ctypes.c_uint(0x12345678), ctypes.c_size_t(_BLOCK // 4))
-    _compare(driver, place, b"\x78\x56\x34\x12" * (_BLOCK // 4), "cuMemsetD32_v2")
+    _compare(driver, place, b"\x78\x56\x34\x12" * (_BLOCK // 4), call="cuMemsetD32_v2")
 
 
 def _copies(driver: Driver, place: ctypes.c_uint64) -> None:
@@ -73,10 +73,10 @@ def _copies(driver: Driver, place: ctypes.c_uint64) -> None:
     driver.to_device(place, data)
     there = ctypes.c_uint64(place.value + half)
     driver.call("cuMemcpyDtoD_v2", there, place, ctypes.c_size_t(half))
-    _compare(driver, there, data, "cuMemcpyDtoD_v2")
+    _compare(driver, there, data, call="cuMemcpyDtoD_v2")
 
 
-def _compare(driver: Driver, place: ctypes.c_uint64, wanted: bytes, call: str) -> None:
+def _compare(driver: Driver, place: ctypes.c_uint64, wanted: bytes, *, call: str) -> None:
     got = driver.to_host(place, len(wanted))
     if got != wanted:
         first = next(at for at, (one, other) in enumerate(zip(got, wanted, strict=True)) if one != other)
@@ -95,7 +95,7 @@ def _kernel(driver: Driver, place: ctypes.c_uint64) -> bool:
     expected = b"".join(
         pattern(index, seed=seed, mask=mask, flip=flip).to_bytes(4, "little") for index in range(words)
     )
-    _compare(driver, place, expected, "cuLaunchKernel")
+    _compare(driver, place, expected, call="cuLaunchKernel")
     return True
 
 
@@ -142,7 +142,7 @@ def memory_test(report: Report, *, device: str, gpu: int) -> dict[str, Any]:
             if compiled:
                 _pass(driver, compiled, chunks, result=result, look=look, found=found)
             else:
-                _sampled(driver, chunks, look[2] or FULL_MASK // 5, found)
+                _sampled(driver, chunks, word=look[2] or FULL_MASK // 5, found=found)
             found["passes"] = number
 
     failure = _guarded(work, report, device, gpu=gpu)
@@ -199,7 +199,7 @@ def _pass(
 
 
 def _sampled(
-    driver: Driver, chunks: list[tuple[ctypes.c_uint64, int]], word: int, found: dict[str, Any]
+    driver: Driver, chunks: list[tuple[ctypes.c_uint64, int]], *, word: int, found: dict[str, Any]
 ) -> None:
     """Without code of our own on the GPU: the beginning and the end of each block, on the host."""
     wanted = word.to_bytes(4, "little") * (_SAMPLE // 4)

@@ -72,7 +72,7 @@ def parse_driver_install(outcome: Outcome) -> DriverInstall | Unavailable:
 def _kernels(rootfs: Path, machine: str, environ: Mapping[str, str]) -> dict[str, Any]:
     running = kernels.running_kernel(rootfs)
     installed = kernels.installed_kernels(rootfs)
-    modules = modules_on_disk.read_modules(rootfs, installed, machine, environ)
+    modules = modules_on_disk.read_modules(rootfs, installed, machine=machine, environ=environ)
     return {
         "kernel": running,
         "next_kernel": kernels.next_kernel(rootfs),

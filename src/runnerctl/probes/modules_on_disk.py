@@ -36,13 +36,13 @@ _DEADLINE_SECONDS = 3.0  # of one `modinfo`
 
 
 def read_modules(
-    rootfs: Path, kernels: tuple[str, ...], machine: str, environ: Mapping[str, str]
+    rootfs: Path, kernels: tuple[str, ...], *, machine: str, environ: Mapping[str, str]
 ) -> tuple[KernelModule, ...]:
     """One entry for each kernel. ``machine`` is the kernel's word for the architecture: x86_64, aarch64."""
-    return tuple(_module(rootfs, kernel, machine, environ) for kernel in kernels)
+    return tuple(_module(rootfs, kernel, machine=machine, environ=environ) for kernel in kernels)
 
 
-def _module(rootfs: Path, kernel: str, machine: str, environ: Mapping[str, str]) -> KernelModule:
+def _module(rootfs: Path, kernel: str, *, machine: str, environ: Mapping[str, str]) -> KernelModule:
     tree = under(rootfs, "/lib/modules") / kernel
     state, built = _dkms_state(rootfs, kernel, machine)
     headers = _headers(rootfs, kernel)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from runnerctl.core.checks.boot_scope import driver_due, loaded
 from runnerctl.core.driver_readings import DriverInstall
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
+from runnerctl.core.gpu_generations import needs_subnet_manager
 from runnerctl.core.snapshot import NvidiaModule, Nvml, Snapshot
 from runnerctl.core.spec import HostSpec
 
@@ -17,7 +18,13 @@ _REFRESH = "`systemctl restart nvidia-cdi-refresh`, or `nvidia-ctk cdi generate 
 
 def _has_switches(snapshot: Snapshot) -> bool:
     install = snapshot.driver_install
-    return driver_due(snapshot) and isinstance(install, DriverInstall) and install.nvswitches > 0
+    if not driver_due(snapshot) or not isinstance(install, DriverInstall):
+        return False
+    gpus = snapshot.pci_gpus if isinstance(snapshot.pci_gpus, tuple) else ()
+    # The switches of newer boards are no PCI devices; a whole board is known by its GPUs.
+    return install.nvswitches > 0 or needs_subnet_manager(
+        tuple(gpu.device.removeprefix("0x") for gpu in gpus)
+    )
 
 
 def _judge_fabric(
@@ -31,17 +38,18 @@ def _judge_fabric(
         "version": manager,
         "driver": driver,
     }
+    switches = f"{install.nvswitches} NVSwitches" if install.nvswitches else "a board with NVSwitches"
     fails = "CUDA programs fail with error 802 (system not yet initialized)"
     if install.fabric_manager is None:
         remedy = f"install the fabric manager of exactly the driver's version ({driver}) and start it"
-        yield critical(f"{install.nvswitches} NVSwitches, and no fabric manager: {fails}", remedy, **data)
+        yield critical(f"{switches}, and no fabric manager: {fails}", remedy, **data)
     elif driver and manager and manager != driver:
         remedy = f"install the fabric manager of exactly the driver's version ({driver})"
         yield critical(f"fabric manager {manager} does not fit driver {driver}: {fails}", remedy, **data)
     elif install.fabric_manager not in ("active", "activating", "reloading", "unknown"):
         yield critical(f"the fabric manager is {install.fabric_manager}: {fails}", **data)
     else:
-        yield ok(f"fabric manager {manager or ''} serves {install.nvswitches} NVSwitches", **data)
+        yield ok(f"fabric manager {manager or ''} serves {switches}", **data)
 
 
 def _needs_daemon(snapshot: Snapshot) -> bool:
@@ -101,7 +109,7 @@ DRIVER_FABRIC_MANAGER = Check(
     id="driver.fabric_manager",
     title="The fabric manager runs and fits the driver",
     docs=(
-        "Only on hosts with NVSwitches (PCI class 0680, vendor 10de). Their fabric must be set up by the "
+        "Only on hosts with NVSwitches (PCI class 0680, vendor 10de, or all GPUs of a newer board). Their fabric must be set up by the "
         "fabric manager, whose version must equal the driver's exactly; without it every CUDA program "
         "fails with error 802."
     ),
