@@ -17,6 +17,7 @@ _REFRESH = "`systemctl restart nvidia-cdi-refresh`, or `nvidia-ctk cdi generate 
 
 
 def _has_switches(snapshot: Snapshot) -> bool:
+    """Whether the GPUs are joined by NVSwitches, and a driver is installed or due."""
     install = snapshot.driver_install
     if not driver_due(snapshot) or not isinstance(install, DriverInstall):
         return False
@@ -53,7 +54,7 @@ def _judge_fabric(
 
 
 def _needs_daemon(snapshot: Snapshot) -> bool:
-    """The daemon's work is done where every GPU has persistence mode on, whoever switched it on."""
+    """Whether the daemon is installed and a driver loaded, and not all GPUs have persistence on without it."""
     install, spec = snapshot.driver_install, snapshot.host_spec
     if not loaded(snapshot) or not isinstance(install, DriverInstall) or install.persistenced is None:
         return False
@@ -78,6 +79,7 @@ def _cdi_wanted(spec: HostSpec | None) -> bool:
 
 
 def _cdi_due(snapshot: Snapshot) -> bool:
+    """Whether a driver is loaded, and a CDI specification is there or wanted by the spec."""
     install = snapshot.driver_install
     if not loaded(snapshot) or not isinstance(install, DriverInstall):
         return False
@@ -109,9 +111,9 @@ DRIVER_FABRIC_MANAGER = Check(
     id="driver.fabric_manager",
     title="The fabric manager runs and fits the driver",
     docs=(
-        "Only on hosts with NVSwitches (PCI class 0680, vendor 10de, or all GPUs of a newer board). Their fabric must be set up by the "
-        "fabric manager, whose version must equal the driver's exactly; without it every CUDA program "
-        "fails with error 802."
+        "Only on hosts with NVSwitches: PCI class 0680 of vendor 10de, or all GPUs of a board whose switches "
+        "are no PCI devices. Their fabric must be set up by the fabric manager, whose version must equal "
+        "the driver's exactly; without it every CUDA program fails with error 802."
     ),
     remedy="`systemctl enable --now nvidia-fabricmanager`, and read `journalctl -u nvidia-fabricmanager`",
     judge=_judge_fabric,
