@@ -16,10 +16,10 @@ from ..module_utils.errors import HostError, one_line
 DOCUMENTATION = r"""
 module: nvidia_driver
 short_description: Install the NVIDIA driver, load it, and prove that it answers
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - The controller reads the host's GPUs and decides on branch, flavour and source of the driver, or
-    refuses. This module carries the plan out on the host. In a playbook the options come from the role's
+    refuses. This module carries the plan out on the host. In a play the options come from the role's
     variables.
   - Adds missing components of the distribution's own apt sources in a file of its own, and repositories
     whose key has the fingerprint that was given.

@@ -23,7 +23,7 @@ TABLE: Mapping[str, Entry] = {
     "health": Entry("runnerctl.cli.health", "Judge this host: GPUs, runners, disk, network."),
     "snapshot": Entry("runnerctl.cli.health", "Save what the host looks like, for a bug report."),
     "baseline": Entry(
-        "runnerctl.cli.baseline", "Save what this host's GPUs are like; health tells what differs later."
+        "runnerctl.cli.baseline", "Save what this host's GPUs are like; health reports what differs later."
     ),
     "spec": Entry("runnerctl.cli.spec", "Show or check what a host should be."),
     "auth": Entry("runnerctl.cli.auth", "Find out what the credential at hand may do."),

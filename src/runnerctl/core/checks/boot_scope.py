@@ -23,12 +23,12 @@ def boots(snapshot: Snapshot) -> bool:
 
 
 def driver_due(snapshot: Snapshot) -> bool:
-    """Where a driver is installed and could be read; what could not be read, driver.next_boot says once."""
+    """Whether a driver is installed and could be read; what could not be read, driver.next_boot says once."""
     return boots(snapshot) and isinstance(snapshot.driver_install, DriverInstall)
 
 
 def loaded(snapshot: Snapshot) -> bool:
-    """Where a driver is loaded as well."""
+    """Whether a driver is installed and loaded."""
     return driver_due(snapshot) and bool(_module_version(snapshot))
 
 

@@ -14,7 +14,7 @@ __all__ = ["CHECKS"]
 
 
 def _runtime_wanted(snapshot: Snapshot) -> bool:
-    """The spec wants Docker with the NVIDIA runtime, and an Engine answers (docker.engine says if not)."""
+    """Whether the spec wants Docker with NVIDIA's runtime, and an Engine answers (else see docker.engine)."""
     spec = snapshot.host_spec
     if spec is None or not (spec.container_toolkit.manage and spec.container_toolkit.runtime):
         return False
@@ -38,6 +38,7 @@ def _judge_runtime(gpus: ContainerGpus, *, spec: HostSpec | None) -> Iterable[Ve
 
 
 def _has_containers(snapshot: Snapshot) -> bool:
+    """Whether containers with GPUs run."""
     gpus = snapshot.container_gpus
     return isinstance(gpus, ContainerGpus) and bool(gpus.containers)
 
@@ -60,7 +61,7 @@ def _judge_devices(gpus: ContainerGpus, *, spec: HostSpec | None) -> Iterable[Ve
 
 
 def _reload_matters(snapshot: Snapshot) -> bool:
-    """Containers, systemd's control groups and a loaded driver: only there a reload can take GPUs away."""
+    """Whether a reload can take GPUs away: a loaded driver, containers, control groups of systemd's."""
     gpus, module = snapshot.container_gpus, snapshot.nvidia_module
     if not isinstance(gpus, ContainerGpus) or snapshot.host.container:
         return False
@@ -84,6 +85,7 @@ def _judge_reload(gpus: ContainerGpus, *, spec: HostSpec | None) -> Iterable[Ver
 
 
 def _toolkit_there(snapshot: Snapshot) -> bool:
+    """Whether a package of the container toolkit is installed."""
     install = snapshot.driver_install
     return isinstance(install, DriverInstall) and any(name in install.packages for name in TOOLKIT_PACKAGES)
 

@@ -120,6 +120,7 @@ def _bandwidth(device: DeepGpu, copies: Transfers) -> Verdict:
 
 
 def _asked(snapshot: Snapshot) -> bool:
+    """Whether ``--deep`` was given."""
     return snapshot.deep is not None
 
 

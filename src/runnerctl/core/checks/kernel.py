@@ -39,7 +39,7 @@ def _has_gpus(snapshot: Snapshot) -> bool:
 
 
 def _applies(snapshot: Snapshot) -> bool:
-    """A container may not read its host's kernel log, and that is as it should be."""
+    """Whether there is something of NVIDIA's here; a container need not read its host's kernel log."""
     log = snapshot.kernel_log
     if log is None or (isinstance(log, Unavailable) and snapshot.host.container):
         return False

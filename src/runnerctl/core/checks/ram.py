@@ -17,6 +17,11 @@ _CRITICAL_PERCENT = 2.0
 _MANY_CORRECTED = 1000  # since boot: a healthy module has a handful, a failing one thousands within a day
 
 
+def _was_read(snapshot: Snapshot) -> bool:
+    """Whether main memory was looked at."""
+    return snapshot.memory is not None
+
+
 def _judge_memory(memory: Memory | None, *, spec: HostSpec | None) -> Iterable[Verdict]:
     del spec
     if memory is None or memory.total_bytes <= 0:
@@ -50,7 +55,7 @@ def _errors(memory: Memory, data: dict[str, int | None]) -> Iterable[Verdict]:
 
 
 def _peers(snapshot: Snapshot) -> bool:
-    """Bare metal with two GPUs or more, whose PCI paths could be read."""
+    """Whether it is bare metal with two GPUs or more, whose PCI paths could be read."""
     install, pci = snapshot.driver_install, snapshot.pci_gpus
     if snapshot.host.container or not isinstance(install, DriverInstall) or install.virtual_machine:
         return False
@@ -85,7 +90,7 @@ CHECKS: tuple[Check, ...] = (
         remedy="look for what holds it: `ps --sort=-rss -eo pid,rss,comm | head`",
         judge=_judge_memory,
         needs=("memory",),
-        when=lambda snapshot: snapshot.memory is not None,
+        when=_was_read,
     ),
     Check(
         id="host.iommu",
