@@ -19,6 +19,7 @@ def test_the_list_of_commands_is_complete() -> None:
     """What the first release promises."""
     promised = ["register", "unregister", "restart", "drain", "resume", "list", "health", "snapshot", "logs"]
     promised += ["spec show", "spec validate", "auth status"]
+    promised += ["xid", "baseline save", "baseline show", "baseline clear"]
     assert sorted(LEAVES) == sorted(f"runnerctl {name}" for name in promised)
 
 

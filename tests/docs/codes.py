@@ -13,7 +13,8 @@ HEAD = """\
 # Exit codes
 
 A verdict (`runnerctl health`) exits as monitoring plugins do. A failure of the command itself, a wrong option
-included, is 3 as well.
+included, is 3 as well. No form of the output (text, JSON, plugin, summary) changes the code, nor does
+`--act`: it is that of the verdict before anything was done.
 
 """
 MIDDLE = """

@@ -29,7 +29,13 @@ DOCUMENTS = {
     "runnerctl.auth/1": "`runnerctl auth status -o json`",
     "runnerctl.logs/1": "`runnerctl logs SLOT -o json`",
     "runnerctl.version/1": "`runnerctl --version -o json`",
+    "runnerctl.xid/1": "`runnerctl xid -o json`, with a code or without",
+    "runnerctl.baseline-saved/1": "`runnerctl baseline save`, `show` and `clear` with `-o json`",
     "runnerctl.gpus/1": "`/var/lib/runnerctl/gpus.json` on a host",
+    "runnerctl.baseline/1": "`/var/lib/runnerctl/baseline.json` on a host",
+    "runnerctl.mig/1": "`/etc/runnerctl/mig.json` on a host",
+    "runnerctl.stuck/1": "`/run/runnerctl/nvml-stuck.json` on a host",
+    "runnerctl.kernel-log/1": "`/run/runnerctl/kernel-log.json` on a host",
     "runnerctl.receipt/1": "`/var/lib/runnerctl/receipt.json` on a host",
 }
 
