@@ -54,7 +54,7 @@ def _judge_fabric(
 
 
 def _needs_daemon(snapshot: Snapshot) -> bool:
-    """Whether the daemon is installed and a driver loaded, and not all GPUs have persistence on without it."""
+    """The daemon is installed, a driver loaded, and not every GPU has persistence on without it."""
     install, spec = snapshot.driver_install, snapshot.host_spec
     if not loaded(snapshot) or not isinstance(install, DriverInstall) or install.persistenced is None:
         return False
