@@ -205,6 +205,28 @@ def test_a_restart_waits_for_the_job_and_for_containers(site: Site) -> None:
     assert not host.exists("/var/lib/runnerctl/docker-due.json")
 
 
+def test_a_container_outlives_the_restart_or_the_restart_waits(site: Site) -> None:
+    """No restart while a container would stop; with ``live-restore``, switched on by a reload, it goes on."""
+    host = site.host
+    files = "bin/sleep lib/x86_64-linux-gnu/libc.so.6 lib64/ld-linux-x86-64.so.2"
+    host.exec(
+        "sh",
+        "-c",
+        f"tar -C / -ch {files} | docker import - tiny && docker run -d --name job tiny /bin/sleep 900",
+    )
+    engine = _engine(host)
+    wish = {"max-concurrent-uploads": 2, "default-shm-size": "128M"}
+    waits = _converge(site, container_toolkit_docker_config=wish)
+    assert "1 containers run" in _data(waits)["pending"][0]
+    assert _engine(host) == engine
+    goes = _converge(site, container_toolkit_docker_config={**wish, "live-restore": True})
+    assert _data(goes)["pending"] == []
+    assert _engine(host) != engine
+    running = host.exec("docker", "inspect", "job", "--format", "{{.State.Running}} {{.RestartCount}}").stdout
+    assert running.split() == ["true", "0"]
+    host.exec("docker", "rm", "-f", "job")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -247,10 +269,10 @@ def test_a_version_is_pinned_downwards_and_upwards(site: Site) -> None:
 def test_deprovision_takes_it_away_when_it_is_named(site: Site) -> None:
     """Without its name nothing of it goes; the user's own daemon.json stays in either case."""
     host = site.host
-    outcome = site.play("deprovision.yml")
+    outcome = site.play("playbooks/deprovision.yml")
     assert outcome.rc == 0, outcome.output
     assert host.exec("nvidia-ctk", "--version").rc == 0
-    outcome = site.play("deprovision.yml", extra={"deprovision_container_toolkit": True})
+    outcome = site.play("playbooks/deprovision.yml", extra={"deprovision_container_toolkit": True})
     assert outcome.rc == 0, outcome.output
     left = host.exec(
         "sh", "-c", "dpkg -l | grep -E 'docker|nvidia'; find /etc /run/systemd -name '*runnerctl*'"
