@@ -150,9 +150,10 @@ def _refusal(site: Site, *options: str) -> str:
 
 
 def _everything(host: Host) -> str:
-    """All that a play could change: files, packages, holds, units. Asked first, apt has made its own cache."""
+    """All that a play could change: files, packages, holds, units. Holds first: asking makes a cache."""
     command = (
-        "apt-mark showhold; find / -xdev \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log"
+        "apt-mark showhold; find / -xdev"
+        " \\( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log"
         " -o -path /var/lib/systemd -o -path /root/.ansible \\) -prune -o -printf '%p %m %U %s %T@\\n' | sort"
         "; dpkg -l; systemctl list-unit-files --no-legend | sort"
     )
@@ -321,3 +322,24 @@ def test_the_proof_decides_before_anything_is_registered(fresh: Site) -> None:
     outcome = _driver_play(fresh)
     assert outcome.rc == 0, outcome.output
     assert fresh.world.control.runners() == []
+
+
+def test_a_reboot_waits_for_the_job_and_the_slots_come_back(fresh: Site, repo: AptRepo) -> None:
+    """nouveau holds the GPU: the job ends first, then the host reboots, and the runner is online again."""
+    del repo
+    fresh.variables["nvidia_driver_manage"] = False
+    fresh.provision()
+    job = fresh.job("echo begun; sleep 40; echo ended", labels=["self-hosted", "linux", "x64"])
+    fresh.github.wait_job(job, status="in_progress")
+    fresh.shell("mount -t tmpfs none /sys/module; mkdir /sys/module/nouveau")  # until the next boot
+    fresh.variables["nvidia_driver_manage"] = True
+    before = fresh.host.boot_id()
+    data = _converge(fresh)
+    assert fresh.host.boot_id() != before
+    assert data["actions"][-2:] == ["stopped gha-runner@main.service for the reboot", "rebooted"]
+    result, log = fresh.result(job)
+    assert result == "success", log
+    assert "ended" in log
+    fresh.host.wait()
+    fresh.github.wait_runner(fresh.world.scope, f"{fresh.host.name}-main")
+    assert _driver_play(fresh).recap[fresh.host.name].changed == 0
