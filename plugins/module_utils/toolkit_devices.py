@@ -144,6 +144,7 @@ class Devices:
 
     def _enable(self, units: tuple[str, ...]) -> None:
         states = self.system.unit_states(list(units))
+        units = tuple(unit for unit in units if not states[unit].enabled.startswith("masked"))  # on purpose
         # Enabled is not enough for the watch: it must be on now.
         off = [
             unit

@@ -24,7 +24,7 @@ from .slot import known_slots
 from .slot_files import Layout
 from .slot_system import System, read_text
 
-__all__ = ["Due", "DueFile", "Engine"]
+__all__ = ["Due", "DueFile", "Engine", "parse_version"]
 
 UNIT = "docker.service"
 SOCKET = "/run/docker.sock"

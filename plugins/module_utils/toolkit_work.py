@@ -20,7 +20,7 @@ from .receipt import Receipt
 from .repository import Repository, ensure, refresh
 from .toolkit_config import merged_daemon, merged_toml, needs_restart, parse_daemon
 from .toolkit_devices import Devices
-from .toolkit_engine import Due, DueFile, Engine
+from .toolkit_engine import Due, DueFile, Engine, parse_version
 from .toolkit_packages import Holds, ToolkitPackages, is_rpm
 
 __all__ = ["ToolkitPlan", "ToolkitWork"]
@@ -28,6 +28,7 @@ __all__ = ["ToolkitPlan", "ToolkitWork"]
 ROLE = "container_toolkit"
 DAEMON_JSON = "/etc/docker/daemon.json"
 CONFIG_TOML = "/etc/nvidia-container-runtime/config.toml"
+LOCK_PLUGIN = "python3-dnf-plugin-versionlock"
 LOCK = "/var/lib/runnerctl/toolkit.lock"
 LOCK_SECONDS = 900.0
 CDI_FROM, CDI_BY_DEFAULT_FROM = (25,), (28, 3)  # Docker Engine release notes
@@ -128,6 +129,9 @@ class ToolkitWork:
 
     def _toolkit(self) -> ToolkitPackages:
         holds = self.holds or Holds(rpm=is_rpm(self._packages), root=self.root)
+        if holds.rpm:
+            done = self._packages.present([LOCK_PLUGIN], check=self.check)
+            self.actions += [f"package {name} installed" for name in done.installed]
         toolkit = ToolkitPackages(self._packages, holds, self.plan.toolkit, self.plan.version, self._refresh)
         toolkit.apply(check=self.check, sources_change=self._sources_change)
         self.actions += toolkit.actions
@@ -158,13 +162,12 @@ class ToolkitWork:
         return version is not None and CDI_FROM <= version < CDI_BY_DEFAULT_FROM
 
     def _candidate(self) -> tuple[int, ...] | None:
-        offered = [
-            self._packages.system.offered(name) for item in self.plan.engine[:1] for name in item.split("|")
-        ]
+        names = [name for item in self.plan.engine[:1] for name in item.split("|")]
+        if names and not self.check:
+            self._packages.system.refresh_if_old([names])
+        offered = [self._packages.system.offered(name) for name in names]
         first = next((versions[0] for versions in offered if versions), "")
-        digits = first.split(":")[-1].split("-")[0].split("+")[0]
-        parts = [part for part in digits.split(".") if part.isdigit()]
-        return tuple(map(int, parts)) or None
+        return parse_version(first.split(":")[-1])
 
     def _validate(self, path: str, text: str) -> None:
         trial = f"{path}.runnerctl"
@@ -187,16 +190,18 @@ class ToolkitWork:
         items = [*self.plan.engine, *self.plan.extras]
         if not items or not self._packages.missing(items):
             return
-        there = (
-            sorted(self._packages.system.installed(self.plan.engine_conflicts)) if self.plan.engine else []
-        )
-        if there:
-            remedy = "remove it first, or set container_toolkit_docker_source to distribution"
-            raise HostError(
-                f"{', '.join(there)} is installed, which Docker's own packages replace", remedy=remedy
-            )
+        if self.plan.engine and self._packages.missing(self.plan.engine):
+            self._refuse_to_push_out()
         done = self._packages.present(items, sources_change=self._sources_change, check=self.check)
         self.actions += [f"package {name} installed" for name in done.installed]
+
+    def _refuse_to_push_out(self) -> None:
+        """apt would remove what stands in the way, and whatever runs in it, without a question."""
+        there = sorted(self._packages.system.versions(self.plan.engine_conflicts))
+        if there:
+            what = f"{', '.join(there)} is installed, which the Engine's packages would push out"
+            remedy = "remove it first, or give the other container_toolkit_docker_source"
+            raise HostError(what, remedy=remedy)
 
     def _settle(self) -> None:
         """Have the Engine run with the settings of now, without harm to a job."""

@@ -217,6 +217,18 @@ def test_older_toolkits_get_units_of_ours_until_they_bring_their_own(root: Path)
     assert (root / "run/cdi/nvidia.yaml").exists()
 
 
+def test_units_that_somebody_has_masked_stay_so(root: Path) -> None:
+    """An administrator's decision is no drift."""
+    units = Units(root)
+    names = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
+    units.states = {name: UnitState("inactive", "masked") for name in names}
+    (root / "etc/systemd/system").mkdir(parents=True)
+    (root / "etc/systemd/system" / names[0]).symlink_to(root / "usr")
+    (root / "usr").mkdir()
+    assert _devices(root, units, version=(1, 19, 1)).actions == [f"{RULE_PATH} written"]
+    assert units.said == []
+
+
 def test_check_mode_writes_nothing(root: Path) -> None:
     """It tells the same actions."""
     units = Units(root)

@@ -344,7 +344,7 @@ def test_a_host_of_others_is_not_even_asked(site: Site) -> None:
 
 def test_an_engine_that_offers_cdi_gets_it(site: Site, hosts: Callable[..., Host]) -> None:
     """Debian 13's Engine (26.1) has CDI, switched off; it is on before the Engine first starts."""
-    host = hosts("tk-trixie", suite="trixie", docker_volume=True)
+    host = hosts("tk-trixie", suite="trixie", user="admin", docker_volume=True)
     there = Site([host], site.world, site.controller, site.variables)
     data = _data(_converge(there))
     assert json.loads(host.read("/etc/docker/daemon.json"))["features"] == {"cdi": True}

@@ -51,7 +51,12 @@ DISTRIBUTION_CLIENT = (
 )
 SEPARATE_CLIENT = (("debian", "13"),)
 DOCKER_ENGINE = ("docker-ce", "docker-ce-cli", "containerd.io")
-ENGINE_CONFLICTS = ("docker.io", "moby-engine", "podman-docker")
+# What the Engine's packages of (format, source) would push out, and with it what runs there.
+ENGINE_CONFLICTS = {
+    ("apt", "distribution"): ("containerd.io", "podman-docker"),
+    ("apt", "docker"): ("docker.io", "containerd", "runc", "podman-docker"),
+    ("rpm", "docker"): ("moby-engine", "podman-docker"),
+}
 ROOTLESS = {
     ("apt", "distribution"): ("rootlesskit", "slirp4netns", "uidmap", "fuse-overlayfs", "dbus-user-session"),
     ("apt", "docker"): (
@@ -108,7 +113,7 @@ def toolkit_plan(spec: HostSpec, facts: ToolkitFacts) -> tuple[ToolkitPlan | Non
         toolkit=TOOLKIT_PACKAGES,
         version=wanted.version,
         engine=_engine(wanted, facts),
-        engine_conflicts=ENGINE_CONFLICTS if from_docker else (),
+        engine_conflicts=ENGINE_CONFLICTS[(facts.format, wanted.docker_source)] if wanted.docker else (),
         extras=_extras(wanted, facts),
         runtime=wanted.runtime,
         cdi=wanted.cdi,
