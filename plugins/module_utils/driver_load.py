@@ -79,7 +79,7 @@ def bring_module(work: Work, kernels: Sequence[Kernel]) -> bool:
         _without_module(work, kernels, running, loaded)
         return False
     installed = module_version(work, here.module)
-    if loaded is not None and loaded == installed:
+    if loaded is not None and installed in (loaded, None):  # None: modinfo cannot say, and it works
         return False
     if loaded is None and not gpus_on_bus(work):
         work.note("no NVIDIA GPU is on the PCI bus: there is nothing to load the driver for")
@@ -90,9 +90,9 @@ def bring_module(work: Work, kernels: Sequence[Kernel]) -> bool:
     if users:
         work.reboot.append(f"driver {loaded} is in use by {', '.join(users[:5])}, {installed} is installed")
         return False
-    if not work.check:
-        _reload(work, loaded)
-    work.actions.append(f"driver {installed} loaded")
+    if not work.check and not _reload(work, loaded):
+        return False
+    work.actions.append(f"driver {installed or 'module'} loaded")
     return True
 
 
@@ -109,8 +109,8 @@ def _without_module(work: Work, kernels: Sequence[Kernel], running: str, loaded:
         work.note(f"the running kernel {running} has no driver module ({there} has one)")
 
 
-def _reload(work: Work, loaded: str | None) -> None:
-    """Stop what holds the module, take it out, load the new one. A failure is a reason for a reboot."""
+def _reload(work: Work, loaded: str | None) -> bool:
+    """Stop what holds the module, take it out, load the new one. Returns whether it is loaded now."""
     states = work.system.unit_states(list(SERVICES))
     stopped = [unit for unit, state in states.items() if state.active == "active"] if loaded else []
     try:
@@ -118,14 +118,15 @@ def _reload(work: Work, loaded: str | None) -> None:
             work.system.systemctl("stop", unit)
         if loaded and not _unload(work):
             work.reboot.append(f"driver {loaded} cannot be unloaded")
-            return
+            return False
         done = work.ask("modprobe", "nvidia", seconds=LOAD_SECONDS)
         if done.rc:
             reason = (done.err.strip().splitlines() or [f"exit status {done.rc}"])[-1]
             work.note(f"modprobe nvidia failed: {reason}")
-            return
+            return False
         work.ask("modprobe", "nvidia-uvm", seconds=LOAD_SECONDS)
         work.ask("nvidia-modprobe", "-c0", "-u", seconds=LOAD_SECONDS)
+        return True
     finally:
         for unit in stopped:
             work.system.systemctl("start", unit)

@@ -108,10 +108,17 @@ class DriverPackages:
             self.work.do(["apt-mark", "unhold", *mine], seconds=HOLD_SECONDS)
         try:
             return packages.present(items, versions=self._versions())
-        except HostError:
+        except HostError as error:
             if mine:
                 self.work.do(["apt-mark", "hold", *mine], seconds=HOLD_SECONDS)
-            raise
+            raise self._with_log(error) from error
+
+    def _with_log(self, error: HostError) -> HostError:
+        """The package manager says only that a script failed; what DKMS failed on stands in its log."""
+        logs = sorted(self.work.path("/var/lib/dkms").glob("nvidia*/*/build/make.log"))
+        if not logs or "error code" not in error.what:
+            return error
+        return HostError(error.what, where=error.where, remedy=f"see {logs[-1]} on the host")
 
     def _headers(self) -> list[str]:
         """Headers for every kernel whose headers some repository has; a note for the others."""

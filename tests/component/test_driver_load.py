@@ -124,9 +124,19 @@ def test_modprobe_that_fails_says_why(gpu: Machine) -> None:
     gpu.program(
         "modprobe", 'echo "modprobe: ERROR: could not insert: Key was rejected by service" >&2; exit 1'
     )
-    assert _bring(gpu).notes == [
+    work = _bring(gpu)
+    assert work.notes == [
         "modprobe nvidia failed: modprobe: ERROR: could not insert: Key was rejected by service"
     ]
+    assert work.actions == [], "a failure is no change"
+
+
+def test_a_loaded_driver_whose_file_says_nothing_is_left_alone(gpu: Machine) -> None:
+    """Without modinfo there is nothing to compare: a working driver is not reloaded at each run."""
+    gpu.put("/sys/module/nvidia/version", "535.1\n")
+    gpu.program("modinfo", "exit 1")
+    work = _bring(gpu)
+    assert (work.actions, work.reboot) == ([], [])
 
 
 # -- reboot and proof --------------------------------------------------------------------------------------
