@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from runnerctl.core.checks.boot_scope import driver_due
 from runnerctl.core.checks.expect import expects_gpus
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
-from runnerctl.core.snapshot import Host, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu, Snapshot
+from runnerctl.core.snapshot import (
+    Host,
+    NvidiaModule,
+    Nvml,
+    NvmlFailure,
+    NvmlKind,
+    PciGpu,
+    Snapshot,
+    Unavailable,
+)
 from runnerctl.core.spec import HostSpec
 
 __all__ = ["DRIVER_MISMATCH", "DRIVER_NVML"]
 
 _INSTALL = "install the NVIDIA driver for this GPU, or set nvidia_driver_gpu_count to 0 if jobs need none"
 _LOAD = "load it with `modprobe nvidia`; if that fails, `dmesg` and `dkms status` say why"
+_NOUVEAU = "blacklist nouveau, make the initramfs again and reboot; the role nvidia_driver does it"
 _NODES = "make its device files with `nvidia-modprobe -c 0 -u`; if they exist, look at their owner and mode"
 _LIBRARY = (
     "install the library package of exactly that version (libnvidia-ml1, libnvidia-compute-BRANCH, ...)"
@@ -59,16 +70,20 @@ def _judge_nvml(
         yield ok(summary, driver_version=nvml.driver_version, count=nvml.count)
     elif failure.kind in ("library_missing", "driver_not_loaded"):
         # GPUs on the bus of a container's host are not the container's.
-        on_bus = 0 if host.container else len(pci or ())
+        on_bus = () if host.container else pci or ()
         yield _not_there(failure, on_bus, version, spec=spec)
     elif failure.kind != "mismatch":  # driver.mismatch has that
         yield _refused(failure, host)
 
 
-def _not_there(failure: NvmlFailure, on_bus: int, version: str | None, *, spec: HostSpec | None) -> Verdict:
+def _not_there(
+    failure: NvmlFailure, pci: Sequence[PciGpu], version: str | None, *, spec: HostSpec | None
+) -> Verdict:
     """No driver: right where there is no GPU, an open wish where nobody asked, a fault where GPUs are due."""
-    missing = failure.kind == "library_missing"
+    missing, on_bus = failure.kind == "library_missing", len(pci)
     state, remedy = _state(version, missing=missing)
+    if not missing and _nouveau_holds(pci):
+        state, remedy = f"{state}, because nouveau holds them", _NOUVEAU
     data = {"kind": failure.kind, "pci_gpus": on_bus, "module_version": version}
     if expects_gpus(spec):
         return critical(f"GPUs are expected, and {state} ({_count(on_bus)} on the PCI bus)", remedy, **data)
@@ -90,6 +105,19 @@ def _state(version: str | None, *, missing: bool) -> tuple[str, str]:
     if version:
         return f"kernel module {version} is loaded and cannot be reached", _NODES
     return "the driver is not loaded", _LOAD
+
+
+def _nouveau_holds(pci: Sequence[PciGpu]) -> bool:
+    return bool(pci) and all(gpu.driver == "nouveau" for gpu in pci)
+
+
+def _not_of_nouveau(snapshot: Snapshot) -> bool:
+    """Everywhere, except where nouveau holds the GPUs of an installed driver (`driver.nouveau` says so)."""
+    pci, nvml = snapshot.pci_gpus, snapshot.nvml
+    failure = nvml.failure if isinstance(nvml, Nvml) else None
+    if isinstance(pci, Unavailable) or failure is None or failure.kind != "driver_not_loaded":
+        return True
+    return not (_nouveau_holds(pci) and driver_due(snapshot))
 
 
 def _refused(failure: NvmlFailure, host: Host) -> Verdict:
@@ -150,6 +178,7 @@ DRIVER_NVML = Check(
     remedy=_LOAD,
     judge=_judge_nvml,
     needs=("nvml", "pci_gpus?", "nvidia_module?", "host"),
+    when=_not_of_nouveau,
 )
 
 DRIVER_MISMATCH = Check(
