@@ -213,6 +213,36 @@ def test_a_hold_outlives_a_reboot_and_what_is_forbidden_is_left_to_a_human(site:
     eventually(site, set(NAMES))
 
 
+def test_the_host_boots_itself_once_when_that_is_allowed_and_every_slot_has_run_dry(site: Site) -> None:
+    """A job ends first; after the boot the well slots come back, and there is no second boot."""
+    site.variables["runnerctl_health_reboot"] = True
+    site.provision("--tags", "runnerctl")
+    try:
+        boot = site.host.boot_id()
+        with working(site, "c", "plain"):
+            ail(site, 0, REBOOT)
+            act(site, 2)
+            assert set(held(site)) == set(NAMES)
+            assert site.host.boot_id() == boot
+        eventually(site, set())
+        site.host.exec("systemctl", "start", "--no-block", SERVICE)
+        site.host.container.wait(timeout=60)  # a container that boots again ends
+        site.host.keys.hang_up()
+        site.host.start()
+        assert site.host.boot_id() != boot
+        assert active(site) == set()
+        said = act(site)
+        assert "taken out" in said
+        assert set(held(site)) == {"a"}
+        eventually(site, {"b", "c"})
+        assert events(site) == ["reboot", "taken_out"]
+        heal(site)
+        site.host.ssh("runnerctl resume a --force")
+    finally:
+        del site.variables["runnerctl_health_reboot"]
+        site.provision("--tags", "runnerctl")
+
+
 def test_a_driver_that_fails_holds_every_slot_with_gpus(site: Site) -> None:
     """The slot without GPUs goes on; UNKNOWN changes nothing."""
     site.shell(f"echo 'fault nvmlInitWithFlags return 18' >>{SCENARIO}")
