@@ -21,6 +21,7 @@ __all__ = ["PREFERENCES", "DriverPackages"]
 
 PREFERENCES = "/etc/apt/preferences.d/runnerctl-nvidia-driver"
 VERSION_LOCK = "/etc/dnf/plugins/versionlock.list"
+OUR_LOCK = re.compile(r"\*nvidia\*\d[\d.]*\*")
 LOCK_PACKAGE = "python3-dnf-plugin-versionlock"
 INSTALL_SECONDS = 1800.0
 HOLD_SECONDS = 120.0
@@ -106,6 +107,8 @@ class DriverPackages:
         mine = sorted(name for name in held if self._is_mine(name))
         if mine:
             self.work.do(["apt-mark", "unhold", *mine], seconds=HOLD_SECONDS)
+        if not self.apt:
+            self._unlock_rpm()
         try:
             return packages.present(items, versions=self._versions())
         except HostError as error:
@@ -172,6 +175,13 @@ class DriverPackages:
             self.work.do(["apt-mark", "hold", *missing], seconds=HOLD_SECONDS)
         if missing or (self.work.check and any(self._is_mine(name) for name in coming)):
             self.work.actions.append(HELD)
+
+    def _unlock_rpm(self) -> None:
+        """Locks of ours on another version would keep the wanted one out; those of others stay."""
+        locked = (self.work.read(VERSION_LOCK) or "").split()
+        stale = [line for line in locked if OUR_LOCK.fullmatch(line) and line not in self.plan.hold]
+        if stale:
+            self.work.do(["dnf", "-q", "-y", "versionlock", "delete", "--raw", *stale], seconds=HOLD_SECONDS)
 
     def _lock_rpm(self) -> None:
         """A lock per glob; the plugin writes what it is told with ``--raw``."""

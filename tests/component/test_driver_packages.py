@@ -162,3 +162,27 @@ def test_rpm_packages_are_locked_once(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "dnf -q -y versionlock add --raw *nvidia*580*" in machine.calls()
     DriverPackages(work, plan, Rpm("Rocky Linux 9")).hold()
     assert work.actions == [HELD]
+
+
+def test_a_lock_on_another_version_is_lifted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would keep the wanted version out; a lock that somebody else made stays."""
+    machine = Machine(tmp_path, monkeypatch)
+    machine.put(VERSION_LOCK, "*nvidia*580.95.05*\nkernel-0:5.14.0-1.el9.*\n")
+    there = f"{machine.root}/there"
+    answer = 'case "$*" in *VERSION*) printf "nvidia-driver-cuda\\t580.105.08-1\\n" ;; esac'
+    missing = 'echo "no package provides nvidia-driver-cuda"'
+    machine.program("rpm", f"if [ -e {there} ]; then {answer}; else {missing}; fi")
+    machine.program(
+        "dnf", f'case "$*" in *" install "*) touch {there} ;; *repoquery*) echo 580.105.08-1 ;; esac'
+    )
+    changes = {
+        "hold": ["*nvidia*580.105.08*"],
+        "pins": [],
+        "headers": None,
+        "packages": ["nvidia-driver-cuda"],
+    }
+    plan = DriverPlan.from_dict({**PLAN, **changes})
+    DriverPackages(machine.work(), plan, Rpm("Rocky Linux 9")).install()
+    calls = [call for call in machine.calls() if "versionlock" in call or " install " in call]
+    assert calls[0] == "dnf -q -y versionlock delete --raw *nvidia*580.95.05*"
+    assert calls[1].endswith("install nvidia-driver-cuda-580.105.08-1")
