@@ -36,6 +36,7 @@ DOCUMENTS = {
     "runnerctl.mig/1": "`/etc/runnerctl/mig.json` on a host",
     "runnerctl.stuck/1": "`/run/runnerctl/nvml-stuck.json` on a host",
     "runnerctl.kernel-log/1": "`/run/runnerctl/kernel-log.json` on a host",
+    "runnerctl.kernel-events/1": "`/run/runnerctl/kernel-events.json` on a host",
     "runnerctl.receipt/1": "`/var/lib/runnerctl/receipt.json` on a host",
 }
 

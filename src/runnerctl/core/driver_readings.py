@@ -59,7 +59,10 @@ class KernelEvent(msgspec.Struct, frozen=True):
 
 
 class KernelLog(Taken, frozen=True):
-    """Events of the last day, oldest first. ``source``: journal or kmsg; ``truncated``: lines were lost."""
+    """Events of the last day, oldest first. ``truncated``: lines were lost.
+
+    ``source``: journal, kmsg, or published (by root, for those who may not read the log).
+    """
 
     boot_id: str
     source: str

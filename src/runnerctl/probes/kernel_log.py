@@ -25,6 +25,7 @@ from runnerctl.core.kernel_lines import Line, parse_lines, plain_boot_id, thinne
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.bounded import Outcome, Report
 from runnerctl.probes.files import read_bytes, read_line, under
+from runnerctl.probes.kernel_events import PUBLISHED, publish, published
 
 __all__ = ["STATE", "parse_kernel_log", "read_kernel_log"]
 
@@ -101,6 +102,17 @@ def read_kernel_log(
         started_at=started_at,
         state=state or (Path(STATE) if rootfs == Path("/") and os.geteuid() == 0 else None),
     )
+    try:
+        return _read(report, reading)
+    except PermissionError:
+        log = published(boot_id) if reading.here else None
+        if log is None:
+            raise
+        built: dict[str, Any] = msgspec.to_builtins(log)
+        return built
+
+
+def _read(report: Report, reading: _Reading) -> dict[str, Any] | None:
     report.stage("journalctl")
     before = _load(reading)
     if _from_journal(reading, before):
@@ -136,6 +148,8 @@ def _answer(reading: _Reading, source: str, before: _State | None) -> dict[str, 
     if reading.cursor and reading.state is not None and (reading.goes_on or not reading.truncated):
         _save(reading.state, _State(boot_id=reading.boot_id, cursor=reading.cursor, events=events))
     log = KernelLog(boot_id=reading.boot_id, source=source, events=events, truncated=reading.truncated)
+    if reading.state is not None:
+        publish(log, reading.state.with_name(Path(PUBLISHED).name))
     built: dict[str, Any] = msgspec.to_builtins(log)
     return built
 

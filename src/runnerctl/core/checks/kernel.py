@@ -25,7 +25,7 @@ _REMEDIES: Mapping[Action, str] = {
     "RMA": "take the GPU out of service and have it replaced; `runnerctl resume` when that is done",
 }
 _IDLE = "drain its slots and reset it with `nvidia-smi --gpu-reset -i {gpu}` when no job runs"
-_SOURCES = {"journal": "the journal", "kmsg": "/dev/kmsg"}
+_SOURCES = {"journal": "the journal", "kmsg": "/dev/kmsg", "published": "what root last read"}
 _CLIENT = re.compile(r"client has the version ([\w.]+)")
 _LOADED = re.compile(r"kernel module has the version ([\w.]+)")
 
