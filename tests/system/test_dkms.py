@@ -37,7 +37,8 @@ def test_debians_driver_is_built_and_said_to_be_not_loaded(
 ) -> None:
     """The module is there for the kernel whose headers are; nothing pretends that it is loaded."""
     site = Site([host], world, controller, VARIABLES)
-    site.provision("--tags", "nvidia_driver,conda,runnerctl", seconds=800)
+    first = site.start("provision.yml", "--tags", "nvidia_driver,conda,runnerctl").wait(seconds=800)
+    assert first.rc == 0, first.output
     (module,) = site.shell("ls /lib/modules/*/updates/dkms/nvidia-current.ko*").split()
     kernel = module.split("/")[3]
     assert f"{kernel}, x86_64: installed" in site.shell("dkms status")
