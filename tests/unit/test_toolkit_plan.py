@@ -16,7 +16,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.toolkit_work 
 from runnerctl.core.spec import HostSpec, host_spec
 from runnerctl.core.toolkit_plan import ToolkitFacts, ToolkitPlan, toolkit_plan
 
-CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cases" / "toolkit.json").read_text())
+CASES: list[dict[str, Any]] = json.loads((Path(__file__).parent / "cases_toolkit" / "plans.json").read_text())
 DEBIAN = ToolkitFacts("debian", "12", "x86_64")
 BASE = {"github_runner_url": "https://github.com/acme/widgets", "container_toolkit_manage": True}
 
