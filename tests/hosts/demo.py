@@ -22,6 +22,7 @@ from tests.fakes.github_api.control import ControlError
 from tests.hosts import gpu
 from tests.hosts.console import Console
 from tests.hosts.controller import Controller, Outcome, Run
+from tests.hosts.demo_gpu import VARIABLES, sick_and_back
 from tests.hosts.engine import engine
 from tests.hosts.host import Host, find
 from tests.hosts.image import image
@@ -129,7 +130,7 @@ class Demo:
         return Stage(lab, host, Control(facts["github"]), facts)
 
     def _play(self, stage: Stage) -> int:
-        """Steps 3 to 7: what this project is about."""
+        """Steps 3 to 8: what this project is about."""
         self.console.step("ansible-playbook provision.yml")
         if self._provision(stage).rc:
             return 1
@@ -145,14 +146,15 @@ class Demo:
             sys.stdout.write((done.stdout + done.stderr).rstrip() + "\n")
             if done.rc:
                 self.console.line(f"(exit status {done.rc})")
-        return rc
+        self.console.step("The GPU falls ill, is taken out, mended, and comes back")
+        return rc or sick_and_back(stage.host, self.console)
 
     def _provision(self, stage: Stage) -> Outcome:
         shutil.rmtree(self.home / "controller", ignore_errors=True)
         environment = {"GH_TOKEN": stage.facts["token"]}
         controller = Controller(self.home / "controller", stage.lab.keys, environment=environment)
         slots = [{"name": "main", "gpus": [gpu.UUID]}]
-        more = {"github_runner_slots": slots, "nvidia_driver_gpu_count": 1}
+        more = {"github_runner_slots": slots, "nvidia_driver_gpu_count": 1, **VARIABLES}
         controller.write_inventory([stage.host], {**stage.facts["variables"], **more})
         run = controller.start("provision.yml")
         try:
@@ -240,7 +242,7 @@ def main() -> int:
     parser.add_argument("--name", default="gpu-01", help="name of the host (default: %(default)s)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console(7)
+    console = Console(8)
     speak_through(console.note)
     demo = Demo(arguments.name, console)
     try:

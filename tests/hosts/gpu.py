@@ -8,7 +8,17 @@ from tests.fakes.nvml import SONAME, build
 from tests.hosts.host import Device, Host
 from tests.hosts.machine import CACHE, ensure_programs, locked
 
-__all__ = ["NAME", "ONE_L4", "UUID", "devices", "install", "library"]
+__all__ = [
+    "NAME",
+    "ONE_L4",
+    "SCENARIO_IN_HOST",
+    "UUID",
+    "change",
+    "devices",
+    "install",
+    "install_smi",
+    "library",
+]
 
 NAME = "NVIDIA L4"
 UUID = "GPU-4b1d2c6e-0f3a-4c58-9d27-6f1a8e5b3c90"
@@ -17,6 +27,11 @@ LIBRARY_IN_HOST = f"/usr/lib/x86_64-linux-gnu/{SONAME}"
 SCENARIO_IN_HOST = "/etc/nvml-scenario"
 MAJOR = 195  # NVIDIA's, in the kernel's list of devices
 CONTROL_MINOR = 255
+
+
+_WRITABLE_SCENARIO = "/root/nvml-scenario"  # what the health service may change; /etc is read-only to it
+# A reset that goes well: the GPU asks for nothing any more.
+_SMI = f"#!/bin/sh\nsed -i '/field\\.230/d' {_WRITABLE_SCENARIO}\n"
 
 
 def devices(count: int = 1) -> tuple[Device, ...]:
@@ -37,3 +52,15 @@ def install(host: Host, scenario: str = ONE_L4) -> None:
     host.install(library(), LIBRARY_IN_HOST, mode=0o755)
     host.put(SCENARIO_IN_HOST, scenario)
     host.exec("ldconfig")
+
+
+def install_smi(host: Host) -> None:
+    """Put an ``nvidia-smi`` onto a host that resets GPUs, as far as the scenario goes, and nothing else."""
+    host.exec("mv", SCENARIO_IN_HOST, _WRITABLE_SCENARIO)
+    host.exec("ln", "-s", _WRITABLE_SCENARIO, SCENARIO_IN_HOST)
+    host.put("/usr/bin/nvidia-smi", _SMI, mode=0o755)
+
+
+def change(host: Host, scenario: str) -> None:
+    """Another scenario on a host that has `install_smi`."""
+    host.put(_WRITABLE_SCENARIO, scenario)
