@@ -32,6 +32,8 @@ def test_the_demonstration_shows_the_whole_path(lab: Lab) -> None:
     assert f"| gha-main on {name}, runner {name}-main" in shown
     assert "Succeeded" in shown
     assert f"{name}: OK" in shown, shown
+    assert "main: held: GPU 0: the driver asks for a reset of the GPU" in shown
+    assert shown.index("GPU 0 was reset") < shown.index("slot main is released")
     assert "Traceback" not in shown + done.stderr
     assert "\x1b" not in shown, "no colour where there is no terminal"
     assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("      |"))
