@@ -6,6 +6,7 @@ is a package name, or alternatives ``a|b|c`` of which the first available one is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,10 @@ INSTALL_SECONDS = 1800.0
 
 class PackageError(HostError):
     """Packages cannot be queried, installed or removed."""
+
+
+class _NoSuchVersionError(PackageError):
+    """No repository has the version that a package must have."""
 
 
 class PackageSystem(Protocol):
@@ -57,8 +62,14 @@ class PackageSystem(Protocol):
     def brings(self, names: Sequence[str]) -> list[str]:
         """Every package that installing ``names`` would add, dependencies included."""
 
-    def install(self, names: Sequence[str], *, seconds: float) -> None:
-        """Install them, without recommended packages and without a question."""
+    def pushes_out(self, names: Sequence[str]) -> list[str]:
+        """Every package that installing ``names`` would remove; what cannot be installed removes nothing."""
+
+    def install(self, names: Sequence[str], *, seconds: float, replacing: bool = False) -> None:
+        """Install them, without recommended packages and without a question.
+
+        ``replacing``: whether packages may go for it; otherwise that is an error.
+        """
 
     def removable(self, names: Sequence[str]) -> list[str]:
         """Those of ``names`` that can go without taking any other package along."""
@@ -140,16 +151,40 @@ class Packages:
             return Outcome()
         if not check:
             self.system.refresh_if_old(missing)
-        chosen = self._choose(missing, doubtful=check and sources_change)
+        available = self.system.available(_flat(missing))
+        chosen = self._choose(missing, available, doubtful=check and sources_change)
         if not check:
-            exact = [self._exactly(name, pins) for name in chosen]
-            self.receipt.record("package", self.system.brings(exact) or chosen, role=self.role)
-            self.system.install(exact, seconds=self._left())
-            left = self._missing([[name] for name in chosen], pins)
-            if left:
-                names = ", ".join(_flat(left))
-                raise PackageError(f"{names}: still missing after the installation", where=self._where())
+            self._install(chosen, pins)
+        elif available is not None and not sources_change:
+            with contextlib.suppress(_NoSuchVersionError):  # the real run may fetch newer lists
+                self._replaced(chosen, [self._exactly(name, pins) for name in chosen])
         return Outcome(installed=tuple(chosen))
+
+    def _install(self, chosen: Sequence[str], pins: Mapping[str, str]) -> None:
+        exact = [self._exactly(name, pins) for name in chosen]
+        if self.system.unfinished():  # else nothing could be foretold
+            self.system.finish(seconds=self._left())
+        replaced = self._replaced(chosen, exact)
+        self.receipt.record("package", self.system.brings(exact) or chosen, role=self.role)
+        self.system.install(exact, seconds=self._left(), replacing=bool(replaced))
+        left = self._missing([[name] for name in chosen], pins)
+        if left:
+            names = ", ".join(_flat(left))
+            raise PackageError(f"{names}: still missing after the installation", where=self._where())
+
+    def _replaced(self, chosen: Sequence[str], exact: Sequence[str]) -> list[str]:
+        """What goes for it. Raises PackageError when that is more than this role itself brought.
+
+        Another branch of a driver takes the place of the one before; nobody else's package goes unasked.
+        """
+        going = self.system.pushes_out(exact)
+        own = {entry.name for entry in self.receipt.entries("package", role=self.role)} if going else set()
+        foreign = [name for name in going if name.split(":")[0] not in own and name not in own]
+        if foreign:
+            what = f"{', '.join(foreign)} would be removed for {', '.join(chosen)}"
+            remedy = "remove it yourself if nothing on the host needs it"
+            raise PackageError(what, where=self._where(), remedy=remedy)
+        return going
 
     def missing(self, items: Sequence[str], *, versions: Mapping[str, str] | None = None) -> bool:
         """Whether `present` has anything to do. Raises HostError."""
@@ -180,8 +215,9 @@ class Packages:
             there -= {name for name in pinned if not fnmatchcase(found.get(name, ""), (pins or {})[name])}
         return [alternatives for alternatives in wanted if not there.intersection(alternatives)]
 
-    def _choose(self, missing: Sequence[Sequence[str]], *, doubtful: bool = False) -> list[str]:
-        available = self.system.available(_flat(missing))
+    def _choose(
+        self, missing: Sequence[Sequence[str]], available: set[str] | None, *, doubtful: bool
+    ) -> list[str]:
         chosen, unknown = [], []
         for alternatives in missing:
             found = [name for name in alternatives if available is None or name in available]
@@ -204,7 +240,7 @@ class Packages:
             if fnmatchcase(version, pins[name]):
                 return self.system.exactly(name, version)
         what = f"no repository of this host has {name} {pins[name]}; there is {', '.join(offered) or 'none'}"
-        raise PackageError(what, where=self._where(), remedy="name a version that is there")
+        raise _NoSuchVersionError(what, where=self._where(), remedy="name a version that is there")
 
     def _left(self) -> float:
         return max(1.0, self._end - self._clock())

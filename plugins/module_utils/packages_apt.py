@@ -21,6 +21,7 @@ __all__ = [
     "parse_candidates",
     "parse_installed",
     "parse_refused",
+    "parse_removed",
 ]
 
 LISTS = "/var/lib/apt/lists"
@@ -155,18 +156,22 @@ class Apt:
 
     def brings(self, names: Sequence[str]) -> list[str]:
         """As ``apt-get`` would do it."""
-        options = (*OPTIONS, "--no-install-recommends")
-        return parse_added(
-            run(["apt-get", "-s", *options, "install", "--", *names], timeout=QUERY_SECONDS).out
-        )
+        return parse_added(self._simulated(names))
 
-    def install(self, names: Sequence[str], *, seconds: float) -> None:
+    def pushes_out(self, names: Sequence[str]) -> list[str]:
+        """As ``apt-get`` would do it, which with ``-y`` asks nobody."""
+        return parse_removed(self._simulated(names))
+
+    @staticmethod
+    def _simulated(names: Sequence[str]) -> str:
+        argv = ["apt-get", "-s", *_install_options(names), "install", "--", *names]
+        return run(argv, timeout=QUERY_SECONDS).out
+
+    def install(self, names: Sequence[str], *, seconds: float, replacing: bool = False) -> None:
         """After mending what an interrupted run left half done."""
         deadline = time.monotonic() + seconds
         self._finish_interrupted(deadline)
-        options = [*OPTIONS, *KEEP_SETTINGS, "--no-install-recommends"]
-        if any("=" in name for name in names):
-            options.append("--allow-downgrades")  # an exact version was asked for
+        options = [*KEEP_SETTINGS, *_install_options(names), *([] if replacing else ["--no-remove"])]
         left = max(1.0, deadline - time.monotonic())
         done = run(["apt-get", *options, "install", "--", *names], timeout=left, env=ENVIRONMENT)
         if done.rc != 0:
@@ -263,6 +268,11 @@ def parse_added(out: str) -> list[str]:
     return re.findall(r"^Inst (\S+) \(", out, re.MULTILINE)
 
 
+def parse_removed(out: str) -> list[str]:
+    """From ``apt-get -s``: the packages that would go."""
+    return re.findall(r"^(?:Remv|Purg) (\S+)", out, re.MULTILINE)
+
+
 def parse_refused(err: str) -> set[str]:
     """From ``dpkg --purge``: the packages that it would not remove."""
     found = re.findall(r"^dpkg: error processing package (\S+) \(--", err, re.MULTILINE)
@@ -278,6 +288,12 @@ def apt_error(done: Result) -> str:
     errors = [line[2:].strip() for line in lines if line.startswith("E:")]
     errors += [line for line in lines if line.startswith("dpkg: error")]
     return errors[0] if errors else (lines[-1] if lines else f"exit status {done.rc}")
+
+
+def _install_options(names: Sequence[str]) -> list[str]:
+    # An exact version was asked for: it may be an older one.
+    older = ["--allow-downgrades"] if any("=" in name for name in names) else []
+    return [*OPTIONS, "--no-install-recommends", *older]
 
 
 def _listing(path: str) -> list[str]:

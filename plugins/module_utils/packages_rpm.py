@@ -81,8 +81,14 @@ class Rpm:
         """The names alone: ``dnf autoremove`` knows what came with them."""
         return list(names)
 
-    def install(self, names: Sequence[str], *, seconds: float) -> None:
-        """``dnf`` waits for another one to end."""
+    def pushes_out(self, names: Sequence[str]) -> list[str]:
+        """Nothing: without ``--allowerasing`` ``dnf`` refuses by itself."""
+        del names
+        return []
+
+    def install(self, names: Sequence[str], *, seconds: float, replacing: bool = False) -> None:
+        """``dnf`` waits for another one to end, and replaces only what a package itself obsoletes."""
+        del replacing
         self._dnf("install", names, seconds)
 
     def removable(self, names: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages_apt 
     parse_candidates,
     parse_installed,
     parse_refused,
+    parse_removed,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages_rpm import (
     dnf_error,
@@ -42,6 +43,7 @@ class Distribution:
         self.finished = 0
         self.version = "1.0-1"
         self.specs: list[str] = []
+        self.victims: list[str] = []
 
     def installed(self, names: Sequence[str]) -> set[str]:
         return self.there & set(names)
@@ -72,7 +74,13 @@ class Distribution:
         names = [name.partition("=")[0] for name in names]
         return [*names, *(f"{name}-data" for name in names if name == "git")]
 
-    def install(self, names: Sequence[str], *, seconds: float) -> None:
+    def pushes_out(self, names: Sequence[str]) -> list[str]:
+        assert names
+        return [victim for victim in self.victims if victim in self.there]
+
+    def install(self, names: Sequence[str], *, seconds: float, replacing: bool = False) -> None:
+        assert replacing == bool(self.pushes_out(names))
+        self.there -= set(self.victims)
         self.asked.append(seconds)
         self.specs = list(names)
         self.version = next((name.partition("=")[2] for name in names if "=" in name), self.version)
@@ -166,6 +174,55 @@ def test_a_killed_installation_leaves_no_package_without_a_note(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("check", [True, False])
+def test_nobody_elses_package_goes_for_it(tmp_path: Path, check: bool) -> None:
+    """apt would remove it without a question; check mode says so as well."""
+    system = Distribution(there={"vim", "tar"}, lists={"git"})
+    system.victims = ["vim"]
+    with pytest.raises(HostError) as error:
+        _packages(system, tmp_path).present(["git"], check=check)
+    assert str(error.value) == (
+        "github_runner_packages: vim would be removed for git; "
+        "remove it yourself if nothing on the host needs it"
+    )
+    assert system.there == {"vim", "tar"}
+    assert _noted(tmp_path) == []
+
+
+def test_what_the_role_itself_brought_may_be_replaced(tmp_path: Path) -> None:
+    """A driver of another branch takes the place of the one before; another role's package stays."""
+    system = Distribution(there={"old-driver", "tar"}, lists=None)
+    system.victims = ["old-driver"]
+    packages = _packages(system, tmp_path)
+    receipt = Receipt(tmp_path / "receipt.json")
+    receipt.record("package", "old-driver", role="another")
+    with pytest.raises(HostError, match="old-driver would be removed for git"):
+        packages.present(["git"])
+    receipt.forget("package", "old-driver")
+    receipt.record("package", "old-driver", role="github_runner")
+    assert packages.present(["git"]).installed == ("git",)
+    assert system.there == {"tar", "git"}
+
+
+def test_apt_is_asked_first_what_would_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real output of ``apt-get -s``; nothing is removed, and nothing installed."""
+    commands = Commands(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{commands.directory}:{os.environ['PATH']}")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/x_Packages").touch()
+    commands.add("dpkg-query", 'printf "podman-docker\\tamd64\\tinstalled\\t\\n"')
+    commands.add("apt-cache", 'echo "docker-ce:"; echo "  Candidate: 5:29.1"')
+    foretold = "Remv podman-docker [4.3.1+ds1-8]\nInst docker-ce (5:29.1 Docker [amd64])"
+    commands.add("apt-get", f"printf '{foretold}\\n'")
+    system = Apt("Debian", lists=str(tmp_path / "lists"), status=str(tmp_path), sources=str(tmp_path / "no"))
+    packages = Packages(system, Receipt(tmp_path / "receipt.json"), role="x")
+    with pytest.raises(HostError, match=r"^podman-docker would be removed for docker-ce; "):
+        packages.present(["docker-ce"])
+    asked = [call for call in commands.calls() if call.startswith("apt-get")]
+    assert len(asked) == 1
+    assert asked[0].startswith("apt-get -s ")
+
+
+@pytest.mark.parametrize("check", [True, False])
 def test_an_unknown_package_names_itself_and_the_variable(tmp_path: Path, check: bool) -> None:
     system = Distribution(there=set(), lists={"git"})
     with pytest.raises(HostError) as error:
@@ -248,6 +305,8 @@ def test_reading_apt() -> None:
     out = "git:\n  Installed: (none)\n  Candidate: 1:2.39\nawk:\n  Installed: (none)\n  Candidate: (none)\n"
     assert parse_candidates(out) == {"git": True, "awk": False}
     assert parse_added("Inst git (1:2.39 Debian [amd64])\nInst tar [1.34] (1.35 Debian)\n") == ["git"]
+    swap = "Remv vim [2:9.0 ]\nInst nano (7.2 Debian)\nPurg ed:i386 [1.19]\nConf nano (7.2 Debian)\n"
+    assert parse_removed(swap) == ["vim", "ed:i386"]
     refused = "dpkg: error processing package libssl3:amd64 (--purge):\n dependency problems\n"
     assert parse_refused(refused) == {"libssl3"}
     locked = Result(100, "", "E: Could not get lock /var/lib/dpkg/lock. It is held by process 7\nE: other\n")
@@ -309,13 +368,14 @@ def test_apt_fetches_lists_only_when_needed_and_finishes_what_was_interrupted(
     verbs = [call for call in commands.calls() if not call.startswith(("dpkg-query", "apt-cache"))]
     assert [call.split()[:2] for call in verbs] == [
         ["apt-get", "-q"],
-        ["apt-get", "-s"],
         ["dpkg", "--force-confdef"],
-        ["apt-get", "-q"],
+        ["apt-get", "-s"],
+        ["apt-get", "-s"],
+        ["apt-get", "-o"],
     ]
     assert "APT::Update::Error-Mode=any update" in verbs[0]
-    assert verbs[2].endswith("--configure -a")
-    assert "--no-install-recommends install -- git" in verbs[3]
+    assert verbs[1].endswith("--configure -a")
+    assert "--no-install-recommends --no-remove install -- git" in verbs[4]
     commands.log.unlink()
     assert not packages.present(["git"]).changed
     assert [call.split()[0] for call in commands.calls()] == ["dpkg-query"], "a right host costs one query"

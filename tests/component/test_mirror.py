@@ -6,11 +6,16 @@ import hashlib
 import json
 import os
 import platform
+import socket
+import struct
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -27,6 +32,22 @@ def mirror(tmp_path: Path) -> Iterator[Mirror]:
     with Mirror(tmp_path / "root") as mirror:
         (mirror.root / "file.bin").write_bytes(bytes(range(256)) * 64)
         yield mirror
+
+
+def test_a_client_that_resets_its_connection_is_no_event(
+    mirror: Mirror, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is printed, and the next one is served."""
+    address = urlsplit(mirror.url)
+    threads = threading.active_count()
+    with socket.create_connection((address.hostname, address.port), timeout=5) as client:
+        client.sendall(b"GET /file.bin HTTP/1.1\r\n")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end = time.monotonic() + 5
+    while threading.active_count() > threads and time.monotonic() < end:
+        time.sleep(0.01)
+    assert get(mirror, "/file.bin").status_code == 200
+    assert capfd.readouterr().err == ""
 
 
 def get(mirror: Mirror, path: str) -> requests.Response:

@@ -109,8 +109,12 @@ class Archive:
     def brings(self, names: Sequence[str]) -> list[str]:
         return [name.split("=")[0] for name in names]
 
-    def install(self, names: Sequence[str], *, seconds: float) -> None:
-        assert seconds > 0
+    def pushes_out(self, names: Sequence[str]) -> list[str]:
+        assert names
+        return []
+
+    def install(self, names: Sequence[str], *, seconds: float, replacing: bool = False) -> None:
+        assert seconds > 0 and not replacing
         self.asked.append(list(names))
         if self.broken:
             self.broken -= 1

@@ -60,10 +60,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Quiet."""
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """A client that has enough of a slow answer is no event."""
+
+
 @pytest.fixture()
 def server() -> Iterator[str]:
     _Handler.seen = []
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as httpd:
+    with _Server(("127.0.0.1", 0), _Handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
         thread.start()
         yield f"http://127.0.0.1:{httpd.server_address[1]}"

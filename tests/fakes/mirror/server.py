@@ -7,13 +7,14 @@ import json
 import mimetypes
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections import Counter
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from tests.fakes.mirror import miniforge
@@ -124,6 +125,11 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], mirror: Mirror) -> None:
         self.mirror = mirror
         super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no event; anything else is shown as ever."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
