@@ -222,7 +222,8 @@ def test_a_library_without_the_first_call(tmp_path: Path) -> None:
 def test_another_packages_pynvml_is_named(tmp_path: Path) -> None:
     """Several packages bring a module of that name."""
     (tmp_path / "pynvml.py").write_text("def nvmlInit(): pass\n")
-    failure = _once(PYTHONPATH=str(tmp_path)).failure
+    library = build(tmp_path / "library")
+    failure = _once(PYTHONPATH=str(tmp_path), LD_LIBRARY_PATH=str(library.parent)).failure
     assert failure is not None
     assert failure.kind == "foreign_binding"
     assert str(tmp_path / "pynvml.py") in failure.message

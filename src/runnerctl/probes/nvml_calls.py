@@ -89,8 +89,11 @@ class Calls:
     """NVML through NVIDIA's own binding, nvidia-ml-py."""
 
     def __init__(self, report: Report) -> None:
-        """Raises CallError when there is no such binding, or only another one of its name."""
+        """Raises CallError when there is no driver's library, no such binding, or another one of its name."""
         self._report = report
+        report.stage("nvmlInit")
+        if _is_absent():  # a host without a driver: no need to load the binding first
+            raise self.failed("nvmlInit", _LIBRARY_MISSING, gpu=None)
         report.stage("import of nvidia-ml-py")
         try:
             self.pynvml: Any = import_module("pynvml")  # it has no types
@@ -143,6 +146,15 @@ class Calls:
         on = f" on GPU {gpu}" if gpu is not None else ""
         words = f"{_WORDS[code]} (NVML error {code})" if code in _WORDS else f"NVML error {code}"
         return CallError(NvmlFailure(kind_of(code), call, f"{call}{on}: {words}", code, gpu))
+
+
+def _is_absent() -> bool:
+    """Whether the linker finds no such library; one that it finds stays loaded, for the binding."""
+    try:
+        ctypes.CDLL(SONAME)
+    except OSError as error:
+        return "No such file" in str(error)
+    return False
 
 
 def _missing(failure: NvmlFailure) -> NvmlFailure:
