@@ -260,7 +260,7 @@ def test_a_burst_is_one_occurrence() -> None:
         (at(1, 119), note("reset", 2), "RESET"),
         (at(2, 119), note("probe_passed", 1), "RESET"),
         (at(2, 8), note("probe_passed", 1), "INFO"),
-        (at(2, 8), note("probe_failed", 1), "PROBE"),
+        (at(2, 8), note("probe_failed", 1), "RESET"),
         (at(2, 79), note("reset", 1), "REBOOT"),
         (at(2, 54), note("reset", 1), "POWER"),
         (at(2, 54), note("released", 1), "INFO"),

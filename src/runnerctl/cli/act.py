@@ -21,12 +21,14 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system i
 from runnerctl.cli.context import Context
 from runnerctl.cli.notes import Notes
 from runnerctl.cli.output import escape
+from runnerctl.cli.probing import PROBE_SECONDS, Probe, Prober
+from runnerctl.core.deep_readings import DeepProbe, Extent
 from runnerctl.core.driver_readings import GpuEvent
 from runnerctl.core.health import Health
 from runnerctl.core.kernel_lines import plain_boot_id
 from runnerctl.core.ladder import Decision, GpuState, SlotState, decide
 from runnerctl.core.sickness import gpu_states, slot_gpus
-from runnerctl.core.snapshot import Snapshot
+from runnerctl.core.snapshot import Gpu, Snapshot
 from runnerctl.core.spec import HostSpec
 from runnerctl.core.xid import Moment
 from runnerctl.errors import AccessError, TryAgainError
@@ -62,6 +64,7 @@ def act(
     run: Run = _run,
     system: System | None = None,
     nvidia_smi: str = NVIDIA_SMI,
+    probe: Probe | None = None,
 ) -> list[str]:
     """Do what the verdict asks for; returns what was done, which ``say`` was told as well.
 
@@ -72,12 +75,34 @@ def act(
     spec = snapshot.host_spec
     if spec is None:
         return []
-    actor = Actor(snapshot, health, spec, layout, system or System(), run, nvidia_smi, clock, say)
+    actor = Actor(
+        snapshot,
+        health,
+        spec,
+        layout,
+        system or System(),
+        run,
+        nvidia_smi,
+        clock,
+        say,
+        probe or _prober(layout),
+    )
     try:
         with exclusive(str(layout.path(LOCK)), seconds=LOCK_SECONDS):
             return actor.act()
     except HostError as error:
         raise TryAgainError(error.what, where=error.where, remedy=error.remedy) from None
+
+
+def _prober(layout: Layout) -> Probe:
+    """What has GPUs compute, each in a child with a deadline."""
+
+    def probe(gpus: Sequence[Gpu], extent: Extent) -> DeepProbe:
+        from runnerctl.probes import deep, stuck  # most rounds probe nothing
+
+        return deep.probe(gpus, extent=extent, guard=stuck.Guard(layout.path(stuck.DIRECTORY)))
+
+    return probe
 
 
 def act_here(context: Context, snapshot: Snapshot, health: Health) -> None:
@@ -98,7 +123,7 @@ def forgive(
 ) -> None:
     """Note that somebody brings these GPUs back, whatever was noted before. Raises HostError."""
     now = datetime.fromtimestamp(clock(), timezone.utc).replace(microsecond=0)
-    with exclusive(str(layout.path(LOCK)), seconds=RESET_SECONDS + REBOOT_SECONDS):
+    with exclusive(str(layout.path(LOCK)), seconds=RESET_SECONDS + REBOOT_SECONDS + PROBE_SECONDS):
         Notes(layout.root, say).add(
             [
                 GpuEvent(now, _boot_id(layout), "released", uuid, None, "runnerctl resume --force")
@@ -125,6 +150,7 @@ class Actor:
     nvidia_smi: str
     clock: Callable[[], float]
     say: Callable[[str], None]
+    probe: Probe
 
     @cached_property
     def holds(self) -> Holds:
@@ -144,13 +170,17 @@ class Actor:
 
     @cached_property
     def gpus(self) -> dict[str, GpuState]:
-        """The state of every GPU by its UUID."""
+        """The state of every GPU by its UUID, after what was probed in this round."""
+        return self._states()
+
+    def _states(self) -> dict[str, GpuState]:
         states = gpu_states(self.snapshot, self.health, history=self.notes.history, moment=self.moment)
         return {state.uuid: state for state in states}
 
     def act(self) -> list[str]:
-        """Judge, decide, do; one thing that fails does not keep the others from being done."""
+        """Probe, judge, decide, do; one thing that fails does not keep the others from being done."""
         slots = self._slots()
+        self._try(self._have_probed, [])
         plan = decide(
             list(self.gpus.values()),
             slots,
@@ -175,6 +205,18 @@ class Actor:
         if action:
             self.say(action)
             done.append(action)
+
+    def _have_probed(self) -> None:
+        """Before anything is decided: who fails is held in this very round."""
+        prober = Prober(self.snapshot, self._states(), self.moment, self._busy_gpus, self.probe, self.say)
+        self.notes.add(prober.events())
+
+    def _busy_gpus(self) -> set[str]:
+        """The GPUs of slots that run a job at this moment."""
+        slots = slot_gpus(self.snapshot).items()
+        return {
+            uuid for name, uuids in slots if self.system.busy(f"gha-runner@{name}.service") for uuid in uuids
+        }
 
     def _slots(self) -> list[SlotState]:
         """Every slot as it stands now, which is later than the snapshot."""
@@ -243,7 +285,9 @@ class Actor:
             raise
         if done.rc:
             why = f"nvidia-smi ended with {done.rc}{_last_line(done)}"
-            if not _IN_USE.search(done.out + done.err):  # then it was not tried
+            if _IN_USE.search(done.out + done.err):  # then it was not tried: it neither counts nor cures
+                self.notes.take_back("reset", decision.gpus, self.moment.now)
+            else:
                 self._note("reset_failed", decision.gpus, why)
             return f"{name} could not be reset: {why}"
         for uuid in decision.gpus:

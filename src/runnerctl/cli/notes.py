@@ -39,10 +39,25 @@ class Notes:
         return found or GpuHistory()
 
     def add(self, events: Sequence[GpuEvent]) -> None:
-        """Write events down, before what they are about is done."""
-        if events:
-            kept = [*self.history.events, *events]
-            self._write(GpuHistory(tuple(kept), self.history.clean_probes), now=events[-1].time)
+        """Write events down, before what they are about is done.
+
+        Of probes in a row that ended alike the last one is kept: a GPU that is probed each minute must not
+        push out what else is known.
+        """
+        if not events:
+            return
+        kept = list(self.history.events)
+        for event in events:
+            own = [each for each in kept if each.uuid == event.uuid]
+            if own and own[-1].kind == event.kind in ("probe_passed", "probe_failed"):
+                kept = [each for each in kept if each is not own[-1]]
+            kept.append(event)
+        self._write(GpuHistory(tuple(kept), self.history.clean_probes), now=events[-1].time)
+
+    def take_back(self, kind: str, gpus: Sequence[str], time: datetime) -> None:
+        """Strike out what was written down at this time and then not done."""
+        events = [e for e in self.history.events if (e.kind, e.time) != (kind, time) or e.uuid not in gpus]
+        self._write(GpuHistory(tuple(events), self.history.clean_probes), now=time)
 
     def count(self, clean_probes: dict[str, int], *, now: datetime) -> None:
         """Write the counts of clean verdicts, when they differ."""
@@ -50,9 +65,12 @@ class Notes:
             self._write(GpuHistory(self.history.events, clean_probes), now=now)
 
     def _write(self, history: GpuHistory, *, now: datetime) -> None:
-        """A GPU that is out stays out, however long ago that was: the last word on each GPU is kept."""
-        last = {event.uuid: event for event in history.events if event.kind in ("taken_out", "released")}
-        recent = [e for e in history.events if now - e.time <= KEPT or e is last.get(e.uuid)]
-        self.history = GpuHistory(tuple(recent[-MOST_EVENTS:]), history.clean_probes)
+        """A GPU that is out stays out, however long ago that was: the last word of each kind is kept."""
+        last = {(event.uuid, event.kind): event for event in history.events}
+        recent = [e for e in history.events if now - e.time <= KEPT or e is last[e.uuid, e.kind]]
+        spare = len(recent) - MOST_EVENTS
+        words = {id(event) for event in last.values()}
+        dropped = {id(e) for e in [e for e in recent if id(e) not in words][: max(spare, 0)]}
+        self.history = GpuHistory(tuple(e for e in recent if id(e) not in dropped), history.clean_probes)
         file = HistoryFile(events=self.history.events, clean_probes=self.history.clean_probes)
         atomic_write(self.path, msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n")

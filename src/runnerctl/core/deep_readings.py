@@ -8,7 +8,7 @@ import msgspec
 
 from runnerctl.core.reading import Taken
 
-__all__ = ["DeepFailure", "DeepGpu", "DeepKind", "DeepProbe", "MemoryTest", "Transfers"]
+__all__ = ["DeepFailure", "DeepGpu", "DeepKind", "DeepProbe", "Extent", "MemoryTest", "Transfers"]
 
 DeepKind = Literal[
     "library_missing",  # libcuda.so.1 cannot be loaded
@@ -18,6 +18,8 @@ DeepKind = Literal[
     "hang",  # a call that did not return
     "crash",  # the library ended the process
 ]
+
+Extent = Literal["small", "memory", "all"]  # a small workload; a memory test as well; and copies
 
 
 class DeepFailure(msgspec.Struct, frozen=True):

@@ -38,7 +38,8 @@ class GpuState:
 
     ``action``: what it needs (see `runnerctl.core.xid_table`). ``users``: who uses it, empty for nobody, None
     when that is not known. ``together``: the UUIDs of all GPUs that a reset of it touches, its own included;
-    ``alone``: the others need not be reset with it.
+    ``alone``: the others need not be reset with it. ``probe``: it should prove that it works;
+    thoroughly where it failed to, and was treated since.
     """
 
     uuid: str
@@ -50,6 +51,7 @@ class GpuState:
     users: str | None = ""
     together: frozenset[str] = frozenset()
     alone: bool = True
+    probe: Literal["none", "small", "thorough"] = "none"
 
 
 @dataclass(frozen=True)

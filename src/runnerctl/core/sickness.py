@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from runnerctl.core.driver_readings import Baseline, DriverInstall, GpuHistory, KernelLog, Residue
 from runnerctl.core.findings import Finding
@@ -105,8 +106,16 @@ class _Sight:
         causes = [*_findings(findings, gpu), *_condition(condition)]
         if causes:
             return self._sick(gpu.uuid, name, causes, gpu=gpu)
-        unknown = gpu.failure is not None or isinstance(self.snapshot.gpus, Unavailable) or self._deaf()
-        return GpuState(gpu.uuid, "unknown" if unknown else "clean", name=name, pci=gpu.pci_bus_id)
+        unread = gpu.failure is not None or isinstance(self.snapshot.gpus, Unavailable)
+        owed = condition is not None and condition.probe_owed
+        return GpuState(
+            gpu.uuid,
+            "unknown" if unread or owed or self._deaf() else "clean",
+            name=name,
+            pci=gpu.pci_bus_id,
+            users=self._users(gpu),
+            probe="none" if unread else _probe(condition),
+        )
 
     def missing(self, uuid: str) -> GpuState:
         """The state of a GPU that a slot claims and NVML does not list."""
@@ -194,6 +203,13 @@ def _findings(findings: Sequence[Finding], gpu: Gpu) -> Iterator[_Cause]:
 def _condition(condition: GpuCondition | None) -> Iterator[_Cause]:
     if condition is not None and rank(condition.action) >= rank("RESET"):
         yield condition.action, condition.reason
+
+
+def _probe(condition: GpuCondition | None) -> Literal["none", "small", "thorough"]:
+    """What a GPU that looks well has still to prove."""
+    if condition is None or condition.action != "PROBE":
+        return "none"
+    return "thorough" if condition.probe_owed else "small"
 
 
 def _together(snapshot: Snapshot, uuid: str) -> frozenset[str]:

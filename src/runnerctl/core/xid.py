@@ -21,6 +21,7 @@ from typing import NamedTuple
 from runnerctl.core.driver_readings import GpuEvent, GpuHistory, KernelEvent
 from runnerctl.core.gpu_readings import Gpu
 from runnerctl.core.kernel_lines import RECOVERY_WORDS, normal_pci, plain_boot_id
+from runnerctl.core.probe_notes import failed_probe, in_effect
 from runnerctl.core.xid_table import Action, Xid, rank, xid
 
 __all__ = ["BURST", "DAY", "GpuCondition", "Moment", "assess"]
@@ -60,8 +61,9 @@ class GpuCondition:
     ``pci``: address like ``0000:11:00``, empty for lines that named none. ``gpu`` and ``uuid``: NVML's, when
     it lists a GPU at that address. ``action``: what to do now (INFO: nothing). ``codes``, ``first``, ``last``
     and ``count`` (occurrences) are of what led to it; ``reason`` is a sentence about that.
-    ``reset_when_idle``: it may work, and wants a reset when no job runs. ``program_faults``: occurrences of
-    the last 24 hours that were a program's own fault; ``settled``: faults that were recovered.
+    ``reset_when_idle``: it may work, and wants a reset when no job runs. ``probe_owed``: it failed a probe,
+    was treated, and has not passed one since. ``program_faults``: occurrences of the last 24 hours that were
+    a program's own fault; ``settled``: faults that were recovered.
     """
 
     pci: str
@@ -74,6 +76,7 @@ class GpuCondition:
     last: datetime | None = None
     count: int = 0
     reset_when_idle: bool = False
+    probe_owed: bool = False
     program_faults: int = 0
     settled: int = 0
 
@@ -132,7 +135,7 @@ def _subject(
     moment: Moment,
 ) -> _Subject:
     faults = tuple(_fault(event, gpu) for event in events)
-    own = tuple(note for note in notes if _is_about(note, pci, gpu))
+    own = in_effect([note for note in notes if _is_about(note, pci, gpu)])
     return _Subject(pci, gpu, faults, own, _asked(gpu, faults, own, moment), moment)
 
 
@@ -188,12 +191,14 @@ def _condition(subject: _Subject) -> GpuCondition:
     recent = [fault for fault in subject.faults if fault.event.time >= day]
     candidates = [*_grave(subject), *_mild(subject, day), *_standing(subject), *_driver(subject)]
     open_ones = [each for each in candidates if not _settled(subject, each)]
+    probe = failed_probe(subject.history, subject.moment.boot_id)
     base = GpuCondition(
         subject.pci,
         gpu=subject.gpu.index if subject.gpu else None,
         uuid=subject.gpu.uuid if subject.gpu else None,
         program_faults=sum(1 for _ in _bursts(fault for fault in recent if fault.action == "JOB")),
         reset_when_idle=_wants_idle_reset(subject),
+        probe_owed=probe is not None and probe.treated,
         settled=len(candidates) - len(open_ones),
     )
     # Of several that are as grave the last one.
@@ -276,6 +281,10 @@ def _mild(subject: _Subject, day: datetime) -> Iterator[_Candidate]:
 
 def _standing(subject: _Subject) -> Iterator[_Candidate]:
     """What the host wrote down and nobody took back."""
+    probe = failed_probe(subject.history, subject.moment.boot_id)
+    if probe is not None:
+        action: Action = "PROBE" if probe.treated else "RESET"
+        yield _Candidate(action, probe.sentence, last=probe.event.time, current=True)
     for note in reversed(subject.history):
         if note.kind == "released":
             return

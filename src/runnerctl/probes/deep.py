@@ -15,7 +15,15 @@ from typing import Any
 
 import msgspec
 
-from runnerctl.core.deep_readings import DeepFailure, DeepGpu, DeepKind, DeepProbe, MemoryTest, Transfers
+from runnerctl.core.deep_readings import (
+    DeepFailure,
+    DeepGpu,
+    DeepKind,
+    DeepProbe,
+    Extent,
+    MemoryTest,
+    Transfers,
+)
 from runnerctl.core.gpu_readings import Gpu
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes import deep_work
@@ -49,12 +57,19 @@ class _Part:
     guard: Guard | None
 
 
-def probe(gpus: Sequence[Gpu], *, deadlines: Deadlines = DEADLINES, guard: Guard | None = None) -> DeepProbe:
+def probe(
+    gpus: Sequence[Gpu],
+    *,
+    extent: Extent = "all",
+    deadlines: Deadlines = DEADLINES,
+    guard: Guard | None = None,
+) -> DeepProbe:
     """Probe the GPUs that NVML could open. Never raises because of what a GPU does.
 
     Takes seconds where all is well, and never longer than the deadlines of the rounds together, where that
-    of the copies counts once for each GPU. Of a GPU cut by MIG each device is probed. ``guard``: where a
-    child that cannot be killed is written down, so that none is started on that GPU while it lives.
+    of the copies counts once for each GPU. Of a GPU cut by MIG each device is probed. ``extent``: how many
+    rounds. ``guard``: where a child that cannot be killed is written down, so that none is started on that
+    GPU while it lives.
     """
     able = [gpu for gpu in gpus if gpu.failure is None and gpu.uuid]
     # A display's server is no job: it holds little, and goes on with what the memory test leaves.
@@ -63,9 +78,12 @@ def probe(gpus: Sequence[Gpu], *, deadlines: Deadlines = DEADLINES, guard: Guard
     memory = _Part(deep_work.memory_test, parse_memory, deadlines.memory, guard)
     transfers = _Part(deep_work.transfers, parse_transfers, deadlines.transfers, guard)
     found = _round([each for gpu in able for each in _targets(gpu)], compute)
+    if extent == "small":
+        return DeepProbe(gpus=tuple(found))
     tested = _round([each for each in found if each.failure is None and each.index not in busy], memory)
     # Copies after a failed call would tell the same once more; wrong bits do not keep them from running.
     sound = [each for each in tested if each.memory is not None and each.memory.failure is None]
+    sound = sound if extent == "all" else []
     copied = [device for each in sound for device in _round([each], transfers)]
     done = {each.mig or each.uuid: each for each in (*found, *tested, *copied)}
     return DeepProbe(gpus=tuple(_left_alone(each) if each.index in busy else each for each in done.values()))
