@@ -128,6 +128,8 @@ def _why(install: DriverInstall, entry: KernelModule | None) -> str:
         return "DKMS could not build its nvidia module"
     if entry.dkms == "built":
         return "DKMS built its nvidia module and did not install it"
+    if entry.dkms == "installed":
+        return "DKMS holds its nvidia module to be installed, and the file is gone"
     return "DKMS has not built its nvidia module"
 
 
@@ -143,6 +145,9 @@ def _for_kernel(install: DriverInstall, entry: KernelModule | None, *, kernel: s
     if entry is None or not entry.headers:
         package = "dnf install kernel-devel" if host.os_id in _FEDORA else "apt-get install linux-headers"
         return f"`{package}-{kernel}`, then {build}"
+    if entry.dkms == "installed":  # `autoinstall` would find nothing to do
+        version = install.dkms_sources[-1]
+        return f"`dkms install --force NAME/{version} -k {kernel}`, with the NAME that `dkms status` gives"
     if entry.dkms == "failed":
         log = f"/var/lib/dkms/nvidia*/{install.dkms_sources[-1]}/build/make.log"
         return f"read {log}, mend what it says, then {build}"
