@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import toolkit_keys
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain, spec_from_task
 
@@ -27,8 +28,10 @@ class ActionModule(TargetAction):
             return {"changed": False, "actions": [], "pending": []}
         reported = self.execute("container_toolkit", {}, variables, check=True)
         facts = msgspec.convert(plain(reported["host"]), ToolkitFacts)
-        plan, problems = toolkit_plan(spec, facts)
-        if plan is None:
+        texts, wrong = toolkit_keys(self, spec.container_toolkit)
+        plan, problems = toolkit_plan(spec, facts, key_texts=texts)
+        problems += wrong
+        if problems or plan is None:
             raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
         result = self.execute("container_toolkit", {"plan": msgspec.to_builtins(plan)}, variables)
         for text in result["pending"]:

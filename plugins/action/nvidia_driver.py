@@ -10,9 +10,9 @@ from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import (
     driver_facts,
     driver_query,
-    read_key,
     recall_driver,
 )
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import spec_from_task
 
@@ -57,7 +57,7 @@ class ActionModule(TargetAction):
         facts = recall_driver(variables)
         if facts is None:
             facts = driver_facts(self.execute("preflight", {"driver": driver_query(driver)}, variables))
-        key_text, problems = read_key(self, driver)
+        key_text, problems = driver_key(self, driver)
         plan = driver_plan(driver, facts, key_text=key_text)
         problems = [*problems, *(plan if isinstance(plan, list) else [])]
         if problems or isinstance(plan, list):

@@ -11,8 +11,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import
     driver_fact,
     driver_facts,
     driver_query,
-    read_key,
 )
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key, toolkit_keys
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import release_fact
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
@@ -22,7 +22,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
 )
 
 from runnerctl.core.preflight import HostFacts, host_problems
-from runnerctl.core.spec import HostSpec
+from runnerctl.core.spec import HostSpec, Problem
 from runnerctl.reconcile import Fleet
 
 
@@ -38,11 +38,9 @@ class ActionModule(TargetAction):
         query = driver_query(spec.nvidia_driver) if wants_driver else "never"
         report = self.execute("preflight", {"driver": query}, variables)
         facts = msgspec.convert(report, HostFacts)
-        problems = []
         if wants_driver:
             facts = msgspec.structs.replace(facts, driver=driver_facts(report))
-            problems += read_key(self, spec.nvidia_driver)[1]
-        if problems := [*host_problems(spec, facts), *problems]:
+        if problems := self._problems(spec, facts, variables):
             raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
         known = driver_fact(report) if wants_driver else {}
         if spec.github_runner.slots and _wants(variables, "github_runner"):
@@ -51,6 +49,14 @@ class ActionModule(TargetAction):
             except RunnerctlError as error:
                 raise AnsibleActionFail(f"{spec.host}: {error}") from None
         return {**report, "changed": False, "host_json": None, "ansible_facts": known}
+
+    def _problems(self, spec: HostSpec, facts: HostFacts, variables: dict[str, Any]) -> list[Problem]:
+        """Of the host, and of the keys on the controller that the roles of this run will need."""
+        toolkit = _wants(variables, "container_toolkit")
+        problems = host_problems(spec, facts, toolkit=toolkit)
+        if _wants(variables, "nvidia_driver"):
+            problems += driver_key(self, spec.nvidia_driver)[1]
+        return problems + (toolkit_keys(self, spec.container_toolkit)[1] if toolkit else [])
 
     def _ask_github(self, spec: HostSpec, facts: HostFacts) -> dict[str, Any]:
         """Prove that the credential is enough, and learn which release to install."""

@@ -1,24 +1,21 @@
-"""What a host said of its GPUs and driver, handed from preflight to the role; and the repository's key."""
+"""What a host said of its GPUs and driver, handed from preflight to the role."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import msgspec
-from ansible.plugins.action import ActionBase
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain
 
 from runnerctl.core.driver_structs import DriverFacts
-from runnerctl.core.sections import NvidiaDriver, Problem
+from runnerctl.core.sections import NvidiaDriver
 
-__all__ = ["driver_fact", "driver_facts", "driver_query", "read_key", "recall_driver"]
+__all__ = ["driver_fact", "driver_facts", "driver_query", "recall_driver"]
 
 FACT = "__nvidia_driver_facts"
 FIELDS = ("os_id", "os_version", "machine", "gpus")
-KEY_BYTES = 256 << 10  # a key with many signatures has a tenth of it
 
 
 def driver_query(spec: NvidiaDriver) -> str:
@@ -44,22 +41,3 @@ def recall_driver(variables: Mapping[str, Any]) -> DriverFacts | None:
     """What preflight learnt in this run; None when the role is used without it, or by a later run."""
     known = plain(variables.get("ansible_facts", {}).get(FACT) or {})
     return driver_facts(known) if known.pop("run", None) == os.getppid() else None
-
-
-def read_key(action: ActionBase, spec: NvidiaDriver) -> tuple[str | None, list[Problem]]:
-    """The text of ``nvidia_driver_repository_key`` where that is a file on the controller; what is wrong."""
-    given = spec.repository_key
-    if given is None or given.startswith(("https://", "http://")):
-        return None, []
-    path = Path(action._loader.path_dwim(os.path.expanduser(given)))
-    remedy = "give a file with an armoured key on the controller, or its address"
-    try:
-        with path.open("rb") as file:
-            text = file.read(KEY_BYTES).decode("ascii", "replace")
-    except OSError as error:
-        wrong = f"{given!r} cannot be read on the controller: {error.strerror}"
-        return None, [Problem("nvidia_driver_repository_key", wrong, remedy)]
-    if "-----BEGIN PGP PUBLIC KEY BLOCK-----" not in text:
-        wrong = f"{given!r} holds no armoured key (convert it with `gpg --enarmor`)"
-        return None, [Problem("nvidia_driver_repository_key", wrong, remedy)]
-    return text, []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,6 @@ from ansible_collections.runnerctl.gpu_runner.plugins.action.nvidia_driver impor
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import (
     driver_fact,
     driver_query,
-    read_key,
     recall_driver,
 )
 
@@ -209,23 +207,3 @@ def test_facts_of_another_run_do_not_count() -> None:
         fact["run"] = -1
     assert recall_driver({"ansible_facts": known}) is None
     assert recall_driver({}) is None
-
-
-def test_keys(tmp_path: Path) -> None:
-    """A file on the controller is read there; anything but an armoured key is refused with its name."""
-    action = object.__new__(Action)
-    vars(action)["_loader"] = SimpleNamespace(path_dwim=lambda name: str(tmp_path / name))
-    (tmp_path / "good.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n...\n")
-    (tmp_path / "binary.gpg").write_bytes(b"\x99\x02")
-
-    def read(name: str | None) -> tuple[str | None, list[str]]:
-        text, problems = read_key(action, NvidiaDriver(repository_key=name))
-        return text, [problem.line("h1") for problem in problems]
-
-    assert read(None) == read("https://m.example/key") == (None, [])
-    assert (read("good.asc")[0] or "").startswith("-----BEGIN")
-    remedy = "give a file with an armoured key on the controller, or its address"
-    where = "h1: nvidia_driver_repository_key: "
-    absent = "cannot be read on the controller: No such file or directory"
-    assert read("none.asc") == (None, [f"{where}'none.asc' {absent}; {remedy}"])
-    assert read("binary.gpg")[1][0].startswith(f"{where}'binary.gpg' holds no armoured key")

@@ -214,3 +214,24 @@ def test_a_driver_needs_room(shared: bool) -> None:
     there = {"packages": {"nvidia-kernel-dkms": "535.261.03-1"}}
     assert refusals(room(max(needed - 1, opt), **there)) == []
     assert refusals(room(needed - 1), nvidia_driver_manage=False) == []
+
+
+def test_a_toolkit_that_cannot_be_is_refused_with_everything_else() -> None:
+    """Before the first change; only where the role is wanted and part of the play."""
+    given = facts(os_id="rocky", os_version="9.6", uid=1000)
+    wish: dict[str, Any] = {"container_toolkit_manage": True, "container_toolkit_docker": True}
+    lines = refusals(given, **wish)
+    assert [line.split(": ")[1] for line in lines] == ["ansible_become", "container_toolkit_docker_source"]
+    assert lines[1].endswith("Enterprise Linux has no Docker Engine of its own; set it to docker")
+    assert len(refusals(given, **{**wish, "container_toolkit_manage": False})) == 1
+    assert len(host_problems(spec(**wish), given, toolkit=False)) == 1
+    assert len(refusals(given, **wish, container_toolkit_docker_source="docker")) == 1
+
+
+def test_a_host_of_an_unknown_kind_is_refused_once() -> None:
+    """The toolkit's own word on it would say the same; what else is wrong with it is said all the same."""
+    wish: dict[str, Any] = {"container_toolkit_manage": True, "container_toolkit_docker": True}
+    given = facts(os_id="rocky", os_version="8.10")
+    named = [line.split(": ")[1] for line in refusals(given, **wish)]
+    assert named == ["distribution", "container_toolkit_docker_source"]
+    assert [line.split(": ")[1] for line in refusals(facts(machine="riscv64"), **wish)] == ["architecture"]

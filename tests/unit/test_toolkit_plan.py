@@ -45,7 +45,8 @@ def _part(whole: Any, part: Any, where: str = "plan") -> None:
 @pytest.mark.parametrize("case", CASES, ids=[case["title"] for case in CASES])
 def test_plans(case: dict[str, Any]) -> None:
     """Spec and distribution -> repositories, packages and settings; or the one line that says why not."""
-    plan, problems = toolkit_plan(_spec(**case.get("spec", {})), ToolkitFacts(*case["host"]))
+    spec, texts = _spec(**case.get("spec", {})), case.get("key_texts")
+    plan, problems = toolkit_plan(spec, ToolkitFacts(*case["host"]), key_texts=texts)
     if "problem" in case:
         assert plan is None
         assert [problem.line("gpu1") for problem in problems] == [case["problem"]]
@@ -78,6 +79,8 @@ def test_the_target_understands_the_plan() -> None:
             "container_toolkit_repository_url: holds a",
         ),
         ({"repository_url": "https://mirror.example/x"}, "container_toolkit_repository_key: is needed"),
+        ({"repository_key": "https://me:secret@h/key"}, "container_toolkit_repository_key: holds a user"),
+        ({"docker_repository_key": "mQIN\nBF"}, "container_toolkit_docker_repository_key: is neither"),
         (
             {"docker_repository_url": "https://me:pw@h/"},
             "container_toolkit_docker_repository_url: holds a user",

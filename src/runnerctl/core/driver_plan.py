@@ -41,7 +41,7 @@ def gpus_to_drive(spec: NvidiaDriver, facts: DriverFacts) -> tuple[str, ...]:
 def driver_plan(
     spec: NvidiaDriver, facts: DriverFacts, *, key_text: str | None = None
 ) -> DriverPlan | list[Problem]:
-    """The plan of a host, or every problem with it. ``key_text``: the key, where the spec names a file."""
+    """The plan of a host, or every problem with it. ``key_text``: the key, unless it has an address."""
     gpus = gpus_to_drive(spec, facts)
     if not spec.manage or not gpus:
         return _expectation(spec, facts)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from runnerctl.core.repository_keys import key_problem
 from runnerctl.core.scope import split_url
 from runnerctl.core.sections import MigLayout, NvidiaDriver, Problem
-from runnerctl.core.templates import check_template, has_user
+from runnerctl.core.templates import check_template
 
 __all__ = ["driver_rules"]
 
@@ -58,9 +59,8 @@ def _repository_problems(driver: NvidiaDriver) -> list[Problem]:
         problems.append(
             Problem("nvidia_driver_repository_url", f"is {url!r}", "give it as https://HOST/PATH")
         )
-    if key is not None and has_user(key):
-        remedy = "host.json is readable by all: use a file on the controller"
-        problems.append(Problem("nvidia_driver_repository_key", "holds a user or a password", remedy))
+    if problem := key_problem("nvidia_driver_repository_key", key):
+        problems.append(problem)
     if fingerprint is not None and not FINGERPRINT.fullmatch(fingerprint.replace(" ", "")):
         remedy = "give forty hexadecimal digits, as `gpg --show-keys KEY` prints them"
         problems.append(Problem("nvidia_driver_repository_key_fingerprint", f"is {fingerprint!r}", remedy))

@@ -14,6 +14,7 @@ import msgspec
 
 from runnerctl.core.driver_structs import DriverFacts, Flavour, Headers, Pin, Repository, Source
 from runnerctl.core.gpu_generations import NEWEST_BRANCH
+from runnerctl.core.repository_keys import key_address
 from runnerctl.core.sections import NvidiaDriver
 from runnerctl.core.templates import fill
 
@@ -125,7 +126,7 @@ def missing_fabric(source: Source, facts: DriverFacts, fabric: Fabric) -> str | 
 def parts(
     choice: Choice, spec: NvidiaDriver, facts: DriverFacts, *, fabric: Fabric, key_text: str | None = None
 ) -> Parts:
-    """Packages and repositories of a driver. ``key_text``: the key, where the spec names a file with it."""
+    """Packages and repositories of a driver. ``key_text``: the key, unless the spec gives its address."""
     if choice.source == "distribution":
         made = _debian(choice, spec, facts) if facts.os_id == "debian" else _ubuntu(choice, facts, fabric)
     elif facts.os_id == "debian":
@@ -265,7 +266,7 @@ def _repository(
         format="rpm" if rpm else "apt",
         url=url,
         suite="" if rpm else "/",
-        key_url=None if key_text else spec.repository_key or f"{url}/{file}",
+        key_url=None if key_text else key_address(spec.repository_key) or f"{url}/{file}",
         key_text=key_text,
         key_fingerprint=_plain_fingerprint(spec.repository_key_fingerprint) or fingerprint,
         module_stream=f"nvidia-driver:{stream}" if rpm else None,

@@ -9,6 +9,7 @@ from runnerctl.core.driver_plan import driver_plan
 from runnerctl.core.driver_structs import DriverFacts
 from runnerctl.core.labels import ARCHITECTURES
 from runnerctl.core.spec import SCHEMA, HostSpec, Problem
+from runnerctl.core.toolkit_plan import ToolkitFacts, toolkit_plan
 
 __all__ = ["SUPPORTED", "HostFacts", "host_problems", "schema_problem"]
 
@@ -49,18 +50,10 @@ class HostFacts(msgspec.Struct, frozen=True):
     driver: DriverFacts | None = None
 
 
-def host_problems(spec: HostSpec, facts: HostFacts) -> list[Problem]:
-    """Everything that stands in the way, each with its remedy."""
-    problems = []
-    versions = SUPPORTED.get(facts.os_id, ())
-    known_host = facts.os_version in versions or facts.os_version.split(".")[0] in versions
-    if not known_host:
-        known = ", ".join(f"{name} {'/'.join(each)}" for name, each in SUPPORTED.items())
-        message = f"{facts.os_id or 'an unknown distribution'} {facts.os_version} is not supported"
-        problems.append(Problem("distribution", message, f"use {known}"))
-    if facts.machine not in ARCHITECTURES:
-        message = f"{facts.machine!r} is not supported"
-        problems.append(Problem("architecture", message, "use an x86_64 or aarch64 host"))
+def host_problems(spec: HostSpec, facts: HostFacts, *, toolkit: bool = True) -> list[Problem]:
+    """Everything that stands in the way, each with its remedy. ``toolkit``: whether that role will run."""
+    problems = _kind_problems(facts)
+    known_kind = not problems
     if facts.uid != 0:
         problems.append(
             Problem("ansible_become", "the play is not root on the host", "connect as root or set become")
@@ -73,8 +66,24 @@ def host_problems(spec: HostSpec, facts: HostFacts) -> list[Problem]:
         problems.append(problem)
     needed = _opt_bytes(spec, facts)
     problems += _space_problems("/opt", facts.free_bytes, needed)
-    if known_host and facts.machine in ARCHITECTURES:
+    if known_kind:
         problems += _driver_problems(spec, facts, beside=needed)
+    if toolkit and spec.container_toolkit.manage:
+        problems += _toolkit_problems(spec, facts, known_kind=known_kind)
+    return problems
+
+
+def _kind_problems(facts: HostFacts) -> list[Problem]:
+    """A distribution or an architecture that the roles do not know."""
+    problems = []
+    versions = SUPPORTED.get(facts.os_id, ())
+    if facts.os_version not in versions and facts.os_version.split(".")[0] not in versions:
+        known = ", ".join(f"{name} {'/'.join(each)}" for name, each in SUPPORTED.items())
+        message = f"{facts.os_id or 'an unknown distribution'} {facts.os_version} is not supported"
+        problems.append(Problem("distribution", message, f"use {known}"))
+    if facts.machine not in ARCHITECTURES:
+        message = f"{facts.machine!r} is not supported"
+        problems.append(Problem("architecture", message, "use an x86_64 or aarch64 host"))
     return problems
 
 
@@ -106,6 +115,13 @@ def _driver_problems(spec: HostSpec, facts: HostFacts, *, beside: int) -> list[P
         return []
     shared = free == facts.free_bytes >= beside
     return _space_problems("/", free, DRIVER_BYTES + (beside if shared else 0))
+
+
+def _toolkit_problems(spec: HostSpec, facts: HostFacts, *, known_kind: bool) -> list[Problem]:
+    """What the toolkit cannot have here; that nothing at all runs here is said only once."""
+    host = ToolkitFacts(facts.os_id, facts.os_version, facts.machine)
+    found = toolkit_plan(spec, host)[1]
+    return [each for each in found if known_kind or each.variable != "container_toolkit_manage"]
 
 
 def schema_problem(text: str | None) -> Problem | None:

@@ -73,7 +73,7 @@ class ContainerToolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     docker_config: dict[str, Any] = {}
     runtime: bool = True
     cdi: bool = True
-    visible_devices_variable: bool = False
+    visible_devices_variable: bool = True
     rootless: bool = False
 
 

@@ -6,12 +6,15 @@ tell, such as the Engine's version, is decided there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from runnerctl.core.repository_keys import key_address
 from runnerctl.core.sections import ContainerToolkit, HostSpec, Problem
 from runnerctl.core.templates import fill
+from runnerctl.core.toolkit_rules import upstream_key
 
 __all__ = [
     "DOCKER_FINGERPRINTS",
@@ -24,7 +27,6 @@ __all__ = [
 
 # Of the keys at nvidia.github.io/libnvidia-container/gpgkey and download.docker.com/linux/{debian,rhel}/gpg,
 # as many independent public repositories pin them.
-NVIDIA_KEY = "https://nvidia.github.io/libnvidia-container/gpgkey"
 NVIDIA_FINGERPRINT = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
 DOCKER_FINGERPRINTS = {
     "apt": "9DC858229FC7DD38854AE2D88D81803C0EBFCD88",
@@ -43,8 +45,8 @@ CODENAMES = {
     ("ubuntu", "22.04"): "jammy",
     ("ubuntu", "24.04"): "noble",
 }
-EL = ("rhel", "rocky", "almalinux")
-DEB_MACHINES = {"x86_64": "amd64", "aarch64": "arm64"}
+EL, EL_RELEASE = ("rhel", "rocky", "almalinux"), "9"
+DEB_MACHINES = {"x86_64": "amd64", "amd64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
 DISTRIBUTION_ENGINE = "docker.io|docker-ce|moby-engine"  # an Engine that is there already counts
 DISTRIBUTION_CLIENT = (
     "docker-cli|docker-ce-cli"  # where the Engine's package does not hold the client as well
@@ -100,14 +102,21 @@ class ToolkitPlan(msgspec.Struct, frozen=True):
     config: dict[str, str]
 
 
-def toolkit_plan(spec: HostSpec, facts: ToolkitFacts) -> tuple[ToolkitPlan | None, list[Problem]]:
-    """The plan, or None with everything that stands in its way."""
+def toolkit_plan(
+    spec: HostSpec, facts: ToolkitFacts, *, key_texts: Mapping[str, str] | None = None
+) -> tuple[ToolkitPlan | None, list[Problem]]:
+    """The plan, or None with everything that stands in its way.
+
+    ``key_texts``: the keys that the spec does not give by their address, by the name of their field.
+    """
     wanted = spec.container_toolkit
     problems = _problems(wanted, facts)
     if problems:
         return None, problems
-    from_docker = wanted.docker and wanted.docker_source == "docker"
-    repositories = [_nvidia(wanted, facts), *([_docker(wanted, facts)] if from_docker else [])]
+    texts = key_texts or {}
+    repositories = [_nvidia(wanted, facts, texts.get("repository_key"))]
+    if wanted.docker and wanted.docker_source == "docker":
+        repositories.append(_docker(wanted, facts, texts.get("docker_repository_key")))
     plan = ToolkitPlan(
         repositories=tuple(repositories),
         toolkit=TOOLKIT_PACKAGES,
@@ -125,7 +134,8 @@ def toolkit_plan(spec: HostSpec, facts: ToolkitFacts) -> tuple[ToolkitPlan | Non
 
 def _problems(wanted: ContainerToolkit, facts: ToolkitFacts) -> list[Problem]:
     problems = []
-    if facts.format == "apt" and (facts.os_id, facts.os_version) not in CODENAMES:
+    release = facts.os_version.split(".")[0] if facts.format == "rpm" else facts.os_version
+    if (facts.os_id, release) not in CODENAMES and (facts.format, release) != ("rpm", EL_RELEASE):
         known = ", ".join(f"{name} {version}" for name, version in CODENAMES)
         message = f"{facts.os_id or 'an unknown distribution'} {facts.os_version} is not known"
         problems.append(
@@ -144,10 +154,11 @@ def _problems(wanted: ContainerToolkit, facts: ToolkitFacts) -> list[Problem]:
 
 def _architecture(facts: ToolkitFacts) -> str:
     """As the package format names it."""
-    return DEB_MACHINES[facts.machine] if facts.format == "apt" else facts.machine
+    debian = DEB_MACHINES[facts.machine]
+    return debian if facts.format == "apt" else {"amd64": "x86_64", "arm64": "aarch64"}[debian]
 
 
-def _nvidia(wanted: ContainerToolkit, facts: ToolkitFacts) -> dict[str, Any]:
+def _nvidia(wanted: ContainerToolkit, facts: ToolkitFacts, key_text: str | None) -> dict[str, Any]:
     """NVIDIA's repository is flat. For Enterprise Linux not its packages are signed but its lists."""
     form = "deb" if facts.format == "apt" else "rpm"
     url = fill(wanted.repository_url, format=form, architecture=_architecture(facts))
@@ -155,7 +166,7 @@ def _nvidia(wanted: ContainerToolkit, facts: ToolkitFacts) -> dict[str, Any]:
         "name": "nvidia-container-toolkit",
         "format": facts.format,
         "url": url,
-        **_key(wanted.repository_key or NVIDIA_KEY),
+        **_key(key_text, key_address(wanted.repository_key) or upstream_key(wanted.repository_url)),
         "key_fingerprint": wanted.repository_key_fingerprint or NVIDIA_FINGERPRINT,
         "variable": "container_toolkit_repository",
     }
@@ -172,7 +183,7 @@ def _pins(version: str | None) -> list[dict[str, Any]]:
     return [{"packages": " ".join(TOOLKIT_PACKAGES), "pin": f"version {exact}", "priority": PIN_PRIORITY}]
 
 
-def _docker(wanted: ContainerToolkit, facts: ToolkitFacts) -> dict[str, Any]:
+def _docker(wanted: ContainerToolkit, facts: ToolkitFacts, key_text: str | None) -> dict[str, Any]:
     """Docker's repository has one tree for each distribution; Rocky and AlmaLinux take that of CentOS."""
     distribution = "centos" if facts.os_id in ("rocky", "almalinux") else facts.os_id
     base = fill(wanted.docker_repository_url, distribution=distribution).rstrip("/")
@@ -180,13 +191,13 @@ def _docker(wanted: ContainerToolkit, facts: ToolkitFacts) -> dict[str, Any]:
         "name": "docker",
         "format": facts.format,
         "url": base,
-        **_key(wanted.docker_repository_key or f"{base}/gpg"),
+        **_key(key_text, key_address(wanted.docker_repository_key) or f"{base}/gpg"),
         "key_fingerprint": wanted.docker_repository_key_fingerprint or DOCKER_FINGERPRINTS[facts.format],
         "variable": "container_toolkit_docker_repository",
     }
     if facts.format == "rpm":
         major = facts.os_version.split(".")[0]
-        return {**made, "url": f"{base}/{major}/{facts.machine}/stable", "check_lists": False}
+        return {**made, "url": f"{base}/{major}/{_architecture(facts)}/stable", "check_lists": False}
     return {**made, "suite": CODENAMES[(facts.os_id, facts.os_version)], "components": ["stable"]}
 
 
@@ -199,9 +210,9 @@ def _engine(wanted: ContainerToolkit, facts: ToolkitFacts) -> tuple[str, ...]:
     return (DISTRIBUTION_ENGINE, *([DISTRIBUTION_CLIENT] if separate else []))
 
 
-def _key(key: str) -> dict[str, str]:
-    """An address, or the key itself."""
-    return {"key_text": key} if "-----BEGIN" in key else {"key_url": key}
+def _key(text: str | None, address: str | None) -> dict[str, str]:
+    """The key itself, or its address."""
+    return {"key_text": text} if text else {"key_url": address or ""}
 
 
 def _extras(wanted: ContainerToolkit, facts: ToolkitFacts) -> tuple[str, ...]:

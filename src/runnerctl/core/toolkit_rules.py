@@ -6,16 +6,24 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
-
+from runnerctl.core.repository_keys import key_problem
 from runnerctl.core.sections import ContainerToolkit, Problem
 from runnerctl.core.templates import check_template, has_password
 
-__all__ = ["toolkit_problems"]
+__all__ = ["toolkit_problems", "upstream_key"]
 
 VERSION = re.compile(r"\d+\.\d+\.\d+[0-9A-Za-z.~+]*(-[0-9A-Za-z.~+]+)?")
 FINGERPRINT = re.compile(r"(0x)?([0-9A-Fa-f]{40}|[0-9A-Fa-f]{64})")
-OWN_URL = next(f.default for f in msgspec.structs.fields(ContainerToolkit) if f.name == "repository_url")
+# NVIDIA keeps its key beside the trees: .../gpgkey for .../stable/deb/amd64 and .../stable/rpm/x86_64.
+TREE = re.compile(
+    r"(?P<top>.+?)(/stable|/experimental)?/(\{format\}|deb|rpm)/(\{architecture\}|[a-z0-9_]+)/?"
+)
+
+
+def upstream_key(repository_url: str) -> str | None:
+    """Where NVIDIA's repository, or an exact copy of it, has its key; None when the layout is another."""
+    match = TREE.fullmatch(repository_url)
+    return f"{match['top']}/gpgkey" if match else None
 
 
 def toolkit_problems(wanted: ContainerToolkit) -> list[Problem]:
@@ -29,9 +37,11 @@ def toolkit_problems(wanted: ContainerToolkit) -> list[Problem]:
         if value is not None and not all(FINGERPRINT.fullmatch(part) for part in parts):
             message = f"is {value[:80]!r}"
             problems.append(Problem(f"container_toolkit_{name}", message, "give 40 hexadecimal digits"))
-    if wanted.repository_url != OWN_URL and not wanted.repository_key:
-        remedy = "give the address of the mirror's key file, or the key itself"
-        message = "is needed: container_toolkit_repository_url is not NVIDIA's own"
+    if wanted.repository_key is None and upstream_key(wanted.repository_url) is None:
+        message = "is needed: container_toolkit_repository_url is not laid out as NVIDIA's repository"
+        remedy = (
+            "give the key's address, a file or its text, or let the address end in /{format}/{architecture}"
+        )
         problems.append(Problem("container_toolkit_repository_key", message, remedy))
     return problems + _config_problems(wanted.docker_config)
 
@@ -45,9 +55,8 @@ def _address_problems(wanted: ContainerToolkit) -> Iterator[Problem]:
             remedy = "use " + " and ".join(f"{{{each}}}" for each in placeholders) + ", or the whole address"
             yield Problem(f"container_toolkit_{name}", wrong, remedy)
     for name in ("repository_key", "docker_repository_key"):
-        value = getattr(wanted, name) or ""
-        if "-----BEGIN" not in value and (wrong := check_template(value)):
-            yield Problem(f"container_toolkit_{name}", wrong, "give an address, or the text of the key")
+        if problem := key_problem(f"container_toolkit_{name}", getattr(wanted, name)):
+            yield problem
 
 
 def _config_problems(config: Mapping[str, Any]) -> list[Problem]:
