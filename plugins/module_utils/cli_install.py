@@ -17,6 +17,7 @@ from typing import Any
 from .atomic import Change, atomic_link, atomic_write, sync_file_system
 from .cli_venv import Source, build, find_python, probe
 from .errors import HostError
+from .first_baseline import FirstBaseline
 from .health_units import HealthTimer
 from .lock import exclusive
 from .packages import Packages, package_system
@@ -103,6 +104,7 @@ class CliInstall:
         self.system = system or System()
         self.check = check
         self.outcome = Outcome()
+        self._baseline = FirstBaseline(layout.root, self._done)
 
     def converge(self, wanted: Wanted) -> Outcome:
         """Make the host have this wheel's command line and this spec."""
@@ -137,6 +139,8 @@ class CliInstall:
         self._completion(wanted, check=check, renew=not sound)
         self._clear_old(wanted, check=check)
         HealthTimer(self.layout.root, self.receipt, self.system, check, self._done).converge(wanted.spec)
+        command = os.path.join(self.layout.home, wanted.directory, "bin", "runnerctl")
+        self._baseline.converge(wanted.spec, command, check=check, installed=sound or not check)
 
     def _done(self, action: str, change: Change) -> None:
         self.outcome.actions.append(action)

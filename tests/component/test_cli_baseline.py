@@ -74,6 +74,19 @@ def test_save_show_and_clear(bench: Bench) -> None:
     assert gone.code == 64 and "no baseline was saved" in gone.err
 
 
+def test_a_dry_run_saves_nothing(bench: Bench) -> None:
+    """It says what would be saved, and what is odd about it."""
+    dry = bench.run("save", "--dry-run")
+    assert (dry.code, dry.out) == (0, "would be saved: 2 GPUs\n")
+    narrow = TWO.replace("gpu.*.pcie_width 16", "gpu.*.pcie_width 4")
+    told = bench.run("save", "--dry-run", "-o", "json", scenario=narrow)
+    assert told.json["saved"] is False
+    assert told.json["gpus"] == 2
+    assert "x4" in told.json["oddities"][0]
+    assert "would be saved as it is: GPU 0" in told.err
+    assert not bench.file.exists()
+
+
 def test_differences_are_listed_and_need_force(bench: Bench) -> None:
     """What the new baseline would hide has to be accepted."""
     bench.run("save")

@@ -45,6 +45,9 @@ def save(
     force: Annotated[
         bool, typer.Option("--force", help="Replace a baseline from which the GPUs differ.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be saved, and what is odd about it.")
+    ] = False,
     rootfs: RootfsOption = None,
     output: OutputOption = None,
 ) -> int:
@@ -56,24 +59,33 @@ def save(
     from runnerctl.core.baseline import baseline_of, encode
 
     command: Context = context.obj
-    path = _path(command, rootfs)
     found = _taken(command, rootfs)
     baseline = baseline_of(found)
     before = _read(command, rootfs)
     changes = [] if force else _changes(before, found)
     if changes:
         return _refuse(command, changes, output)
-    for line in _oddities(found):
-        command.note(f"runnerctl: saved as it is: {line}")
+    odd = _oddities(found)
     changed = force or not _same(before, baseline)
-    if changed:
-        _write(path, encode(baseline))
-    if command.wants_json(output):
-        command.say_json({"schema": SCHEMA, "saved": changed, "gpus": len(baseline.gpus), "differences": []})
-    else:
-        number = f"{len(baseline.gpus)} GPU{'' if len(baseline.gpus) == 1 else 's'}"
-        command.say(f"saved: {number}" if changed else f"nothing to do: {number} as in the baseline")
+    if changed and not dry_run:
+        _write(_path(command, rootfs), encode(baseline))
+    _say_saved(command, odd, dry_run=dry_run, changed=changed, gpus=len(baseline.gpus), output=output)
     return 0
+
+
+def _say_saved(
+    context: Context, odd: list[str], *, dry_run: bool, changed: bool, gpus: int, output: str | None
+) -> None:
+    """What was saved, or would be."""
+    would = "would be " if dry_run else ""
+    for line in odd:
+        context.note(f"runnerctl: {would}saved as it is: {line}")
+    if context.wants_json(output):
+        saved = changed and not dry_run
+        context.say_json({"schema": SCHEMA, "saved": saved, "gpus": gpus, "differences": [], "oddities": odd})
+        return
+    number = f"{gpus} GPU{'' if gpus == 1 else 's'}"
+    context.say(f"{would}saved: {number}" if changed else f"nothing to do: {number} as in the baseline")
 
 
 @app.command("show", cls=Command, epilog=SHOW_EXAMPLE)
