@@ -139,7 +139,11 @@ class FaultHost:
     def environment(self, library: Path) -> dict[str, str]:
         """The environment of a tool that looks at this host."""
         folder = str(self.folder / "bin")
-        environ = {key: value for key, value in os.environ.items() if not key.startswith(("GH_", "GITHUB_", "PYTHON"))}
+        environ = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("GH_", "GITHUB_", "PYTHON"))
+        }
         environ |= {"PATH": f"{folder}:{os.environ['PATH']}", "FAULT_LOG": str(self.folder / "log")}
         environ |= {"NVML_SCENARIO": str(self.folder / "scenario"), "COLUMNS": "160", "TERM": "dumb"}
         environ["LD_LIBRARY_PATH"] = f"{folder}:{library.parent}" if self.case.library else folder
