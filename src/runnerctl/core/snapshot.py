@@ -32,6 +32,7 @@ __all__ = [
     "Clock",
     "Conda",
     "Docker",
+    "DockerDue",
     "Filesystem",
     "GithubRecord",
     "Gpu",
@@ -135,6 +136,17 @@ class Docker(Taken, frozen=True):
     version: str | None = None
     api_version: str | None = None
     runtimes: tuple[str, ...] = ()
+
+
+class DockerDue(Taken, frozen=True):
+    """What a running Engine had still to do (``act``: reload or restart), and why.
+
+    ``over``: that Engine ended; the one that runs now, if any, has its settings.
+    """
+
+    act: str
+    reason: str
+    over: bool = False
 
 
 class Conda(Taken, frozen=True):
@@ -254,6 +266,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     api: tuple[Api, ...] | Unavailable | None = None
     clock: Clock | Unavailable | None = None
     docker: Docker | Unavailable | None = None
+    docker_due: DockerDue | Unavailable | None = None
     driver_install: DriverInstall | Unavailable | None = None
     kernel_log: KernelLog | Unavailable | None = None
     residue: Residue | Unavailable | None = None

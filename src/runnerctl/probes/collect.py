@@ -29,7 +29,19 @@ from runnerctl.core.snapshot import (
     Unit,
 )
 from runnerctl.core.spec import HostSpec
-from runnerctl.probes import baseline, history, machine, memory, network, nvml, slots, stuck, system, units
+from runnerctl.probes import (
+    baseline,
+    docker_due,
+    history,
+    machine,
+    memory,
+    network,
+    nvml,
+    slots,
+    stuck,
+    system,
+    units,
+)
 from runnerctl.probes.bounded import Outcome, Task, run_all
 from runnerctl.probes.files import read_bytes, under
 from runnerctl.probes.stuck import Guard
@@ -109,6 +121,7 @@ def collect(
         memory=memory.read_memory(rootfs) if under(rootfs, "/proc/meminfo").exists() else None,
         baseline=baseline.read_baseline(rootfs),
         gpu_history=history.read_gpu_history(rootfs),
+        docker_due=docker_due.read_docker_due(rootfs),
         duration_seconds=round(time.monotonic() - started, 3),
         **_docker_readings(outcomes),
         **_nvidia_readings(outcomes),

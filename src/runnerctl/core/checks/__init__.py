@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from runnerctl.core.checks import boot, containers, deep, drift, kernel, links, memory, ram, residue, state
+from runnerctl.core.checks import (
+    boot,
+    containers,
+    deep,
+    drift,
+    kernel,
+    links,
+    memory,
+    pending,
+    ram,
+    residue,
+    state,
+)
 from runnerctl.core.checks.driver import DRIVER_MISMATCH, DRIVER_NVML
 from runnerctl.core.checks.github import (
     GITHUB_GROUP,
@@ -63,6 +75,7 @@ CHECKS: tuple[Check, ...] = (
     HOST_CLOCK,
     HOST_TIME_SYNC,
     DOCKER_ENGINE,
+    *pending.CHECKS,
     *containers.CHECKS,
     CONDA_INSTALLED,
     GITHUB_RECORD,
