@@ -215,8 +215,44 @@ def test_a_library_without_the_first_call(tmp_path: Path) -> None:
     subprocess.run(build_it, check=True, timeout=60)
     failure = _once(LD_LIBRARY_PATH=str(tmp_path)).failure
     assert failure is not None
-    assert (failure.kind, failure.code, failure.call) == ("unknown", 13, "nvmlInit")
+    assert (failure.kind, failure.code, failure.call) == ("library_broken", 13, "nvmlInit")
     assert "the library has no such function" in failure.message
+
+
+def test_a_library_that_needs_another_one_is_not_missing(tmp_path: Path) -> None:
+    """The linker says "No such file" of the other one."""
+    _compile(tmp_path / "libother.so", "int other(void) { return 1; }", "-Wl,-soname,libother.so.9")
+    user = "int other(void); int user(void) { return other(); }"
+    _compile(tmp_path / SONAME, user, str(tmp_path / "libother.so"))
+    failure = _once(LD_LIBRARY_PATH=str(tmp_path)).failure
+    assert failure is not None
+    assert failure.kind == "library_broken"
+    assert "libother.so.9" in failure.message
+
+
+def _compile(target: Path, source: str, *more: str) -> None:
+    file = target.with_suffix(".c")
+    file.write_text(source)
+    compiler = shutil.which("gcc")
+    assert compiler, "apt-get install gcc"
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-o", str(target), str(file), *more], check=True, timeout=60
+    )
+
+
+@pytest.mark.timeout(60)
+def test_a_number_of_gpus_that_cannot_be_is_no_task(library: Path, tmp_path: Path) -> None:
+    """Four thousand million GPUs would take for ever."""
+    failure = read(library, tmp_path, "count 4294967295").failure
+    assert failure is not None
+    assert (failure.kind, failure.call) == ("unknown", "nvmlDeviceGetCount")
+    assert "4294967295" in failure.message
+
+
+def test_a_value_of_ones_only_is_not_told(library: Path, tmp_path: Path) -> None:
+    """NVML_VALUE_NOT_AVAILABLE in an unsigned number."""
+    (gpu,) = read(library, tmp_path, "count 1\ngpu.0.power_default 4294967295\ngpu.0.power_limit 300000").gpus
+    assert (gpu.power_default_watts, gpu.power_limit_watts, gpu.failure) == (None, 300.0, None)
 
 
 def test_another_packages_pynvml_is_named(tmp_path: Path) -> None:

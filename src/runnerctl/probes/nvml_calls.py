@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
+import msgspec
+
 from runnerctl.core.snapshot import NvmlFailure, NvmlKind
 from runnerctl.probes.child import Report
 
@@ -28,6 +30,7 @@ SONAME = "libnvidia-ml.so.1"
 # nvmlReturn_t, from NVIDIA's nvml.h
 INVALID_ARGUMENT, NO_PERMISSION, NOT_FOUND, INSUFFICIENT_SIZE = 2, 4, 6, 7
 _LIBRARY_MISSING, _NO_FUNCTION = 12, 13
+_NOT_TOLD = frozenset({2**32 - 1, 2**64 - 1})  # NVML_VALUE_NOT_AVAILABLE, -1, in an unsigned number
 _KINDS: dict[int, NvmlKind] = {
     NO_PERMISSION: "no_permission",
     9: "driver_not_loaded",
@@ -112,6 +115,8 @@ class Calls:
         except CallError as error:
             if error.failure.kind == "library_missing":
                 raise CallError(_missing(error.failure)) from None
+            if error.failure.code == _NO_FUNCTION:  # a file of that name, and no NVML
+                raise CallError(msgspec.structs.replace(error.failure, kind="library_broken")) from None
             raise
 
     def ask(self, call: str, *arguments: Any, gpu: int | None = None, absent: Iterable[int] = ()) -> Any:
@@ -124,7 +129,8 @@ class Calls:
         if function is None:
             return None
         try:
-            return function(*arguments)
+            answer = function(*arguments)
+            return None if isinstance(answer, int) and answer in _NOT_TOLD else answer
         except self.pynvml.NVMLError as error:
             code = int(error.value)
         if code in NOT_APPLICABLE or code in absent:
@@ -153,8 +159,13 @@ def _is_absent() -> bool:
     try:
         ctypes.CDLL(SONAME)
     except OSError as error:
-        return "No such file" in str(error)
+        return _says_absent(error)
     return False
+
+
+def _says_absent(error: OSError) -> bool:
+    """Whether the linker misses the library itself: of one that it needs it says the same, with that name."""
+    return str(error).startswith(f"{SONAME}: ") and "No such file" in str(error)
 
 
 def _missing(failure: NvmlFailure) -> NvmlFailure:
@@ -162,7 +173,7 @@ def _missing(failure: NvmlFailure) -> NvmlFailure:
     try:
         ctypes.CDLL(SONAME)
     except OSError as error:
-        if "No such file" in str(error):
+        if _says_absent(error):
             return failure
         message = f"{SONAME} cannot be loaded: {error}"
         return NvmlFailure("library_broken", failure.call, message, failure.code)
