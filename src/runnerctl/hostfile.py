@@ -42,6 +42,8 @@ def load_host_spec(path: Path = HOST_FILE) -> HostSpec | None:
     Raises DataError when it is cut short, of a newer schema or otherwise no spec; AccessError when it may not
     be read.
     """
+    if path.is_fifo():  # to read it is to wait for a writer
+        raise DataError("is a named pipe", where=str(path), remedy=WRITE_AGAIN)
     content = read_host_file(path)
     return None if content is None else parse_host_spec(content, where=str(path))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from runnerctl.core.snapshot import Unavailable
@@ -17,9 +19,14 @@ def under(rootfs: Path, path: str) -> Path:
 
 
 def read_bytes(path: Path, limit: int = LARGEST_BYTES) -> bytes | Unavailable | None:
-    """A file's content up to ``limit`` bytes; None when there is no such file."""
+    """A file's content up to ``limit`` bytes; None when there is no such file.
+
+    What is no regular file is refused: a FIFO would keep its reader waiting for ever.
+    """
     try:
-        with path.open("rb") as stream:
+        with open(path, "rb", opener=_at_once) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                return Unavailable(f"{path} is no regular file", remedy=f"look at `ls -l {path}`")
             return stream.read(limit)
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -27,6 +34,11 @@ def read_bytes(path: Path, limit: int = LARGEST_BYTES) -> bytes | Unavailable | 
         return Unavailable(f"{path} may not be read", kind="denied")
     except OSError as error:
         return Unavailable(f"{path}: {error.strerror}")
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a FIFO that nobody writes to blocks otherwise."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def read_line(path: Path) -> str | None:

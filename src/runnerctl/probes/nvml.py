@@ -19,6 +19,7 @@ from runnerctl.probes.bounded import Call, Outcome, Report, Task
 from runnerctl.probes.files import read_bytes, read_line, under
 from runnerctl.probes.nvml_calls import CallError, Calls, text
 from runnerctl.probes.nvml_gpu import read_gpu
+from runnerctl.probes.stuck import state_of
 
 __all__ = [
     "BASE_SECONDS",
@@ -34,6 +35,7 @@ __all__ = [
 BASE_SECONDS = 5.0
 SECONDS_PER_GPU = 4.0  # without persistence mode the first open initialises a GPU: 1 to 3 s each (NVIDIA)
 _DAEMON = "/run/nvidia-persistenced"
+_MOST_GPUS = 1024  # far more than any host has: a larger number is a broken answer, not a task
 _STOPS: dict[str, NvmlKind] = {"timeout": "hang", "slow": "slow", "crash": "crash"}
 _KEPT_WHEN_REPEATED = ("uuid", "name", "pci_bus_id", "minor", "serial", "mig_uuids")
 
@@ -69,6 +71,8 @@ def persistence_on(rootfs: Path) -> bool:
     if not (folder / "nvidia-persistenced.pid").exists():
         return (folder / "socket").exists()
     pid = read_line(folder / "nvidia-persistenced.pid") or ""
+    if pid.isdigit() and state_of(int(pid), under(rootfs, "/proc")) == "D":
+        return True  # reading the arguments of a process that is stuck in the driver may wait with it
     command = read_bytes(under(rootfs, f"/proc/{pid}/cmdline")) if pid.isdigit() else None
     return not (isinstance(command, bytes) and b"--no-persistence-mode" in command)
 
@@ -97,6 +101,9 @@ def _tell(report: Report, index: int, known: dict[str, Any]) -> None:
 def _system(calls: Calls, report: Report) -> int:
     """What is known without a GPU; returns how many there are."""
     count: int = calls.must("nvmlDeviceGetCount")
+    if not 0 <= count <= _MOST_GPUS:
+        message = f"nvmlDeviceGetCount: an impossible number of GPUs ({count})"
+        raise CallError(NvmlFailure("unknown", "nvmlDeviceGetCount", message))
     cuda = calls.ask("nvmlSystemGetCudaDriverVersion_v2")
     system = {
         "count": count,
