@@ -298,3 +298,33 @@ def test_without_journalctl_the_kernels_own_buffer_is_read(bench: Bench) -> None
 def test_a_tree_without_any_log_has_none(bench: Bench) -> None:
     """An image has no kernel log: that is no fault."""
     assert bench.read() is None
+
+
+@pytest.mark.parametrize("rest", ["kill -SEGV $$", "exit 3"])
+def test_a_journal_that_breaks_off_is_not_taken_for_whole(bench: Bench, rest: str) -> None:
+    """What came is kept, and that something is missing is said."""
+    bench.journal((2, XID))
+    row = (bench.folder / "bin/rows").read_text()
+    program = bench.folder / "bin/journalctl"
+    program.write_text(f"#!/bin/sh\ncat <<'END'\n{row}END\n{rest}\n")
+    log = bench.log()
+    assert [event.code for event in log.events] == [95]
+    assert log.truncated
+    assert not bench.state.exists()
+
+
+def test_a_journalctl_that_crashes_says_nothing_of_silence(bench: Bench) -> None:
+    """The reading before it left a cursor; nothing after that is not the same as nothing known."""
+    bench.journal((2, "usb 1-1: new device"))
+    bench.log()
+    (bench.folder / "bin/journalctl").write_text("#!/bin/sh\nkill -SEGV $$\n")
+    found = bench.read()
+    assert isinstance(found, Unavailable), found
+    assert "signal 11" in found.reason
+    assert "journalctl --verify" in found.remedy
+
+
+def test_a_line_of_an_impossible_time_counts(bench: Bench) -> None:
+    """A clock that was set far ahead must not hide a fault, nor the lines beside it."""
+    bench.journal((2, XID), (-8_000_000_000_000, XID.replace("95", "79")))
+    assert sorted(event.code or 0 for event in bench.log().events) == [79, 95]

@@ -38,6 +38,7 @@ _MOST_EVENTS = 2000
 _KMSG_RECORD = 8192 + 1024  # bytes; the kernel never writes a longer one
 _KMSG_MOST = 64 * 1024 * 1024
 _WORDS = (b"NVRM", b"SXid", b"module", b"Key was rejected")
+_REMEDY = "see why `journalctl -n 1 _TRANSPORT=kernel` does not answer; `journalctl --verify` finds damage"
 _PATTERN = "|".join(word.decode() for word in _WORDS)
 
 
@@ -129,7 +130,7 @@ def parse_kernel_log(outcome: Outcome) -> KernelLog | Unavailable | None:
         kind, _, text = failure.reason.partition(": ")
         if kind == "PermissionError":
             return Unavailable(text, call=failure.call, kind="denied")
-        return failure
+        return msgspec.structs.replace(failure, remedy=_REMEDY)
     if outcome.value is None:
         return None
     try:
@@ -233,8 +234,14 @@ def _journal(reading: _Reading, *options: str) -> bool:
     except FileNotFoundError:
         return False
     rows, found = _rows(reading, child)
-    reading.lines = [line for row in (rows if reading.goes_on else reversed(rows)) if (line := _line(row))]
-    return found or _is_quiet(reading, child)
+    ordered = rows if reading.goes_on else reversed(rows)
+    reading.lines = [line for row in ordered if (line := _line(row, reading.now))]
+    if not found:
+        return _is_quiet(reading, child)
+    if not reading.truncated and child.stderr:
+        child.stderr.read()
+        reading.truncated = child.wait() != 0  # it stopped half-way: what is missing is not known
+    return True
 
 
 def _rows(reading: _Reading, child: subprocess.Popen[bytes]) -> tuple[list[dict[str, Any]], bool]:
@@ -271,19 +278,24 @@ def _is_quiet(reading: _Reading, child: subprocess.Popen[bytes]) -> bool:
         if os.access(under(reading.rootfs, "/dev/kmsg"), os.R_OK):
             return False
         raise PermissionError("only root and the group systemd-journal may read the kernel log")
+    if status < 0:
+        raise OSError(f"journalctl was ended by signal {-status}")
     if status and said:  # a filter that let nothing through ends with 1, too
         raise OSError(f"journalctl ended with status {status}: {said.partition(chr(10))[0]}")
     return reading.goes_on
 
 
-def _line(row: Mapping[str, Any]) -> Line | None:
+def _line(row: Mapping[str, Any], now: datetime) -> Line | None:
     message, stamp = row.get("MESSAGE"), str(row.get("__REALTIME_TIMESTAMP", ""))
     if isinstance(message, list):  # bytes that are no UTF-8 come as a list of numbers
         numbers = [byte for byte in message if isinstance(byte, int) and 0 <= byte < 256]
         message = bytes(numbers).decode("utf-8", "replace")
     if not isinstance(message, str) or not stamp.isdigit():
         return None
-    moment = datetime.fromtimestamp(int(stamp) / 1_000_000, timezone.utc)
+    try:
+        moment = datetime.fromtimestamp(int(stamp) / 1_000_000, timezone.utc)
+    except (ValueError, OverflowError, OSError):  # no time that can be: the line counts nevertheless
+        moment = now
     return Line(moment, plain_boot_id(str(row.get("_BOOT_ID", ""))), message)
 
 
