@@ -24,7 +24,11 @@ _REMEDIES: Mapping[Action, str] = {
     "POWER": "drain the host, cut its power for a minute, check cables and seating; then `runnerctl resume`",
     "RMA": "take the GPU out of service and have it replaced; `runnerctl resume` when that is done",
 }
+_AWAY = "drain the host and reboot it; then compare `nvidia-smi -L` with `lspci -d 10de:`"
 _IDLE = "drain its slots and reset it with `nvidia-smi --gpu-reset -i {gpu}` when no job runs"
+# NVML's recovery actions that gpu.recovery_action calls CRITICAL (nvmlDeviceGpuRecoveryAction_t).
+_WISHES = frozenset({1, 2, 4, 6, 7})
+_ASKS = "the driver asks for recovery"
 _SOURCES = {"journal": "the journal", "kmsg": "/dev/kmsg", "published": "what root last read"}
 _CLIENT = re.compile(r"client has the version ([\w.]+)")
 _LOADED = re.compile(r"kernel module has the version ([\w.]+)")
@@ -64,21 +68,48 @@ def _judge_xid(
     del spec  # a fault is a fault whoever wants the GPU
     found = conditions(log, gpus, history, now)
     for condition in found:
-        yield _xid_verdict(condition)
+        yield _xid_verdict(condition, _teller(condition, gpus))
     if not found:
         yield ok("no Xid in the last 24 hours", **_log_data(log))
 
 
-def _xid_verdict(condition: GpuCondition) -> Verdict:
+def _teller(condition: GpuCondition, gpus: tuple[Gpu, ...]) -> str:
+    """The check that raises the alarm already, by what NVML says of the same GPU: one cause, one finding.
+
+    What asks for more than a reboot (a fault that comes back, a board to be replaced) is news in any case.
+    """
+    gpu = next((each for each in gpus if each.index == condition.gpu), None)
+    if gpu and not gpu.failure and gpu.recovery_action and condition.reason.startswith(_ASKS):
+        return "gpu.recovery_action"
+    if not rank("RESET") <= rank(condition.action) <= rank("REBOOT"):
+        return ""
+    if gpu is None:  # not at any address that NVML told: one that told none may be it
+        mute = any(_is_mute(each) and not each.pci_bus_id for each in gpus)
+        return "gpu.answers" if mute and condition.pci else ""
+    if gpu.failure:
+        return "gpu.answers" if _is_mute(gpu) else ""
+    return "gpu.recovery_action" if gpu.recovery_action in _WISHES else ""
+
+
+def _is_mute(gpu: Gpu) -> bool:
+    return gpu.failure is not None and gpu.failure.kind not in ("no_permission", "not_reached", "slow")
+
+
+def _xid_verdict(condition: GpuCondition, teller: str) -> Verdict:
     where = condition.pci or "a GPU that the line did not name"
     subject = f"GPU {condition.gpu}" if condition.gpu is not None else where
     summary = condition.reason
     if condition.last is not None and condition.action != "INFO":
         summary += f" (last {condition.last:%Y-%m-%d %H:%M:%SZ})"
     data = _data(condition)
-    number = str(condition.gpu) if condition.gpu is not None else condition.pci
-    if condition.action in _REMEDIES:
-        remedy = _REMEDIES[condition.action].replace("{gpu}", number)
+    number = "INDEX" if condition.gpu is None else str(condition.gpu)
+    if teller:
+        verdict = ok(f"{summary}: {teller} raises the alarm", **data)
+    elif condition.action in _REMEDIES:
+        away = (
+            condition.action == "RESET" and condition.gpu is None
+        )  # NVML cannot reset what it does not list
+        remedy = _AWAY if away else _REMEDIES[condition.action].replace("{gpu}", number)
         if len(condition.codes) == 1:
             remedy = remedy.replace("CODE", str(condition.codes[0]))
         made = critical if rank(condition.action) >= rank("RESET") else warning
@@ -110,7 +141,7 @@ def _log_data(log: KernelLog) -> dict[str, object]:
 def _judge_complete(log: KernelLog, *, spec: HostSpec | None) -> Iterable[Verdict]:
     del spec
     if log.truncated:
-        yield warning("the kernel wrote more than could be read: older lines are missing", **_log_data(log))
+        yield warning("not all of the kernel log could be read: older lines are missing", **_log_data(log))
     else:
         number = len(log.events)
         lines = f"{number} line{'' if number == 1 else 's'}"

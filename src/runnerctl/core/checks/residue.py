@@ -102,7 +102,12 @@ def _of_gpu(gpu: Gpu, residue: Residue, host: Host, *, in_use: bool) -> Iterator
     pids = sorted({each.pid for each in gpu.processes} | {each.pid for each in users})
     data = {"used_bytes": used, "pids": pids, "complete": residue.complete}
     summary = f"{used // _MEBIBYTE} MiB of its memory are in use without a process"
-    if used <= max(_FLOOR_BYTES, _FLOOR_SHARE * total):
+    if used > total:
+        remedy = "look at `nvidia-smi -q -d MEMORY`; if it says so, too, reset the GPU"
+        yield unknown(
+            f"it says that {used // _MEBIBYTE} of {total // _MEBIBYTE} MiB are in use", remedy, **data
+        )
+    elif used <= max(_FLOOR_BYTES, _FLOOR_SHARE * total):
         yield ok("nothing is left in its memory", **data)
     elif gpu.processes or users:
         number = len(pids)

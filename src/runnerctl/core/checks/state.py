@@ -52,6 +52,7 @@ _WISHES = {
 # nvmlClocksEventReasons: the bits that are no choice of anybody. 0x1 idle, 0x2 a clock setting, 0x4 the power
 # limit, 0x10 sync boost and 0x100 the display's clocks are normal.
 _HARDWARE, _SOFT_HEAT, _HEAT, _BRAKE = 0x8, 0x20, 0x40, 0x80
+_COLDEST, _HOTTEST = -50, 200  # °C: a number beyond these is no temperature of a chip that works
 _COOLING = "look at fans, air flow and the room's temperature"
 _POWER = "look at power supplies, cables and the chassis' power budget"
 
@@ -89,7 +90,10 @@ def _judge_temperature(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
         "margin_celsius": gpu.temperature_margin_celsius,
         "memory_celsius": memory,
     }
-    if stops is not None and now >= stops:
+    if not _COLDEST <= now <= _HOTTEST:
+        remedy = "look at `nvidia-smi -q -d TEMPERATURE`; if it says so, too, reset the GPU"
+        yield unknown(f"it says {now} °C, which cannot be", remedy, **data)
+    elif stops is not None and now >= stops:
         yield critical(f"{now} °C, and it switches itself off at {stops} °C", **data)
     elif slows is not None and now >= slows:
         yield critical(f"{now} °C, and it slows itself down at {slows} °C", **data)
