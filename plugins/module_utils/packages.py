@@ -155,7 +155,8 @@ class Packages:
         chosen = self._choose(missing, available, doubtful=check and sources_change)
         if not check:
             self._install(chosen, pins)
-        elif available is not None and not sources_change:
+        elif available is not None and (not sources_change or pins.keys() >= set(chosen)):
+            # Which version a name stands for may change with the sources; what a version does, hardly.
             with contextlib.suppress(_NoSuchVersionError):  # the real run may fetch newer lists
                 self._replaced(chosen, [self._exactly(name, pins) for name in chosen])
         return Outcome(installed=tuple(chosen))

@@ -164,7 +164,9 @@ class Apt:
 
     @staticmethod
     def _simulated(names: Sequence[str]) -> str:
-        argv = ["apt-get", "-s", *_install_options(names), "install", "--", *names]
+        """What it would do, were nothing on hold: holds are lifted by who asks for another version."""
+        options = [*_install_options(names), "--allow-change-held-packages"]
+        argv = ["apt-get", "-s", *options, "install", "--", *names]
         return run(argv, timeout=QUERY_SECONDS).out
 
     def install(self, names: Sequence[str], *, seconds: float, replacing: bool = False) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from .errors import HostError
@@ -87,12 +88,23 @@ class ToolkitPackages:
         if not self.packages.missing(self.names, versions=versions):
             return
         there = sorted(self.holds.held() & set(self.names))
-        if there and not check:
-            self.holds.release(there)
-        done = self.packages.present(
-            self.names, versions=versions, sources_change=sources_change, check=check
-        )
+        with self._released([] if check else there):
+            done = self.packages.present(
+                self.names, versions=versions, sources_change=sources_change, check=check
+            )
         self.actions += [f"package {_shown(name, versions)} installed" for name in done.installed]
+
+    @contextlib.contextmanager
+    def _released(self, names: Sequence[str]) -> Iterator[None]:
+        """Holds lifted for one transaction; after one that failed they are as before."""
+        if names:
+            self.holds.release(names)
+        try:
+            yield
+        except HostError:
+            if names:
+                self.holds.hold(names)
+            raise
 
     def installed_version(self) -> tuple[int, ...] | None:
         """Of the first package, as numbers."""

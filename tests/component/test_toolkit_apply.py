@@ -85,6 +85,7 @@ class Archive:
         self.there, self.offers = there, offers
         self.asked: list[list[str]] = []
         self.broken = 0
+        self.victims: list[str] = []
 
     def installed(self, names: Sequence[str]) -> set[str]:
         return set(self.there) & set(names)
@@ -111,7 +112,7 @@ class Archive:
 
     def pushes_out(self, names: Sequence[str]) -> list[str]:
         assert names
-        return []
+        return self.victims
 
     def install(self, names: Sequence[str], *, seconds: float, replacing: bool = False) -> None:
         assert seconds > 0 and not replacing
@@ -232,6 +233,17 @@ def test_a_running_engine_is_reloaded_and_then_left_alone(bench: Bench) -> None:
     second = bench.run()
     assert second == {"changed": False, "actions": [], "pending": [], "diff": []}
     assert bench.run(check=True)["changed"] is False
+
+
+def test_an_upgrade_that_is_refused_leaves_the_holds(bench: Bench) -> None:
+    """They are lifted for a transaction that does not come about."""
+    bench.run(version="1.17.8")
+    bench.archive.victims = ["site-tool"]
+    with pytest.raises(HostError, match="site-tool would be removed for "):
+        bench.run(version="1.19.1")
+    assert set(bench.holds.released) == set(NAMES)
+    assert bench.holds.held() == set(NAMES)
+    assert bench.archive.there[NAMES[0]] == "1.17.8-1"
 
 
 def test_a_new_engine_starts_with_its_settings(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.mirror import Mirror
-from tests.fakes.mirror.apt_repo import AptRepo, SigningKey
+from tests.fakes.mirror.apt_repo import AptRepo, Deb, SigningKey
 from tests.fakes.mirror.toolkit import NAMES, toolkit_debs
 from tests.hosts.controller import Controller, Outcome
 from tests.hosts.host import Host
@@ -37,20 +38,22 @@ def other_key() -> Iterator[SigningKey]:
 
 @pytest.fixture(scope="module")
 def repo(mirror: Mirror, key: SigningKey) -> AptRepo:
-    """Two versions of the four packages, in a flat repository as NVIDIA's."""
-    made = AptRepo(mirror.root / "libnvidia-container", key)
+    """Two versions of the four packages, in a flat repository laid out as NVIDIA's."""
+    top = mirror.root / "libnvidia-container"
+    made = AptRepo(top / "stable/deb/amd64", key)
     made.add(*toolkit_debs(OLD, refresh=False), *toolkit_debs(NEW))
     made.publish()
+    (top / "gpgkey").write_text(key.public())
     return made
 
 
 def _variables(mirror: Mirror, key: SigningKey) -> dict[str, Any]:
-    url = f"{mirror.url}/libnvidia-container"
     return {
         "nvidia_driver_manage": False,
         "container_toolkit_manage": True,
-        "container_toolkit_repository_url": url,
-        "container_toolkit_repository_key": f"{url}/gpgkey",
+        "container_toolkit_repository_url": (
+            f"{mirror.url}/libnvidia-container/stable/{{format}}/{{architecture}}"
+        ),
         "container_toolkit_repository_key_fingerprint": key.fingerprint,
         "github_runner_slots": [],
     }
@@ -124,7 +127,7 @@ def test_a_bare_host_gets_engine_toolkit_runtime_and_cdi(site: Site) -> None:
     assert set(NAMES) <= set(host.exec("apt-mark", "showhold").stdout.split())
     assert host.exec("docker", "info", "--format", "{{json .Runtimes}}").stdout.count('"nvidia"') == 1
     config = host.read("/etc/nvidia-container-runtime/config.toml")
-    assert "\naccept-nvidia-visible-devices-envvar-when-unprivileged = false\n" in config
+    assert "\naccept-nvidia-visible-devices-envvar-when-unprivileged = true\n" in config
     assert 'log-level = "info"' in config
     assert (
         host.exec("systemctl", "is-active", "nvidia-cdi-refresh.path", "docker").stdout.split()
@@ -283,10 +286,12 @@ def test_deprovision_takes_it_away_when_it_is_named(site: Site) -> None:
 
 
 @pytest.fixture
-def plain(site: Site, hosts: Callable[..., Host]) -> Site:
-    """A fresh host that wants the toolkit alone, without an Engine."""
+def plain(site: Site, hosts: Callable[..., Host], repo: AptRepo, tmp_path: Path) -> Site:
+    """A fresh host that wants the toolkit alone, without an Engine; the key is a file on the controller."""
     host = hosts("tk-plain", variant="bare")
-    variables = {**site.variables, "container_toolkit_docker": False}
+    (tmp_path / "mirror-key.asc").write_text(repo.key.public())
+    key = {"container_toolkit_repository_key": str(tmp_path / "mirror-key.asc")}
+    variables = {**site.variables, **key, "container_toolkit_docker": False}
     return Site([host], site.world, site.controller, variables)
 
 
@@ -313,6 +318,44 @@ def test_repositories_that_cannot_be_trusted(plain: Site, repo: AptRepo, other_k
     _converge(plain)
     assert plain.host.exec("nvidia-ctk", "--version").rc == 0
     assert not plain.host.exists("/etc/docker/daemon.json")
+
+
+def test_nobody_elses_package_is_pushed_out(plain: Site, repo: AptRepo) -> None:
+    """apt would remove it without a word; check mode says so as well, and holds stay as they were."""
+    library = toolkit_debs("1.20.0-1")[-1]
+    clashing = dataclasses.replace(library, relations={"Conflicts": "site-tool"})
+    repo.add(Deb("site-tool", "1.0-1"), *toolkit_debs("1.20.0-1")[:-1], clashing)
+    repo.publish()
+    key = {"container_toolkit_repository_key": repo.key.public()}  # as text, this time
+    try:
+        _converge(plain, container_toolkit_version="1.19.1", **key)
+        plain.host.exec("apt-get", "install", "-y", "site-tool")
+        for options in (("--check",), ()):
+            outcome = _toolkit(plain, *options, container_toolkit_version="1.20.0", **key)
+            assert outcome.rc != 0
+            assert "container_toolkit: site-tool would be removed for " in outcome.failures()[0].msg
+            assert len(outcome.failures()[0].msg.strip().splitlines()) == 1
+        assert plain.host.exec("dpkg-query", "-W", "-f", "${Status}", "site-tool").stdout.endswith(
+            "installed"
+        )
+        assert set(NAMES) <= set(plain.host.exec("apt-mark", "showhold").stdout.split())
+        plain.host.exec("apt-get", "purge", "-y", "site-tool")
+        _converge(plain, container_toolkit_version="1.20.0", **key)
+    finally:
+        for deb in (Deb("site-tool", "1.0-1"), *toolkit_debs("1.20.0-1")):
+            repo.remove(deb)
+        repo.publish()
+
+
+def test_preflight_says_it_all_before_the_first_change(plain: Site, tmp_path: Path) -> None:
+    """A key that is none, beside whatever else is wrong with the host."""
+    (tmp_path / "page.html").write_text("<html>404</html>")
+    before = _everything(plain.host)
+    outcome = _toolkit(plain, container_toolkit_repository_key=str(tmp_path / "page.html"))
+    assert outcome.rc != 0
+    assert outcome.failures()[0].task.startswith("Check spec, host and credential")
+    assert "page.html' is no OpenPGP public key; give a public key" in outcome.failures()[0].msg
+    assert _everything(plain.host) == before
 
 
 def test_dpkg_killed_in_the_middle(plain: Site) -> None:

@@ -223,8 +223,8 @@ def _extras(wanted: ContainerToolkit, facts: ToolkitFacts) -> tuple[str, ...]:
 def _config(wanted: ContainerToolkit) -> dict[str, str]:
     """Lines of ``/etc/nvidia-container-runtime/config.toml``.
 
-    A container asks for GPUs by name (CDI), not by an environment variable that any image may set, nor by
-    mounts. An Engine without root cannot write device cgroups.
+    Mounts never ask for GPUs; the environment variable does, which is how Docker before 29 passes ``--gpus``
+    on, unless the spec says no. An Engine without root cannot write device cgroups.
     """
     return {
         "accept-nvidia-visible-devices-envvar-when-unprivileged": _toml(wanted.visible_devices_variable),
