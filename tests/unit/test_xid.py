@@ -141,6 +141,29 @@ def test_other_lines_are_no_events(message: str) -> None:
     assert parsed(message) == []
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "[  12.345678] ",
+        "<3>[ 12.3] ",
+        "[ 12.3][ T1234] ",
+        "[    T7] ",
+        "\x1b[31m",
+        "\x1b[0;1m[ 1.0] \x1b[31m",
+    ],
+)
+def test_what_the_console_adds_to_a_line_is_left_out(before: str) -> None:
+    """Level, time, caller and colours, as syslog and captured consoles have them."""
+    (event,) = parsed(f"{before}NVRM: Xid (PCI:0000:11:00): 95, pid=7, name=python, Uncontained\x1b[0m")
+    assert (event.code, event.pci, event.message) == (95, PCI, "Uncontained")
+
+
+def test_a_code_is_never_too_large_to_be_seen() -> None:
+    """An unknown code is a probe, never silence."""
+    (event,) = parsed("NVRM: Xid (PCI:0000:11:00): 12345678, something new")
+    assert judged(event).action == "PROBE"
+
+
 def test_messages_over_several_records_are_joined() -> None:
     """The kernel may keep the lines of one message apart; an Xid between them is not swallowed."""
     events = parsed(

@@ -27,13 +27,15 @@ RECOVERY_WORDS: tuple[str, ...] = (
     "bus_reset",
     "system_reboot",
 )
-_STAMP = re.compile(r"\A\s*\[\s*\d+\.\d+\]\s*")
+# What syslog and the console put before a message: its level, its time, who printed it, colours.
+_STAMP = re.compile(r"\A\s*(?:<\d+>)?\s*(?:\[\s*\d+\.\d+\])?\s*(?:\[\s*[TC]\d+\])?\s*")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300  # characters of a message that are kept
 _SAME = timedelta(seconds=5)  # much less than what makes two occurrences of a fault
 _JOIN = 3  # how many lines a message of several lines may take
 _PCI = re.compile(r"([0-9a-f]{4,8}):([0-9a-f]{2}):([0-9a-f]{2})(?:\.[0-9a-f])?", re.IGNORECASE)
 _XID = re.compile(
-    r"NVRM: .{0,40}?\bXid\s*(?:\((?:PCI:)?([^)]*)\))?\s*:?\s*(\d{1,6})\b[,.:]?\s*(.*)", re.DOTALL
+    r"NVRM: .{0,40}?\bXid\s*(?:\((?:PCI:)?([^)]*)\))?\s*:?\s*(\d{1,9})\b[,.:]?\s*(.*)", re.DOTALL
 )
 _SXID = re.compile(
     r"(nvidia-nvswitch\d+):?\s+SXid\s*\((?:PCI:)?([^)]*)\)\s*:\s*(\d{1,6})\b,?\s*(.*)", re.DOTALL
@@ -121,7 +123,7 @@ def _joined(lines: Iterable[Line]) -> Iterator[Line]:
 
 def _one_line(message: str) -> str:
     """A message without line breaks, without the kernel's time before it, with ``NVRM:`` once only."""
-    text = " ".join(_STAMP.sub("", message).split())
+    text = " ".join(_STAMP.sub("", _COLOUR.sub("", message)).split())
     first, *rest = text.split("NVRM: ")
     return f"NVRM: {' '.join(' '.join(rest).split())}" if not first and rest else text
 
