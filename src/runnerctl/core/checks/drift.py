@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from runnerctl.core.baseline import Difference, differences
 from runnerctl.core.checks.modes import wanted_layout
-from runnerctl.core.driver_readings import Baseline
+from runnerctl.core.driver_readings import Baseline, GpuHistory
 from runnerctl.core.findings import Check, Status, Verdict, ok
 from runnerctl.core.snapshot import Gpu, Host, Nvml, Snapshot, Unavailable
 from runnerctl.core.spec import HostSpec
@@ -41,6 +41,18 @@ def _verdict(found: Difference, spec: HostSpec | None) -> Verdict:
     return Verdict(status, found.summary, found.remedy, subject, data)
 
 
+def _noted(snapshot: Snapshot) -> bool:
+    """Whether there are notes that this user may read."""
+    notes = snapshot.gpu_history
+    return notes is not None and not (isinstance(notes, Unavailable) and notes.kind == "denied")
+
+
+def _judge_notes(history: GpuHistory, *, spec: HostSpec | None) -> Iterable[Verdict]:
+    del spec
+    number = len(history.events)
+    yield ok(f"{number} event{'' if number == 1 else 's'} in the host's notes on its GPUs", events=number)
+
+
 BASELINE = Check(
     id="gpu.baseline",
     title="The GPUs are as they were when the baseline was saved",
@@ -57,4 +69,18 @@ BASELINE = Check(
     when=_saved,
 )
 
-CHECKS: tuple[Check, ...] = (BASELINE,)
+NOTES = Check(
+    id="gpu.notes",
+    title="What was done to the GPUs is known",
+    docs=(
+        "Resets, reboots, failed probes and GPUs taken out of service are written down in "
+        "/var/lib/runnerctl/gpus.json. Where that file cannot be understood, a GPU that is out of service, "
+        "or a fault that came back, would look like new."
+    ),
+    remedy="`runnerctl health --act` as root moves a damaged file aside and begins afresh; holds stay",
+    judge=_judge_notes,
+    needs=("gpu_history",),
+    when=_noted,
+)
+
+CHECKS: tuple[Check, ...] = (BASELINE, NOTES)
