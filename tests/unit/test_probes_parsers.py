@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from runnerctl.core.snapshot import Clock, Conda, Registration, SlotState, SpecFile, Unavailable, Unit
 from runnerctl.core.spec import host_spec
 from runnerctl.probes import machine, network, slots, system, units
-from runnerctl.probes.bounded import Outcome
+from runnerctl.probes.bounded import Outcome, Task, run_all
 from runnerctl.probes.collect import api_urls_of
 
 SHOW = """Id=gha-runner@main.service
@@ -217,7 +218,7 @@ def test_gpus_on_the_bus(tmp_path: Path) -> None:
 
 def test_conda_is_recognised_by_its_own_record(tmp_path: Path) -> None:
     """Not by packages whose names begin alike."""
-    assert machine.read_conda(tmp_path) == Conda("/opt/miniforge3")
+    assert _conda(tmp_path) == Conda("/opt/miniforge3")
     meta = tmp_path / "opt/miniforge3/conda-meta"
     meta.mkdir(parents=True)
     for name in (
@@ -227,9 +228,20 @@ def test_conda_is_recognised_by_its_own_record(tmp_path: Path) -> None:
     ):
         (meta / name).touch()
     (tmp_path / "opt/miniforge3").chmod(0o775)
-    found = machine.read_conda(tmp_path)
+    found = _conda(tmp_path)
     assert not isinstance(found, Unavailable)
     assert (found.version, found.writable_by_others) == ("26.3.2", True)
+
+
+def _conda(root: Path) -> Conda | Unavailable:
+    task = Task(partial(machine.read_conda, rootfs=root), 10)
+    return machine.parse_conda(run_all({"conda": task})["conda"])
+
+
+def test_a_prefix_that_does_not_answer_is_not_known() -> None:
+    """A network mount whose server is away: it is read in a child, and the child was given up."""
+    stopped = Unavailable("stat /opt/miniforge3 did not return within 5.0 s", kind="timeout")
+    assert machine.parse_conda(Outcome(failure=stopped)) == stopped
 
 
 def test_a_broken_spec_is_unavailable_and_none_is_not(tmp_path: Path) -> None:

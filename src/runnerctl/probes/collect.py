@@ -114,7 +114,7 @@ def collect(
         pci_gpus=ground.pci,
         filesystems=system.parse_filesystems(outcomes["filesystems"]),
         time_sync=system.parse_time_sync(outcomes["time_sync"]),
-        conda=machine.read_conda(rootfs),
+        conda=machine.parse_conda(outcomes["conda"]),
         slots=_slots(ground, outcomes),
         api=apis or None,
         clock=_clock(apis),
@@ -204,6 +204,8 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
         tasks["journal"] = Task(partial(units.read_journal, tools=tools), deadline)
     filesystems = partial(system.read_filesystems, rootfs=ground.rootfs)
     tasks["filesystems"] = Task(filesystems, deadline, guard="filesystems")
+    # /opt, as any place for programs, may be a network mount whose server is away.
+    tasks["conda"] = Task(partial(machine.read_conda, rootfs=ground.rootfs), deadline, guard="conda")
     tasks["time_sync"] = Task(partial(system.read_time_sync, rootfs=ground.rootfs), deadline)
     return tasks
 

@@ -7,6 +7,7 @@ import re
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 from runnerctl.core.snapshot import (
     Conda,
@@ -19,11 +20,13 @@ from runnerctl.core.snapshot import (
 )
 from runnerctl.errors import AccessError, RunnerctlError
 from runnerctl.hostfile import HOST_FILE, load_host_spec
+from runnerctl.probes.bounded import Outcome, Report
 from runnerctl.probes.files import read_bytes, read_line, under
 
 __all__ = [
     "CONDA_PREFIX",
     "has_nvml",
+    "parse_conda",
     "parse_nvidia_version",
     "parse_os_release",
     "read_conda",
@@ -132,16 +135,24 @@ def read_pci_gpus(rootfs: Path) -> tuple[PciGpu, ...] | Unavailable:
     return tuple(found)
 
 
-def read_conda(rootfs: Path, prefix: str = CONDA_PREFIX) -> Conda | Unavailable:
-    """Conda's version from the prefix's package records, and who may change the prefix."""
+def read_conda(report: Report, *, rootfs: Path, prefix: str = CONDA_PREFIX) -> dict[str, Any]:
+    """What `parse_conda` reads: conda's version from the prefix's package records, and who may change it.
+
+    Raises OSError when the prefix cannot be read.
+    """
     path = under(rootfs, prefix)
+    report.stage(f"stat {prefix}")
     try:
         mode = path.stat()
         names = os.listdir(path / "conda-meta")
     except (FileNotFoundError, NotADirectoryError):
-        return Conda(prefix)
-    except OSError as error:
-        return Unavailable(f"{prefix} cannot be read: {error.strerror}")
+        return {"prefix": prefix}
     versions = [found[1] for name in names if (found := _CONDA_RECORD.fullmatch(name))]
     others = bool(mode.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
-    return Conda(prefix, versions[0] if versions else None, mode.st_uid, others)
+    version = versions[0] if versions else None
+    return {"prefix": prefix, "version": version, "owner_uid": mode.st_uid, "writable_by_others": others}
+
+
+def parse_conda(outcome: Outcome) -> Conda | Unavailable:
+    """The reading, or why the prefix could not be read."""
+    return outcome.failure or Conda(**outcome.value)
