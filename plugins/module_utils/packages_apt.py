@@ -7,8 +7,9 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from .errors import HostError
 from .process import Result, run
@@ -70,6 +71,9 @@ class Apt:
     """See `packages.PackageSystem`."""
 
     python_packages: tuple[str, ...] = ("python3-venv",)
+    # Where a package leaves a program that deletes its users' data when it is purged: Debian's Docker Engine
+    # has one for all images, containers and volumes (docker.io.prerm, docker.io.postrm).
+    shredders: Mapping[str, str] = MappingProxyType({"docker.io": "/var/lib/docker/nuke-graph-directory.sh"})
 
     def __init__(
         self, name: str, *, lists: str = LISTS, status: str = STATUS, sources: str = SOURCES
@@ -192,13 +196,18 @@ class Apt:
         return going
 
     def remove(self, names: Sequence[str], *, seconds: float) -> None:
-        """Purge, so that a later installation starts afresh."""
+        """Purge, so that a later installation starts afresh; the data of users stay."""
         deadline = time.monotonic() + seconds
         _wait_for_lock(f"{self.status}/lock-frontend", deadline)
-        argv = ["dpkg", "--purge", "--", *names]
-        done = run(argv, timeout=max(1.0, deadline - time.monotonic()), env=ENVIRONMENT)
-        if done.rc != 0:
-            raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
+        shredders = [path for name, path in self.shredders.items() if name in names]
+        for verb in ("--remove", "--purge") if shredders else ("--purge",):
+            argv = ["dpkg", verb, "--", *names]
+            done = run(argv, timeout=max(1.0, deadline - time.monotonic()), env=ENVIRONMENT)
+            if done.rc != 0:
+                raise HostError(f"{' '.join(names)} cannot be removed: {apt_error(done)}")
+            for path in shredders:  # put there by the removal, for the purge
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def finish(self, *, seconds: float) -> None:
         """Configure what an interrupted run left, pending triggers of other packages included."""

@@ -381,6 +381,27 @@ def test_apt_fetches_lists_only_when_needed_and_finishes_what_was_interrupted(
     assert [call.split()[0] for call in commands.calls()] == ["dpkg-query"], "a right host costs one query"
 
 
+def test_a_purge_leaves_the_data_of_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's Engine deletes images and volumes when it is purged, by a program its removal puts there."""
+    commands = Commands(tmp_path / "bin")
+    monkeypatch.setenv("PATH", f"{commands.directory}:{os.environ['PATH']}")
+    data, shredder = tmp_path / "volume", tmp_path / "shredder"
+    data.touch()
+    purge = f"[ -e {shredder} ] && rm {data}"
+    commands.add("dpkg", f'case "$1" in --remove) touch {shredder} ;; --purge) {purge} ;; esac; exit 0')
+    monkeypatch.setattr(Apt, "shredders", {"docker.io": str(shredder)})
+    apt = Apt("Debian", status=str(tmp_path))
+    apt.remove(["git"], seconds=5)
+    apt.remove(["docker.io", "runc"], seconds=5)
+    assert commands.calls() == [
+        "dpkg --purge -- git",
+        "dpkg --remove -- docker.io runc",
+        "dpkg --purge -- docker.io runc",
+    ]
+    assert data.exists()
+    assert not shredder.exists()
+
+
 def test_apt_waits_for_another_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = Commands(tmp_path / "bin")
     monkeypatch.setenv("PATH", f"{commands.directory}:{os.environ['PATH']}")

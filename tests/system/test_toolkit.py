@@ -275,12 +275,14 @@ def test_deprovision_takes_it_away_when_it_is_named(site: Site) -> None:
     outcome = site.play("playbooks/deprovision.yml")
     assert outcome.rc == 0, outcome.output
     assert host.exec("nvidia-ctk", "--version").rc == 0
+    host.exec("docker", "volume", "create", "precious")
     outcome = site.play("playbooks/deprovision.yml", extra={"deprovision_container_toolkit": True})
     assert outcome.rc == 0, outcome.output
     left = host.exec(
         "sh", "-c", "dpkg -l | grep -E 'docker|nvidia'; find /etc /run/systemd -name '*runnerctl*'"
     )
     assert left.stdout == ""
+    assert host.exists("/var/lib/docker/volumes/precious")
     assert {key: json.loads(host.read("/etc/docker/daemon.json"))[key] for key in DAEMON} == DAEMON
     assert not host.exists("/etc/udev/rules.d/71-nvidia-dev-char.rules")
 
