@@ -172,6 +172,12 @@ def test_an_endless_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     path.symlink_to("/dev/zero")
     found = read_baseline(tmp_path)
     assert isinstance(found, Unavailable)
+    assert "no regular file" in found.reason
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # takes no space, and more memory than there is
+    found = read_baseline(tmp_path)
+    assert isinstance(found, Unavailable)
     assert "too large" in found.reason
 
 

@@ -16,8 +16,8 @@ from runnerctl.core.snapshot import Snapshot
 __all__ = ["ProbeResult", "probe_results"]
 
 _CHECKS = tuple(check for check in checks.CHECKS if check.id in ("gpu.compute", "gpu.memory_test"))
-# cuda.h, CUresult: a stub library, fabric manager, versions that differ, compatibility libraries. No reset of
-# a GPU mends what is wrong with the host.
+# cuda.h, CUresult: a placeholder library, fabric manager, versions that differ, compatibility libraries. No
+# reset of a GPU mends what is wrong with the host.
 _THE_HOSTS = frozenset({34, 802, 803, 804})
 
 
