@@ -124,6 +124,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("scenario", "status", "says", "remedy"), FAULTS)
 def test_a_fault_on_one_gpu(bench: Bench, scenario: str, status: str, says: str, remedy: str) -> None:
     """The right class and remedy on that GPU; the other one is probed to the end."""
@@ -136,6 +137,7 @@ def test_a_fault_on_one_gpu(bench: Bench, scenario: str, status: str, says: str,
     assert not [each for each in health.findings if each.subject == "GPU 1" and each.id != "gpu.compute"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "call",
     [
@@ -185,6 +187,7 @@ def test_memory_that_loses_a_bit(bench: Bench) -> None:
     assert _of(health, "gpu.bandwidth", 0).status == "OK"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("code", [200, 218, 221, 222, 223])
 def test_a_driver_that_cannot_compile(bench: Bench, code: int) -> None:
     """Copies and samples still say something, and the summaries say how little."""

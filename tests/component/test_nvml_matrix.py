@@ -19,6 +19,7 @@ from runnerctl.core.snapshot import Nvml, NvmlFailure, Unavailable
 from tests.component.nvml_support import EVERYTHING, Asked, asked, read_all
 from tests.fakes.nvml import build, environment
 
+pytestmark = pytest.mark.exhaustive
 DEADLINE_SECONDS = 2.5
 SLACK_SECONDS = 0.5
 AT_A_TIME = 6
