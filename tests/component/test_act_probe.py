@@ -138,6 +138,18 @@ def test_a_gpu_that_should_prove_itself_is_probed_once(rounds: Rounds) -> None:
     assert rounds.probed[1:] == [(B, "small")]
 
 
+def test_what_the_driver_itself_goes_on_asking_for_is_probed_once(rounds: Rounds) -> None:
+    """Its word stands whatever a probe says; a later fault is another matter."""
+    rounds.log = (replace(CONTAINED, code=154, recovery="imex"),)
+    for _ in range(3):
+        rounds()
+    assert rounds.probed == [(A, "small")]
+    rounds.log = (*rounds.log, replace(CONTAINED, time=rounds.time))
+    rounds()
+    rounds()
+    assert len(rounds.probed) == 2
+
+
 def test_a_gpu_that_fails_its_probe_is_held_reset_probed_and_brought_back(rounds: Rounds) -> None:
     """A clean NVML does not bring it back; a probe that passes after the reset does."""
     rounds.fails = "hang"

@@ -81,7 +81,7 @@ def _sight(snapshot: Snapshot, health: Health, history: GpuHistory, moment: Mome
     conditions = assess(events, moment, gpus=_listed(snapshot), history=history)
     critical = [finding for finding in health.findings if finding.status == "CRITICAL"]
     wide = next((finding for finding in critical if finding.id in _HOST_WIDE), None)
-    return _Sight(snapshot, critical, wide, conditions, history)
+    return _Sight(snapshot, critical, wide, conditions, history, moment)
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class _Sight:
     wide: Finding | None
     conditions: Sequence[GpuCondition]
     history: GpuHistory
+    moment: Moment
 
     def listed(self, gpu: Gpu) -> GpuState | None:
         """The state of a GPU that NVML lists; None when it does not even tell its UUID."""
@@ -114,7 +115,7 @@ class _Sight:
             name=name,
             pci=gpu.pci_bus_id,
             users=self._users(gpu),
-            probe="none" if unread else _probe(condition),
+            probe="none" if unread else self._probe(gpu.uuid, condition),
         )
 
     def missing(self, uuid: str) -> GpuState:
@@ -130,6 +131,20 @@ class _Sight:
         seen = uuid in self.history.clean_probes
         causes.append(("REBOOT" if seen else "WARN", "a slot claims it, and NVML does not list it"))
         return self._sick(uuid, f"GPU {uuid}", causes)
+
+    def _probe(self, uuid: str, condition: GpuCondition | None) -> Literal["none", "small", "thorough"]:
+        """What a GPU that looks well has still to prove."""
+        if condition is None or condition.action != "PROBE":
+            return "none"
+        if condition.probe_owed:
+            return "thorough"
+        # What the driver itself asks for does not end with a probe: once in a boot is enough.
+        passed = (
+            event.boot_id == self.moment.boot_id and (not condition.last or event.time >= condition.last)
+            for event in self.history.events
+            if event.uuid == uuid and event.kind == "probe_passed"
+        )
+        return "none" if any(passed) else "small"
 
     def _deaf(self) -> bool:
         """Whether a fault may stand in a kernel log that should be readable and was not."""
@@ -203,13 +218,6 @@ def _findings(findings: Sequence[Finding], gpu: Gpu) -> Iterator[_Cause]:
 def _condition(condition: GpuCondition | None) -> Iterator[_Cause]:
     if condition is not None and rank(condition.action) >= rank("RESET"):
         yield condition.action, condition.reason
-
-
-def _probe(condition: GpuCondition | None) -> Literal["none", "small", "thorough"]:
-    """What a GPU that looks well has still to prove."""
-    if condition is None or condition.action != "PROBE":
-        return "none"
-    return "thorough" if condition.probe_owed else "small"
 
 
 def _together(snapshot: Snapshot, uuid: str) -> frozenset[str]:
