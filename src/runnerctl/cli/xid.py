@@ -26,7 +26,7 @@ _DOES: Mapping[str, str] = {
     "INFO": "writes it down; nothing else",
     "JOB": "counts it as a program's fault; the runner goes on",
     "WARN": "warns for 24 hours; jobs run on",
-    "PROBE": "warns, and wants a deep probe (`runnerctl health --deep`) before it trusts the GPU",
+    "PROBE": "warns, and has the GPU compute once it is idle; one that fails is held and reset",
     "RESET": "says CRITICAL: no more jobs for its slots until the GPU was reset",
     "REBOOT": "says CRITICAL: no more jobs for its slots until the host was booted again",
     "POWER": "says CRITICAL: no more jobs until someone cut the power and released the GPU",
