@@ -17,9 +17,9 @@ __all__ = ["Case", "FaultHost", "cases", "healthy"]
 
 DATA = Path(__file__).with_name("faults.toml")
 BOOT, EARLIER_BOOT = "b" * 32, "a" * 32
-# Print what the case prepared, whatever they are asked: the kernel log, and a `sudo` that needs no password.
+# Print what the case prepared: the kernel log in the order that is asked for, and a `sudo` of no use.
 PROGRAMS = {
-    "journalctl": '#!/bin/sh\ncat "$FAULT_LOG.json"\n',
+    "journalctl": '#!/bin/sh\ncase "$*" in *--reverse*) p=tac ;; *) p=cat ;; esac\n$p "$FAULT_LOG.json"\n',
     "dmesg": '#!/bin/sh\ncat "$FAULT_LOG.txt"\n',
     "sudo": '#!/bin/sh\nexec "$@"\n',
 }
