@@ -263,3 +263,9 @@ def test_another_packages_pynvml_is_named(tmp_path: Path) -> None:
     assert failure is not None
     assert failure.kind == "foreign_binding"
     assert str(tmp_path / "pynvml.py") in failure.message
+
+
+def test_no_data_is_no_fault(library: Path, tmp_path: Path) -> None:
+    """NVML_ERROR_NO_DATA, 21: there is nothing to tell."""
+    (gpu,) = read(library, tmp_path, "count 1\nfault nvmlDeviceGetTotalEccErrors return 21").gpus
+    assert gpu.failure is None

@@ -12,6 +12,7 @@ from runnerctl.errors import DataError
 from runnerctl.hostfile import load_host_spec
 from runnerctl.probes import nvml
 from runnerctl.probes.files import read_bytes, read_line
+from runnerctl.probes.history import read_gpu_history
 
 
 @pytest.mark.timeout(20)
@@ -42,3 +43,16 @@ def test_the_arguments_of_a_daemon_that_is_stuck_are_left_alone(tmp_path: Path) 
     assert not nvml.persistence_on(tmp_path)
     (tmp_path / "proc/77/stat").write_text("77 (nvidia-persiste) D 1 77\n")
     assert nvml.persistence_on(tmp_path)
+
+
+def test_notes_without_a_time_zone_are_damaged(tmp_path: Path) -> None:
+    """They cannot be compared with the kernel log's times."""
+    notes = tmp_path / "var/lib/runnerctl/gpus.json"
+    notes.parent.mkdir(parents=True)
+    event = '{"time": "2026-11-22T08:00:00", "boot_id": "b", "kind": "reset", "uuid": "GPU-1"}'
+    notes.write_text(f'{{"schema": "runnerctl.gpus/1", "events": [{event}]}}')
+    found = read_gpu_history(tmp_path)
+    assert isinstance(found, Unavailable)
+    assert "timezone" in found.reason
+    notes.write_text(notes.read_text().replace("08:00:00", "08:00:00Z"))
+    assert not isinstance(read_gpu_history(tmp_path), Unavailable)

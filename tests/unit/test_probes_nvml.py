@@ -113,3 +113,10 @@ def test_the_default_deadline(
     _daemon(tmp_path, *files, command=command)
     assert nvml.task(None, rootfs=tmp_path, gpus=8).deadline_seconds == seconds
     assert nvml.task(2.5, rootfs=tmp_path, gpus=8).deadline_seconds == 2.5
+
+
+def test_behind_a_slow_gpu_it_is_time_that_is_missing() -> None:
+    """No GPU has to be mended for it."""
+    stop = _stop(0, kind="slow")
+    outcome = Outcome(parts=(SYSTEM, _gpu(0, done=False)), failure=stop, interruptions=(stop,))
+    assert [gpu.failure and gpu.failure.kind for gpu in _parsed(outcome)] == ["slow", "slow", "slow"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,7 +23,11 @@ __all__ = [
     "OpenContainer",
     "Residue",
     "ResidueProcess",
+    "Zoned",
 ]
+
+# A time of day without its zone cannot be compared with others: such a file is damaged.
+Zoned = Annotated[datetime, msgspec.Meta(tz=True)]
 
 KernelEventKind = Literal[
     "xid",  # NVRM: Xid (PCI:0000:11:00): 79, ...
@@ -44,7 +48,7 @@ class KernelEvent(msgspec.Struct, frozen=True):
     register. ``device`` is an NVSwitch's name.
     """
 
-    time: datetime
+    time: Zoned
     boot_id: str
     kind: KernelEventKind
     code: int | None = None
@@ -203,7 +207,7 @@ class Baseline(Taken, frozen=True):
 class GpuEvent(msgspec.Struct, frozen=True):
     """Something that was done to a GPU and ends what was known of it before."""
 
-    time: datetime
+    time: Zoned
     boot_id: str
     kind: Literal["reset", "reboot", "probe_passed", "probe_failed", "reset_failed", "taken_out", "released"]
     uuid: str

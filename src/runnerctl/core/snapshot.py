@@ -20,6 +20,7 @@ from runnerctl.core.driver_readings import (
     KernelLog,
     Memory,
     Residue,
+    Zoned,
 )
 from runnerctl.core.gpu_readings import Gpu, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu
 from runnerctl.core.reading import Taken, Unavailable, UnavailableKind
@@ -252,7 +253,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     schema: str = SCHEMA
     tool_version: str = ""
     redacted: bool = False
-    time: datetime
+    time: Zoned
     duration_seconds: float
     host: Host
     spec: SpecFile | Unavailable

@@ -171,7 +171,8 @@ def _not_read(index: int, stops: Sequence[Unavailable]) -> NvmlFailure:
         if stop.gpu == index:
             return NvmlFailure(_kind(stop), stop.call, stop.reason, gpu=index)
     why = stops[-1].reason if stops else "the probe ended early"
-    return NvmlFailure("not_reached", "", why, gpu=index)
+    slow = bool(stops) and stops[-1].kind == "slow"  # more time helps, and no GPU is to blame
+    return NvmlFailure("slow" if slow else "not_reached", "", why, gpu=index)
 
 
 def _kind(stopped: Unavailable) -> NvmlKind:

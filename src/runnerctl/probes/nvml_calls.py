@@ -43,8 +43,8 @@ _KINDS: dict[int, NvmlKind] = {
     18: "mismatch",
 }
 # NOT_SUPPORTED; FUNCTION_NOT_FOUND and ARGUMENT_VERSION_MISMATCH: the driver is older than the question;
-# VGPU_ECC_NOT_SUPPORTED; DEPRECATED: the driver is newer than the question.
-NOT_APPLICABLE = frozenset({3, _NO_FUNCTION, 22, 25, 26})
+# NO_DATA: there is nothing to tell; VGPU_ECC_NOT_SUPPORTED; DEPRECATED: the driver is newer than the question.
+NOT_APPLICABLE = frozenset({3, _NO_FUNCTION, 21, 22, 25, 26})
 # Asking NVML for its words (nvmlErrorString) would be one more call that can hang.
 _WORDS = {
     1: "not initialised",
@@ -66,6 +66,10 @@ _WORDS = {
     18: "library and kernel module are of different versions",
     19: "in use",
     20: "out of memory",
+    23: "insufficient resources",
+    27: "not ready",
+    28: "the GPU is not found",
+    29: "invalid state",
     999: "unknown error",
 }
 

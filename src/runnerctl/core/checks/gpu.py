@@ -15,6 +15,8 @@ __all__ = ["GPU_ANSWERS", "GPU_COUNT", "GPU_SLOTS"]
 
 _MEBIBYTE = 2**20
 _STUCK = "drain the host, save `dmesg`, and reboot; if it comes back, take the GPU out of service"
+_NO_POWER = 8  # NVML_ERROR_INSUFFICIENT_POWER
+_POWER = "drain the host, switch it off, and attach the GPU's external power cables"
 _RESET = "drain the slots that use it, then `nvidia-smi --gpu-reset -i {index}`, or reboot"
 
 # What is wrong with a GPU whose call failed so, and what to do; None: NVML's own words.
@@ -136,7 +138,7 @@ def _judge_answers(gpu: Gpu, gpus: tuple[Gpu, ...], *, spec: HostSpec | None) ->
         remedy = "give it more time with --deadline, or turn persistence mode on"
         yield unknown(f"not read to the end: {failure.message}", remedy, **data)
     else:
-        words, remedy = _SICK.get(failure.kind, (None, _STUCK))
+        words, remedy = _SICK.get(failure.kind, (None, _POWER if failure.code == _NO_POWER else _STUCK))
         summary = f"{failure.call}: {words}" if words else failure.message
         yield critical(summary, remedy.format(index=gpu.index), **data)
 
