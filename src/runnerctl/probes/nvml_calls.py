@@ -43,7 +43,7 @@ _KINDS: dict[int, NvmlKind] = {
     18: "mismatch",
 }
 # NOT_SUPPORTED; FUNCTION_NOT_FOUND and ARGUMENT_VERSION_MISMATCH: the driver is older than the question;
-# NO_DATA: there is nothing to tell; VGPU_ECC_NOT_SUPPORTED; DEPRECATED: the driver is newer than the question.
+# DEPRECATED: it is newer than the question; NO_DATA: there is nothing to tell; VGPU_ECC_NOT_SUPPORTED.
 NOT_APPLICABLE = frozenset({3, _NO_FUNCTION, 21, 22, 25, 26})
 # Asking NVML for its words (nvmlErrorString) would be one more call that can hang.
 _WORDS = {
