@@ -28,6 +28,7 @@ from runnerctl.core.spec import HostSpec
 from runnerctl.errors import DataError
 
 __all__ = [
+    "GIVEN_AWAY",
     "SCHEMA",
     "Api",
     "Clock",
@@ -60,6 +61,7 @@ __all__ = [
     "encode",
 ]
 
+GIVEN_AWAY = "vfio-pci"  # the driver that holds a GPU for a virtual machine
 SCHEMA = "runnerctl.snapshot/1"
 
 
@@ -295,7 +297,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
         failure = self.nvml.failure
         if failure is None or self.nvml.gpus:
             return self.nvml.gpus
-        if self.pci_gpus == () and failure.kind in ("library_missing", "driver_not_loaded"):
+        pci = self.pci_gpus
+        none = not isinstance(pci, Unavailable) and all(gpu.driver == GIVEN_AWAY for gpu in pci)
+        if none and failure.kind in ("library_missing", "driver_not_loaded"):
             return ()
         return Unavailable(failure.message, call=failure.call, gpu=failure.gpu)
 

@@ -9,6 +9,7 @@ from runnerctl.core.checks.boot_scope import driver_due
 from runnerctl.core.checks.expect import expects_gpus
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
 from runnerctl.core.snapshot import (
+    GIVEN_AWAY,
     Host,
     NvidiaModule,
     Nvml,
@@ -33,6 +34,7 @@ _AGAIN = "install the driver's packages again: the library is damaged, or of ano
 _RELOAD = "reboot, or reload the nvidia modules while no process uses a GPU; hold driver packages back"
 _STUCK = "drain the host, save `dmesg`, and reboot; if it comes back, take the GPU out of service"
 _RESTART = "start the container again: a daemon-reload on its host may have taken its devices away"
+_GIVE = "give the container its GPUs (`--gpus`, or a CDI device), and look at the driver on its host"
 _BINDING = "install runnerctl again in an environment of its own, without the package named pynvml"
 _ROOT = "run it as root; if it was, look at the device rules of the unit and at /dev/nvidiactl"
 _SLOW = "give it more time with --deadline, or turn persistence mode on"
@@ -71,7 +73,12 @@ def _judge_nvml(
     elif failure.kind in ("library_missing", "driver_not_loaded"):
         # GPUs on the bus of a container's host are not the container's.
         on_bus = () if host.container else pci or ()
-        yield _not_there(failure, on_bus, version, spec=spec)
+        if host.container and failure.kind == "driver_not_loaded" and not expects_gpus(spec):
+            yield warning(
+                "the driver's library is here, and no driver can be reached from this container", _GIVE
+            )
+        else:
+            yield _not_there(failure, on_bus, version, spec=spec)
     elif failure.kind != "mismatch":  # driver.mismatch has that
         yield _refused(failure, host)
 
@@ -80,7 +87,8 @@ def _not_there(
     failure: NvmlFailure, pci: Sequence[PciGpu], version: str | None, *, spec: HostSpec | None
 ) -> Verdict:
     """No driver: right where there is no GPU, an open wish where nobody asked, a fault where GPUs are due."""
-    missing, on_bus = failure.kind == "library_missing", len(pci)
+    given = sum(gpu.driver == GIVEN_AWAY for gpu in pci)
+    missing, on_bus = failure.kind == "library_missing", len(pci) - given
     state, remedy = _state(version, missing=missing)
     if not missing and _nouveau_holds(pci):
         state, remedy = f"{state}, because nouveau holds them", _NOUVEAU
@@ -91,6 +99,8 @@ def _not_there(
         return critical(f"{_count(on_bus)} on the PCI bus, and {state}", remedy, **data)
     if on_bus:
         return warning(f"{_count(on_bus)} on the PCI bus, and {state}", remedy, **data)
+    if given:
+        return ok(f"{_count(given)} given to virtual machines, and none left for this host", **data)
     if missing:
         return ok("no NVIDIA GPU and no driver: nothing to check", **data)
     remedy = "remove the driver packages, or look for the GPU with `lspci -d 10de:`"

@@ -8,7 +8,17 @@ from typing import Any
 from runnerctl.core.checks.each import gpus_answer
 from runnerctl.core.checks.expect import claims_gpus
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
-from runnerctl.core.snapshot import Gpu, Host, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu, Snapshot
+from runnerctl.core.snapshot import (
+    GIVEN_AWAY,
+    Gpu,
+    Host,
+    NvidiaModule,
+    Nvml,
+    NvmlFailure,
+    NvmlKind,
+    PciGpu,
+    Snapshot,
+)
 from runnerctl.core.spec import HostSpec, Slot
 
 __all__ = ["GPU_ANSWERS", "GPU_COUNT", "GPU_SLOTS"]
@@ -62,7 +72,7 @@ def _judge_count(
 ) -> Iterable[Verdict]:
     gpus = nvml.gpus
     # A GPU given to a virtual machine is not this host's any more; a container sees its host's bus.
-    on_bus = [gpu for gpu in pci or () if gpu.driver != "vfio-pci"]
+    on_bus = [gpu for gpu in pci or () if gpu.driver != GIVEN_AWAY]
     unseen = [] if host.container else _unseen(gpus, on_bus)
     expected = spec.nvidia_driver.gpu_count if spec else None
     sick = [gpu.index for gpu in gpus if gpu.failure and gpu.failure.kind != "no_permission"]

@@ -81,6 +81,8 @@ def _teller(condition: GpuCondition, gpus: tuple[Gpu, ...]) -> str:
     gpu = next((each for each in gpus if each.index == condition.gpu), None)
     if gpu and not gpu.failure and gpu.recovery_action and condition.reason.startswith(_ASKS):
         return "gpu.recovery_action"
+    if gpu and not gpu.failure and condition.reset_when_idle and condition.action not in _REMEDIES:
+        return "gpu.row_remap" if gpu.remapped_rows else "gpu.retired_pages" if gpu.retired_pages else ""
     if not rank("RESET") <= rank(condition.action) <= rank("REBOOT"):
         return ""
     if gpu is None:  # not at any address that NVML told: one that told none may be it
@@ -217,7 +219,8 @@ XID_EVENTS = Check(
         "codes; a code that nobody knows asks for a probe. Errors within a minute of each other are one. "
         "A second RESET or worse within 24 hours moves one step up; a program's own fault (13, 31, 43 ...) "
         "never does. A fault ends with the reset, the boot or the probe that it asked for. "
-        "`runnerctl xid CODE` explains a code."
+        "What gpu.answers, gpu.recovery_action or gpu.row_remap say of the same GPU already is no second "
+        "alarm. `runnerctl xid CODE` explains a code."
     ),
     remedy=_REMEDIES["PROBE"],
     judge=_judge_xid,

@@ -74,7 +74,8 @@ def _judge_row_remap(gpu: Gpu, *, spec: HostSpec | None) -> Iterable[Verdict]:
     if rows.failure:
         yield critical("a broken row of memory could not be remapped: no spare row is left", _REPLACE, **data)
     elif rows.pending:
-        yield warning(f"a row remap waits for the next reset ({done} remapped so far)", **data)
+        remedy = f"reset it when its slots are idle: `nvidia-smi --gpu-reset -i {gpu.index}`, or reboot"
+        yield warning(f"a row remap waits for the next reset ({done} remapped so far)", remedy, **data)
     else:
         yield ok(f"{done} remapped, none waits", **data)
 

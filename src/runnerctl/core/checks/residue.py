@@ -115,7 +115,8 @@ def _of_gpu(gpu: Gpu, residue: Residue, host: Host, *, in_use: bool) -> Iterator
     elif in_use or host.container or _SHARED_MEMORY.search(gpu.name or ""):
         yield ok(f"{used // _MEBIBYTE} MiB of its memory are in use", **data)
     elif residue.complete:
-        yield critical(summary, action="RESET", **data)
+        remedy = f"drain its slots and reset the GPU: `nvidia-smi --gpu-reset -i {gpu.index}`, or reboot"
+        yield critical(summary, remedy, action="RESET", **data)
     else:
         yield unknown(f"{summary} that can be seen", "run it as root", **data)
 
