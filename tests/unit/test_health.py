@@ -71,6 +71,15 @@ def test_what_only_root_may_read_says_so(host: Snapshot) -> None:
     assert finding.remedy == "run it as root"
 
 
+def test_what_did_not_answer_is_not_mended_by_the_checks_own_remedy(host: Snapshot) -> None:
+    """That is for what the check finds; a remedy of the reading's own comes first."""
+    for remedy, wanted in (("", "see what it waits for"), ("look at the server", "look at the server")):
+        late = Unavailable("statvfs /opt did not return", kind="timeout", remedy=remedy)
+        broken = msgspec.structs.replace(host, nvml=late)
+        (finding,) = judge(broken, [_check(_silent, needs=("nvml",))]).findings
+        assert finding.remedy.startswith(wanted)
+
+
 def test_a_judge_that_fails_is_unknown_and_hides_no_other(host: Snapshot) -> None:
     """Our own mistake is one finding, not a crash."""
 

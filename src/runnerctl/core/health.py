@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -15,6 +15,12 @@ from runnerctl.errors import DataError
 __all__ = ["EXIT_CODES", "SCHEMA", "Health", "decode", "encode", "exit_code", "judge", "worst"]
 
 SCHEMA = "runnerctl.health/1"
+# The check's own remedy is for what it finds, and nothing was found yet.
+_UNTAKEN: Mapping[str, str] = {
+    "denied": "run it as root",
+    "timeout": "see what it waits for (`ps -eo pid,stat,wchan:32,args`, `dmesg`), and ask again",
+    "slow": "give it more time with --deadline, and see what keeps the host busy",
+}
 EXIT_CODES = {"OK": 0, "WARNING": 1, "CRITICAL": 2, "UNKNOWN": 3}
 
 
@@ -119,7 +125,7 @@ def _not_taken(check: Check, reading: Unavailable, subject: str) -> Finding:
     summary = f"not known: {reading.reason}"
     if where and where not in reading.reason and reading.call not in reading.reason:
         summary += f" [{where}]"
-    remedy = reading.remedy or ("run it as root" if reading.kind == "denied" else check.remedy)
+    remedy = reading.remedy or _UNTAKEN.get(reading.kind) or check.remedy
     return Finding(check.id, "UNKNOWN", subject, summary, remedy, data)
 
 
