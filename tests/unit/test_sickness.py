@@ -29,6 +29,7 @@ from runnerctl.core.snapshot import (
     Nvml,
     NvmlFailure,
     NvmlKind,
+    PciGpu,
     Snapshot,
     SpecFile,
     TimeSync,
@@ -121,6 +122,12 @@ CASES: list[tuple[str, Snapshot, str]] = [
     ("crash of the library", failing("crash"), "sick WARN"),
     ("behind another GPU's hang", failing("not_reached"), "unknown INFO"),
     ("not allowed", failing("no_permission"), "unknown INFO"),
+    (
+        "a power cable is missing",
+        with_a(failure=NvmlFailure("unknown", "nvmlDeviceGetHandleByIndex", "it failed", 8, 0)),
+        "sick POWER",
+    ),
+    ("the driver wants peer-to-peer traffic drained", with_a(recovery_action=3), "clean INFO"),
     ("the driver says reset", with_a(recovery_action=1), "sick RESET"),
     ("the driver says reboot", with_a(recovery_action=2), "sick REBOOT"),
     ("uncorrectable ECC", with_a(ecc=True, ecc_counts=EccCounts(0, 1, 0, 1)), "sick RESET"),
@@ -145,6 +152,19 @@ def test_a_driver_that_fails_as_a_whole_is_every_gpus_affair(kind: NvmlKind, act
     taken = snapshot(failure=NvmlFailure(kind, "nvmlInitWithFlags", "it failed", 18))
     assert told(taken) == {A: f"sick {action}", B: f"sick {action}"}
     assert states(taken)[A].name == "the driver"
+
+
+def test_gpus_that_nouveau_holds_are_no_use_to_any_job() -> None:
+    """The driver is installed and cannot have them: every slot with GPUs is held."""
+    taken = snapshot(
+        failure=NvmlFailure("driver_not_loaded", "nvmlInitWithFlags", "it failed", 9),
+        nvidia_module=NvidiaModule(),
+        pci_gpus=tuple(PciGpu(f"0000:{n}1:00.0", "0x2330", "nouveau") for n in (1, 2)),
+        driver_install=DriverInstall(
+            "6.1.0", next_kernel="6.1.0", library_version="575.57.08", dkms_sources=("575.57.08",)
+        ),
+    )
+    assert told(taken) == {A: "sick WARN", B: "sick WARN"}
 
 
 def test_a_reading_that_was_not_taken_is_unknown() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from runnerctl.core.driver_readings import Baseline, DriverInstall, GpuHistory, KernelLog, Residue
 from runnerctl.core.findings import Finding
-from runnerctl.core.gpu_readings import NvmlKind
+from runnerctl.core.gpu_readings import NvmlFailure, NvmlKind
 from runnerctl.core.health import Health
 from runnerctl.core.kernel_lines import normal_pci
 from runnerctl.core.ladder import GpuState
@@ -35,7 +35,8 @@ _CHECKS: Mapping[str, Action] = {
     "gpu.row_remap": "RMA",
     "gpu.retired_pages": "RMA",
 }
-_HOST_WIDE = ("driver.nvml", "driver.mismatch")
+_HOST_WIDE = ("driver.nvml", "driver.mismatch", "driver.nouveau")
+_NO_POWER = 8  # NVML_ERROR_INSUFFICIENT_POWER: a cable is missing, and no reset attaches it
 _AMPERE = 7  # nvmlDeviceArchitecture_t
 # They keep every GPU open, and a reset copes with them.
 _DAEMONS = frozenset({"nvidia-persiste", "nv-fabricmanage"})
@@ -159,7 +160,7 @@ class _Sight:
         """What GPUs say that do not even tell their UUID: the missing one may be one of them."""
         for gpu in _listed(self.snapshot):
             if not gpu.uuid and gpu.failure:
-                yield _FAILURES.get(gpu.failure.kind, "WARN"), gpu.failure.message
+                yield _asked(gpu.failure), gpu.failure.message
 
     def _address(self, uuid: str) -> str | None:
         baseline = self.snapshot.baseline
@@ -210,9 +211,13 @@ def _findings(findings: Sequence[Finding], gpu: Gpu) -> Iterator[_Cause]:
     for finding in findings:
         action = _CHECKS.get(finding.id, "WARN")
         if finding.id == "gpu.answers" and gpu.failure:
-            action = _FAILURES.get(gpu.failure.kind, "WARN")
+            action = _asked(gpu.failure)
         named = finding.data.get("action")
         yield (next((each for each in ACTIONS if each == named), action), finding.summary)
+
+
+def _asked(failure: NvmlFailure) -> Action:
+    return "POWER" if failure.code == _NO_POWER else _FAILURES.get(failure.kind, "WARN")
 
 
 def _condition(condition: GpuCondition | None) -> Iterator[_Cause]:

@@ -34,7 +34,7 @@ _ASKED: Mapping[str, Action] = {
     "none": "INFO",
     "reset": "RESET",
     "reboot": "REBOOT",
-    "drain_p2p": "RESET",
+    "drain_p2p": "WARN",  # peer-to-peer traffic alone: what checks/state.py says of it
     "drain_and_reset": "RESET",
     "imex": "PROBE",
     "bus_reset": "RESET",
