@@ -153,6 +153,17 @@ class Engine:
                 return False
             time.sleep(0.2)
 
+    def keeps_containers(self) -> bool:
+        """Whether containers outlive it (``live-restore``); waits a moment for a reload to say so."""
+        end = time.monotonic() + SETTLE_SECONDS
+        while True:
+            with contextlib.suppress(HostError):
+                if self.info().get("LiveRestoreEnabled") is True:
+                    return True
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.2)
+
     def disturbed_by_restart(self) -> str:
         """Who would suffer from a restart now; empty when nobody would."""
         slots = known_slots(self.layout)

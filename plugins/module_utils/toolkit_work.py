@@ -6,6 +6,7 @@ taken up by the next one: whatever a running Engine still owes is noted before i
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -235,6 +236,8 @@ class ToolkitWork:
     def _restart(self, note: DueFile, due: Due) -> None:
         if not self.check:
             self.engine.reload()  # what can be taken over now is: live-restore among it
+            if self._wants_live_restore():
+                self.engine.keeps_containers()
         reason = self.engine.disturbed_by_restart()
         if reason:
             self.pending.append(f"restart of docker.service for {due.reason} waits: {reason}")
@@ -243,6 +246,14 @@ class ToolkitWork:
         if not self.check:
             self.engine.restart()
             note.clear()
+
+    def _wants_live_restore(self) -> bool:
+        try:
+            with open(self._path(DAEMON_JSON), encoding="utf-8") as file:
+                settings = json.load(file)
+        except (OSError, ValueError):
+            return False
+        return isinstance(settings, dict) and settings.get("live-restore") is True
 
     def _devices(self, toolkit: ToolkitPackages) -> None:
         devices = self.devices or Devices(root=self.root, receipt=self.receipt)

@@ -71,6 +71,11 @@ class StillEngine(Engine):
     def knows_runtime(self, name: str) -> bool:
         return self.takes_runtimes and name == "nvidia"
 
+    def keeps_containers(self) -> bool:
+        self.done.append("waits for live-restore")
+        self.blocked = ""
+        return True
+
     def disturbed_by_restart(self) -> str:
         return self.blocked
 
@@ -287,6 +292,14 @@ def test_a_restart_waits_and_is_not_forgotten(bench: Bench) -> None:
     assert bench.run(daemon=wish)["actions"] == ["docker.service restarted"]
     assert bench.engine.done.count("restart") == 1
     assert not bench.run(daemon=wish)["changed"]
+
+
+def test_a_restart_that_containers_outlive_waits_for_the_reload_to_say_so(bench: Bench) -> None:
+    """The Engine takes ``live-restore`` over a moment after it was told to."""
+    bench.engine.blocked = "1 containers run"
+    result = bench.run(daemon={"bip": "10.9.0.1/24", "live-restore": True})
+    assert bench.engine.done[-3:] == ["reload", "waits for live-restore", "restart"]
+    assert result["pending"] == []
 
 
 def test_an_engine_that_was_started_since_owes_nothing(bench: Bench) -> None:
