@@ -186,7 +186,7 @@ def test_a_saved_snapshot_gives_the_same_verdict_anywhere(site: Site) -> None:
     assert {name: finding["status"] for name, finding in there.items()} == {
         name: finding["status"] for name, finding in here.items()
     }
-    assert there["driver.nvml"]["status"] == "CRITICAL"
+    assert there["driver.mismatch"]["status"] == "CRITICAL"
 
 
 # -- faults ------------------------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ def test_a_truncated_spec(site: Site) -> None:
         ("fault nvmlSystemGetDriverVersion hang", "driver.nvml", "nvmlSystemGetDriverVersion"),
         ("fault nvmlInitWithFlags return 18", "driver.mismatch", "library and kernel module differ"),
         ("fault nvmlDeviceGetUUID@0 return 15", "gpu.answers", "fallen off the bus"),
-        ("count 0", "gpu.count", "0 of 1 GPUs"),
+        ("count 0", "gpu.count", "0 of 1 GPU"),
     ],
 )
 def test_a_sick_gpu(site: Site, line: str, check: str, words: str) -> None:

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from runnerctl.core.spec import host_spec
+from tests.hosts import gpu
 from tests.hosts.controller import Controller, Outcome
 from tests.hosts.host import Host
 from tests.hosts.lab import Lab
@@ -49,6 +50,8 @@ def site(
     """A bare Debian 12 host for root, and a Debian 13 host whose user has to become root."""
     controller = Controller(Path(tmp_path_factory.mktemp("provision")), lab.keys)
     hosts = [module_hosts(variant="bare"), module_hosts(suite="trixie", user="admin")]
+    for host, uuid in zip(hosts, (GPU, OTHER_GPU), strict=True):
+        gpu.install(host, gpu.ONE_L4.replace(gpu.UUID, uuid))  # else the health timer would hold their slots
     hosts[1].ssh("sudo true")  # sudo notes its first use in the user's home
     slots: list[list[dict[str, Any]]] = [
         [{"name": "main", "gpus": [GPU]}, {"name": "plain"}],
