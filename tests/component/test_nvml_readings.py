@@ -149,6 +149,7 @@ def test_the_driver_may_name_the_profile(library: Path, tmp_path: Path) -> None:
     assert read(library, tmp_path, scenario).gpus[0].mig_devices[0].profile == "1g.10gb+me"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("fault", ["hang", "abort", "sleep 60000"])
 def test_one_bad_gpu_does_not_hide_those_behind_it(library: Path, tmp_path: Path, fault: str) -> None:
     """Nor do two: whichever follow are read in the time that is left, and what was read before stays."""
