@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 from runnerctl.errors import UnavailableError, UsageError
+from runnerctl.probes.replace import replace_file
 
 __all__ = ["write_metrics"]
 
@@ -26,17 +24,8 @@ def write_metrics(file: str, text: str) -> None:
             "does not end in .prom", where=file, remedy="collectors read files named *.prom only"
         )
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".tmp")
+        replace_file(path, text.encode(), mode=_MODE)
     except OSError as error:
-        raise _failed(file, error) from None
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            os.fchmod(stream.fileno(), _MODE)
-        os.replace(name, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
         raise _failed(file, error) from None
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
 from pathlib import Path
 
 from runnerctl.core.baseline import decode
@@ -12,6 +9,7 @@ from runnerctl.core.driver_readings import Baseline
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.errors import DataError
 from runnerctl.probes.files import LARGEST_BYTES, read_bytes, under
+from runnerctl.probes.replace import replace_file
 
 __all__ = ["BASELINE_FILE", "read_baseline", "write_baseline"]
 
@@ -37,20 +35,4 @@ def read_baseline(rootfs: Path) -> Baseline | Unavailable | None:
 def write_baseline(path: Path, data: bytes) -> None:
     """Put ``data`` at ``path``, readable by all: the old content or the new, never a part. Raises OSError."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fchmod(stream.fileno(), 0o644)
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    replace_file(path, data, mode=0o644, lasting=True)

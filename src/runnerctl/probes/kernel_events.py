@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import tempfile
 import time
 from pathlib import Path
 
 import msgspec
 
 from runnerctl.core.driver_readings import KernelEvent, KernelLog
+from runnerctl.probes.replace import replace_file
 
 __all__ = ["FRESH_SECONDS", "PUBLISHED", "publish", "published"]
 
@@ -41,14 +41,7 @@ def publish(log: KernelLog, path: Path = Path(PUBLISHED)) -> None:
     file = _Events(boot_id=log.boot_id, truncated=log.truncated, events=events)
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o755, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".kernel-events-")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(msgspec.json.encode(file))
-                os.fchmod(stream.fileno(), _MODE)
-            os.replace(name, path)
-        except OSError:
-            os.unlink(name)
+        replace_file(path, msgspec.json.encode(file), mode=_MODE)
 
 
 def _without_program(event: KernelEvent) -> KernelEvent:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.bounded import Outcome, Report
 from runnerctl.probes.files import read_bytes, read_line, under
 from runnerctl.probes.kernel_events import PUBLISHED, publish, published
+from runnerctl.probes.replace import replace_file
 
 __all__ = ["STATE", "parse_kernel_log", "read_kernel_log"]
 
@@ -187,13 +187,7 @@ def _save(path: Path, state: _State) -> None:
     """Replace the note at once; a reading is worth something without it, too."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o755, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".kernel-log-")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(msgspec.json.encode(state))
-            os.replace(name, path)
-        except OSError:
-            os.unlink(name)
+        replace_file(path, msgspec.json.encode(state), mode=0o600)
 
 
 def _from_journal(reading: _Reading, before: _State | None) -> bool:

@@ -7,7 +7,6 @@ be left behind, too. The marker names the very process: its id alone may be give
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -18,6 +17,7 @@ import msgspec
 
 from runnerctl.core.reading import Unavailable
 from runnerctl.probes.files import read_bytes, read_line
+from runnerctl.probes.replace import replace_file
 
 __all__ = ["DIRECTORY", "SCHEMA", "Guard", "Stuck", "start_ticks", "state_of", "wchan_of"]
 
@@ -90,12 +90,9 @@ class Guard:
             parts=list(parts),
         )
         path = self._path(name)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-            aside.write_bytes(msgspec.json.encode(stuck) + b"\n")
-            aside.chmod(0o644)  # whoever asks shall know, whatever the umask of the one who found it
-            aside.replace(path)
+            replace_file(path, msgspec.json.encode(stuck) + b"\n", mode=0o644)  # whoever asks shall know
         except OSError as error:
             return f"it could not be written down in {path}: {error.strerror}"
         return ""
