@@ -18,7 +18,7 @@ from benchmarks.faults import Case, FaultHost
 __all__ = ["DEADLINE_SECONDS", "LIMIT_SECONDS", "PEERS", "RUNNERCTL", "Answer", "Tool", "install", "peers"]
 
 DEADLINE_SECONDS = 2.0  # runnerctl's own, given as --deadline
-LIMIT_SECONDS = 8.0  # when a tool without a deadline counts as hanging
+LIMIT_SECONDS = 5.0  # when a tool without a deadline counts as hanging
 PEERS = ("gpumedic", "brokkr-diagnostics", "nvsonar", "gpustat", "nvitop")
 
 
