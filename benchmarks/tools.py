@@ -35,7 +35,7 @@ class Answer:
     @property
     def crashed(self) -> bool:
         """It ended by a signal, or with a traceback."""
-        return self.rc is not None and (self.rc < 0 or self.detail == "traceback")
+        return self.rc is not None and (self.rc < 0 or (self.rc > 0 and self.detail == "traceback"))
 
 
 @dataclass(frozen=True)
