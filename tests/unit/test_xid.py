@@ -51,6 +51,24 @@ def note(kind: Any, hours: float, boot_id: str = BOOT) -> GpuEvent:
 
 
 @pytest.mark.parametrize(
+    "message",
+    [
+        "NVRM: Xid ([42]: segfault at 0 ip 0 sp 0 error 14 in 0000:11:00.0): 79, it is gone[400000+1000]",
+        "<3>NVRM: Xid (P[42] bad frame in sigreturn frame:0 ip:0 sp:0 in CI:0000:11:00): 79[4000+1000]",
+        "NVRM: x[42]: segfault at 0 ip 0 sp 0 error 4 in GPU 0000:11:00.0 has fallen off the bus[4000+1000]",
+        "NVRM: x[42]: unhandled exception: ESR 0x0 in 0000:11:00.0 RmInitAdapter failed![400000+1000]",
+        "NVRM: Xid: 79[42]: segfault at 0 ip 0 sp 0 error 4",
+        "NVRM: Xid: 79 invoked oom-killer: gfp_mask=0xcc0, order=0, oom_score_adj=0",
+        "x[42]: segfault at 0 ip 0 sp 0 error 14 in Key was rejected by service[400000+1000]",
+    ],
+)
+def test_names_that_a_job_chose_are_not_the_drivers_word(message: str) -> None:
+    """A program and its file may have any name, and the kernel writes both when it dies."""
+    assert parsed(message) == []
+    assert len(parsed("NVRM: Xid (PCI:0000:11:00): 79, gone", message)) == 1
+
+
+@pytest.mark.parametrize(
     ("message", "expected"),
     [
         (

@@ -30,6 +30,14 @@ RECOVERY_WORDS: tuple[str, ...] = (
 # What syslog and the console put before a message: its level, its time, who printed it, colours.
 _STAMP = re.compile(r"\A\s*(?:<\d+>)?\s*(?:\[\s*\d+\.\d+\])?\s*(?:\[\s*[TC]\d+\])?\s*")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# The kernel tells of a program that failed by its name, its id and its file's name ("NAME[PID]: segfault at
+# ... in FILE[...]", or "NAME invoked oom-killer: ..."). A job chooses both names, the program's of at most 15
+# characters: neither may pass for the driver's word. The driver itself writes no such brackets there.
+_OF_A_PROGRAM = re.compile(
+    r"NVRM: .{0,9}\[\d+\]"
+    r"|NVRM: .{0,9} invoked oom-killer"
+    r"|.{0,15}\[\d+\]:? (?:segfault|bad frame|unhandled|trap)"
+)
 _LONGEST = 300  # characters of a message that are kept
 _SAME = timedelta(seconds=5)  # much less than what makes two occurrences of a fault
 _JOIN = 3  # how many lines a message of several lines may take
@@ -111,6 +119,8 @@ def _joined(lines: Iterable[Line]) -> Iterator[Line]:
     parts = 0
     for each in lines:
         line = each._replace(message=_one_line(each.message))
+        if _OF_A_PROGRAM.match(line.message):
+            continue
         if begun is not None and parts < _JOIN and _continues(line.message):
             line = begun._replace(message=f"{begun.message} {line.message.removeprefix('NVRM: ')}")
             parts += 1
