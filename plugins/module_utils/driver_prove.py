@@ -58,9 +58,14 @@ class Proof:
 Ask = Callable[[Callable[[str], None]], dict[str, Any]]
 
 
-def prove(expected: int | None, *, seconds: float = SECONDS, ask: Ask | None = None) -> Proof:
-    """Ask NVML, and compare with the number of GPUs that is expected (None: any)."""
-    return judge(_in_child(ask or _ask_nvml, seconds), expected)
+def prove(
+    expected: int | None, *, seconds: float = SECONDS, ask: Ask | None = None, may_load: bool = True
+) -> Proof:
+    """Ask NVML, and compare with the number of GPUs that is expected (None: any).
+
+    ``may_load``: whether the driver may be loaded for it, which NVML does for root when it starts.
+    """
+    return judge(_in_child(ask or (_ask_nvml if may_load else _ask_library), seconds), expected)
 
 
 def judge(answer: dict[str, Any], expected: int | None) -> Proof:
@@ -85,6 +90,16 @@ def judge(answer: dict[str, Any], expected: int | None) -> Proof:
     else:
         return Proof(True, version, opened)
     return Proof(True, version, opened, problem, COUNT)
+
+
+def _ask_library(announce: Callable[[str], None]) -> dict[str, Any]:
+    """What can be said without starting NVML, of a driver that is not loaded."""
+    announce("loading the library")
+    try:
+        ctypes.CDLL(LIBRARY)
+    except OSError:
+        return {"code": 12, "stage": "loading the library"}
+    return {"code": 9, "stage": "nvmlInit_v2"}
 
 
 def _ask_nvml(announce: Callable[[str], None]) -> dict[str, Any]:
@@ -136,6 +151,10 @@ def _child(ask: Ask, reader: int, writer: int) -> None:
     try:
         os.close(reader)
         os.setsid()
+        # One left behind in the kernel must not keep the connection open, whose end the controller awaits.
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for number in (0, 1, 2):
+            os.dup2(nothing, number)
         answer = ask(lambda stage: _say(writer, {"stage": stage}))
         _say(writer, {"answer": answer})
         status = 0

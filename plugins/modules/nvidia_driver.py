@@ -7,6 +7,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ..module_utils.driver_files import is_loaded
 from ..module_utils.driver_install import Installer, Result, prepare_reboot
 from ..module_utils.driver_plan import DriverPlan
 from ..module_utils.driver_prove import prove
@@ -150,7 +151,8 @@ def _phase(given: dict[str, Any], work: Work) -> dict[str, Any]:
     else:
         plan = DriverPlan.from_dict(given["plan"] or {})
         if given["phase"] == "prove":
-            return {"changed": False, **prove(plan.gpu_count).as_dict()}
+            may_load = not work.check or is_loaded(work)
+            return {"changed": False, **prove(plan.gpu_count, may_load=may_load).as_dict()}
         result = dict(vars(Installer(work, plan).run() if plan.action == "install" else Result()))
     return {
         "changed": bool(work.actions),

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import driver_kernels, driver_load
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import (
+    driver_kernels,
+    driver_load,
+    driver_prove,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_files import PERSISTENCE_UNIT
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_install import prepare_reboot
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_kernels import kernels
@@ -201,3 +205,22 @@ def test_nvml_that_hangs_or_crashes_is_named_in_time() -> None:
     assert time.monotonic() - begin < 2
     assert "nvmlDeviceGetHandleByIndex_v2 of GPU 3 did not return within" in proof.problem
     assert prove(8, seconds=5, ask=crash).problem == "NVML crashes in nvmlInit_v2 (status 6)"
+
+
+def test_a_child_left_behind_holds_no_connection_open() -> None:
+    """Nothing that NVML's child has open is this process's input or output."""
+
+    def look(announce: Callable[[str], None]) -> dict[str, Any]:
+        announce("looking")
+        return {"version": " ".join(os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2))}
+
+    assert prove(0, seconds=5, ask=look).driver_version == "/dev/null /dev/null /dev/null"
+
+
+def test_check_mode_starts_no_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Starting NVML as root loads the driver: the library is opened, no call is made."""
+    monkeypatch.setattr(driver_prove, "LIBRARY", None)  # this process itself, which has no call of NVML's
+    assert prove(None, seconds=5, may_load=False).problem == "the driver is not loaded"
+    assert prove(None, seconds=5).problem.startswith("NVML crashes in nvmlInit_v2")
+    monkeypatch.setattr(driver_prove, "LIBRARY", "libnowhere.so.1")
+    assert prove(None, seconds=5, may_load=False).problem == "the driver's library is missing"
