@@ -39,8 +39,8 @@ _ENDS: Mapping[str, str] = {
     "PROBE": "with a probe that passes, a reset of the GPU, or a boot",
     "RESET": "with a reset of the GPU, or a boot",
     "REBOOT": "with a boot",
-    "POWER": "when the GPU is released (`runnerctl resume`)",
-    "RMA": "when the GPU is released (`runnerctl resume`)",
+    "POWER": "when the GPU is released (`runnerctl resume --force`)",
+    "RMA": "when the GPU is released (`runnerctl resume --force`)",
 }
 _NEXT: Mapping[str, str] = {
     "RESET": "a second one within 24 hours asks for a reboot",

@@ -21,8 +21,11 @@ _REMEDIES: Mapping[Action, str] = {
     "PROBE": "prove that it works with `runnerctl health --deep`; reset it if it does not",
     "RESET": "drain its slots, end every process on it, then `nvidia-smi --gpu-reset -i {gpu}`, or reboot",
     "REBOOT": "drain the host and reboot it; a reset does not help here",
-    "POWER": "drain the host, cut its power for a minute, check cables and seating; then `runnerctl resume`",
-    "RMA": "take the GPU out of service and have it replaced; `runnerctl resume` when that is done",
+    "POWER": (
+        "drain the host, cut its power for a minute, check cables and seating; "
+        "then `runnerctl resume --force`"
+    ),
+    "RMA": "take the GPU out of service and have it replaced; `runnerctl resume --force` when that is done",
 }
 _AWAY = "drain the host and reboot it; then compare `nvidia-smi -L` with `lspci -d 10de:`"
 _IDLE = "drain its slots and reset it with `nvidia-smi --gpu-reset -i {gpu}` when no job runs"
