@@ -27,6 +27,7 @@ __all__ = [
 
 NOUVEAU = "/etc/modprobe.d/runnerctl-nouveau.conf"
 NOUVEAU_TEXT = MANAGED + "blacklist nouveau\noptions nouveau modeset=0\n"
+INITRAMFS = ("initrd.img-{}", "initramfs-{}.img")  # Debian's and Enterprise Linux' names, by the kernel's
 INITRAMFS_SECONDS = 900.0  # all kernels of a host, on a slow disk
 BUILD_SECONDS = 1800.0  # NVIDIA's modules take 140 s on two cores
 PLACES = ("updates", "extra", "weak-updates")  # below /lib/modules/K; prebuilt ones stand in kernel/nvidia-*
@@ -124,8 +125,10 @@ def _older_initramfs(work: Work, changed: bool) -> list[str]:
         since = work.path(NOUVEAU).stat().st_mtime
     except FileNotFoundError:
         since = float("inf")  # check mode: it is written in the real run
-    found = [*work.path("/boot").glob("initrd.img-*"), *work.path("/boot").glob("initramfs-*.img")]
-    images = [path for path in found if "rescue" not in path.name and "kdump" not in path.name]
+    # Of kernels that are there: copies of images, and those of kernels removed, are never made again.
+    releases = [path.name[len("vmlinuz-") :] for path in work.path("/boot").glob("vmlinuz-*")]
+    names = [name.format(each) for each in releases for name in INITRAMFS if "rescue" not in each]
+    images = [path for name in names if (path := work.path(f"/boot/{name}")).is_file()]
     return sorted(path.name for path in images if changed or path.stat().st_mtime < since)
 
 

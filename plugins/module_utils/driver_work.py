@@ -5,7 +5,6 @@ A step reads first. With ``check`` it writes nothing and says what it would do.
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -72,8 +71,6 @@ class Work:
         before = target.read_text(encoding="utf-8", errors="replace") if target.is_file() else ""
         if not self.check:
             target.unlink()
-            with contextlib.suppress(OSError):
-                target.parent.rmdir()  # a drop-in's directory that is empty now
             self.receipt.forget(kind, absolute)
         self.changes.append(Change(absolute, True, before=before))
         self.actions.append(f"removed {absolute}")

@@ -163,6 +163,7 @@ def test_our_file_goes_when_the_user_enables_the_components(machine: Machine) ->
     listed.write_text("deb http://a/debian bookworm main contrib\n")
     assert add_components(machine.work(), ["contrib"])
     assert not (machine.root / FILE.lstrip("/")).exists()
+    assert (machine.root / FILE.lstrip("/")).parent.is_dir(), "apt warns where its own directory is missing"
 
 
 def test_a_host_without_its_own_sources_is_refused(machine: Machine) -> None:
@@ -187,8 +188,12 @@ def test_kernels_their_headers_and_their_module(machine: Machine) -> None:
 
 
 def test_nouveau_is_off_in_every_initramfs_once(machine: Machine) -> None:
-    machine.program("update-initramfs", f"touch {machine.root}/boot/initrd.img-*")
+    machine.program("update-initramfs", f"touch {machine.root}/boot/initrd.img-{KERNEL}")
+    for kernel in (KERNEL, OLDER):
+        machine.kernel(kernel)
     machine.put(f"/boot/initrd.img-{KERNEL}")
+    for left in (f"initrd.img-{KERNEL}.old-dkms", "initrd.img-5.10.0-1-amd64", "initramfs-1kdump.img"):
+        os.utime(machine.put(f"/boot/{left}"), (0, 0))  # nothing makes these again
     predicted = machine.work(check=True)
     switch_nouveau_off(predicted)
     assert machine.calls() == []
