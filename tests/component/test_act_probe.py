@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -47,13 +48,17 @@ OF_ANOTHER = replace(CONTAINED, pci="0000:21:00")
 
 @dataclass
 class Rounds:
-    """Rounds on one host. ``fails``: what stops the workload of GPU 0, ``bad_memory`` its memory test."""
+    """Rounds on one host. ``fails``: what stops the workload of GPU 0, ``bad_memory`` its memory test.
+
+    ``job_begins``: the slot that gets a job while GPUs are probed.
+    """
 
     place: Place
     log: tuple[KernelEvent, ...] = (CONTAINED,)
     fails: DeepKind | None = None
     bad_memory: bool = False
     users: tuple[GpuProcess, ...] | None = ()
+    job_begins: str = ""
     probed: list[tuple[str, Extent]] = field(default_factory=list)
     resets: int = 0
     minutes: int = 0
@@ -80,6 +85,8 @@ class Rounds:
 
     def probe(self, gpus: Sequence[Gpu], extent: Extent) -> DeepProbe:
         self.probed += [(gpu.uuid or "", extent) for gpu in gpus]
+        if self.job_begins:
+            self.place.system.workers[f"gha-runner@{self.job_begins}.service"] = os.getpid()
         return DeepProbe(gpus=tuple(self.device(gpu, extent) for gpu in gpus))
 
     def device(self, gpu: Gpu, extent: Extent) -> DeepGpu:
@@ -136,6 +143,15 @@ def test_a_gpu_that_should_prove_itself_is_probed_once(rounds: Rounds) -> None:
     rounds.log = (CONTAINED, replace(OF_ANOTHER, time=rounds.time))
     rounds()
     assert rounds.probed[1:] == [(B, "small")]
+
+
+@pytest.mark.parametrize(("slot", "noted"), [("a", []), ("b", [f"probe_failed {A}"])])
+def test_a_probe_beside_a_job_that_began_proves_nothing(rounds: Rounds, slot: str, noted: list[str]) -> None:
+    """A job must not have its GPU reset by hogging it; one on another GPU has no part in it."""
+    rounds.fails, rounds.job_begins = "hang", slot
+    rounds()
+    assert rounds.events() == noted
+    assert any("a job began meanwhile" in line for line in rounds.place.said) is (not noted)
 
 
 def test_what_the_driver_itself_goes_on_asking_for_is_probed_once(rounds: Rounds) -> None:

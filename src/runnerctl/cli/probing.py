@@ -44,7 +44,17 @@ class Prober:
         found = self.probe(due, extent)
         results = probe_results(self.snapshot, found, thorough=uuids if extent == "memory" else ())
         without = {uuid: ProbeResult(None, "it has no device to compute on") for uuid in uuids}
-        return self._noted({**without, **results})
+        return self._noted(self._fair({**without, **results}))
+
+    def _fair(self, results: Mapping[str, ProbeResult]) -> dict[str, ProbeResult]:
+        """The results, without failures that a job may have made: one that began meanwhile competes."""
+        failed = any(result.kind == "probe_failed" for result in results.values())
+        busy = self.busy() if failed else ()
+        began = ProbeResult(None, "a job began meanwhile")
+        return {
+            uuid: began if result.kind == "probe_failed" and uuid in busy else result
+            for uuid, result in results.items()
+        }
 
     def _due(self, wanted: str) -> list[Gpu]:
         """The GPUs that should be probed so and that nobody uses."""
