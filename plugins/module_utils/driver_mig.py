@@ -25,7 +25,7 @@ SCHEMA = "runnerctl.mig/1"
 CDI_UNIT = "nvidia-cdi-refresh.service"  # watches the driver, but not its instances
 SMI = "/usr/bin/nvidia-smi"
 SECONDS = 60.0
-PROFILE = re.compile(r"\d+g\.\d+gb(?:\+[a-z.]+)?|\d+c\.\d+g\.\d+gb|\d+", re.IGNORECASE)
+PROFILE = re.compile(r"\d+g\.\d+gb(?:[+-][a-z.]+)?")  # as nvidia-smi lists instances: by these they are known
 UUID = re.compile(r"GPU-[0-9a-f-]{8,}")
 
 

@@ -108,12 +108,22 @@ def test_the_layout_is_applied_again_at_boot(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", [MigPlan(("1g.10gb; reboot",)), MigPlan(("x",)), MigPlan(("1g.10gb",), ("0 -r",))]
+    "entry",
+    [
+        MigPlan(("1g.10gb; reboot",)),
+        MigPlan(("x",)),
+        MigPlan(("19",)),  # an id: its instance is listed by name, and would be cut anew in every run
+        MigPlan(("1g.10gb",), ("0 -r",)),
+    ],
 )
 def test_what_is_no_layout_is_refused(machine: Machine, entry: MigPlan) -> None:
     """It would become part of a command line."""
     with pytest.raises(HostError, match="nvidia_driver_mig"):
         Mig(machine.work(), [entry])
+
+
+def test_every_profile_that_inventory_may_name(machine: Machine) -> None:
+    Mig(machine.work(), [MigPlan(("1g.10gb", "1g.10gb+me", "1g.24gb-me", "4g.96gb+gfx", "4g.71gb+me.all"))])
 
 
 def test_a_gpu_that_is_not_there_is_named(cut: Machine) -> None:
