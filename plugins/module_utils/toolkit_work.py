@@ -173,7 +173,7 @@ class ToolkitWork:
     def _validate(self, path: str, text: str) -> None:
         trial = f"{path}.runnerctl"
         os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
-        atomic_write(trial, text.encode())
+        atomic_write(trial, text.encode(), mode=0o600)  # the file itself may be root's alone, for a password
         try:
             self.engine.validate(trial)
         finally:

@@ -54,6 +54,7 @@ class StillEngine(Engine):
 
     def validate(self, path: str) -> None:
         assert os.path.isfile(path)
+        assert os.stat(path).st_mode & 0o077 == 0, "it may hold a password"
         if self.refuses:
             raise HostError(self.refuses)
 
