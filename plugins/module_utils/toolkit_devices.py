@@ -27,6 +27,8 @@ RULE_PATH = "/etc/udev/rules.d/71-nvidia-dev-char.rules"
 RULE = f"""# Written by runnerctl: links in /dev/char keep GPUs in containers when systemd reloads its units.
 ACTION=="add", DEVPATH=="/bus/pci/drivers/nvidia", RUN+="{CTK} system create-dev-char-symlinks --create-all"
 """
+# Of these nvidia-ctk makes links, and of capabilities; not of NVSwitches, nor of GPUDirect Storage.
+LINKED = re.compile(r"nvidia(?:\d+|ctl|-modeset|-uvm|-uvm-tools)")
 THEIR_UNITS = ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service")
 OUR_UNITS = ("runnerctl-cdi.path", "runnerctl-cdi.service")
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
@@ -103,21 +105,25 @@ class Devices:
             run(["udevadm", "control", "--reload"], timeout=30)
 
     def _links(self) -> None:
-        if self.driver() and self._missing_links():
+        missing = self._missing_links() if self.driver() else set()
+        if not missing:
+            return
+        if not self.check:
+            self._ctk("system", "create-dev-char-symlinks", "--create-all")
+        if self.check or self._missing_links() < missing:
             self.actions.append("links in /dev/char made")
-            if not self.check:
-                self._ctk("system", "create-dev-char-symlinks", "--create-all")
 
-    def _missing_links(self) -> bool:
-        """Whether a device file of NVIDIA's has no link by its number."""
+    def _missing_links(self) -> set[str]:
+        """The numbers of NVIDIA's device files that have no link."""
         dev = self._path("/dev")
-        for node in [*dev.glob("nvidia*"), *dev.glob("nvidia-caps/*")]:
+        nodes = [node for node in dev.glob("nvidia*") if LINKED.fullmatch(node.name)]
+        missing = set()
+        for node in [*nodes, *dev.glob("nvidia-caps/*")]:
             status = node.stat()
-            if stat.S_ISCHR(status.st_mode):
-                number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
-                if not os.path.lexists(dev / "char" / number):
-                    return True
-        return False
+            number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+            if stat.S_ISCHR(status.st_mode) and not os.path.lexists(dev / "char" / number):
+                missing.add(number)
+        return missing
 
     def _our_units(self) -> None:
         texts = {OUR_UNITS[0]: PATH_UNIT, OUR_UNITS[1]: SERVICE}

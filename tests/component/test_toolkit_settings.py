@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import toolkit_devices
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.process import Result
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System, UnitState
@@ -198,6 +200,36 @@ def test_their_own_units_describe_the_gpus(root: Path) -> None:
     assert "another one is installed" in waiting.pending[0]
     units.driver = "590.44.01"
     assert _devices(root, units, version=(1, 19, 1)).actions != []
+
+
+def test_links_are_made_once_and_for_what_nvidia_ctk_knows(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An NVSwitch has no link, whatever is run: it is not tried again and again."""
+    _load(root, "580.95.05")
+    (root / "dev/char").mkdir(parents=True)
+    (root / "dev/nvidia-nvswitch0").symlink_to("/dev/null")
+    calls: list[list[str]] = []
+
+    def run(argv: list[str], *, timeout: float) -> Result:
+        calls.append(argv)
+        assert timeout > 0
+        if len(calls) == 2:
+            (root / "dev/char/1:3").symlink_to("../nvidia0")
+        return Result(0, "", "")
+
+    monkeypatch.setattr(toolkit_devices, "run", run)
+
+    def links(*, check: bool = False) -> list[str]:
+        made = _devices(root, Units(root), version=(1, 19, 1), check=check).actions
+        return [action for action in made if "/dev/char" in action]
+
+    assert links() == []
+    (root / "dev/nvidia0").symlink_to("/dev/null")
+    assert links(check=True) == ["links in /dev/char made"]
+    assert (links(), len(calls)) == ([], 1), "it made none"
+    assert links() == ["links in /dev/char made"]
+    assert (links(), len(calls)) == ([], 2)
 
 
 def test_older_toolkits_get_units_of_ours_until_they_bring_their_own(root: Path) -> None:
