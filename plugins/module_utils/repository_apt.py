@@ -120,6 +120,11 @@ class AptRepository:
             *("-o", "APT::Update::Error-Mode=any"),
             # Whatever the host has set for its other sources.
             *("-o", "Acquire::Check-Valid-Until=true", "-o", "Acquire::Check-Date=true"),
+            *(
+                word
+                for kind in ("Insecure", "Weak", "DowngradeToInsecure")
+                for word in ("-o", f"Acquire::Allow{kind}Repositories=false")
+            ),
         )
         deadline = time.monotonic() + UPDATE_SECONDS
         while True:

@@ -234,6 +234,20 @@ def test_lists_that_cannot_be_trusted(
     assert machine.ensure().changed
 
 
+@pytest.mark.parametrize(("fault", "cause"), [("other key", "another key"), ("unsigned", "not signed")])
+def test_a_host_that_lets_unsigned_sources_in_lets_ours_not(
+    machine: Machine, repo: AptRepo, other_key: SigningKey, fault: str, cause: str
+) -> None:
+    """What an administrator allows for a source of their own holds for theirs alone."""
+    with Path(os.environ["APT_CONFIG"]).open("a") as settings:
+        for name in ("Insecure", "Weak", "DowngradeToInsecure"):
+            settings.write(f'Acquire::Allow{name}Repositories "true";\n')
+    machine.ensure()
+    (repo.drop_signature if fault == "unsigned" else lambda: repo.sign_with(other_key))()
+    with pytest.raises(HostError, match=cause):
+        refresh(machine.repository, root=str(machine.root))
+
+
 def test_a_wrong_signature_is_seen_also_where_older_lists_are_cached(
     machine: Machine, repo: AptRepo, other_key: SigningKey
 ) -> None:
