@@ -226,6 +226,7 @@ def test_a_mig_device_is_its_gpus() -> None:
         ((), (ResidueProcess(8, "python", ("/dev/nvidia0", "/dev/nvidiactl")),), 0, "8 (python)"),
         ((), (ResidueProcess(8, "python", ("/dev/nvidia1",)),), 0, ""),
         ((), (ResidueProcess(9, "nvidia-persiste", ("/dev/nvidia0",)),), 0, ""),
+        ((), (ResidueProcess(9, "nvidia-persiste", ("/dev/nvidia0",), "a"),), 0, "9 (nvidia-persiste)"),
     ],
 )
 def test_who_uses_a_gpu(

@@ -23,7 +23,6 @@ Labels = Mapping[str, str]
 Sample = tuple[Labels, float]
 _NONE: Labels = {}
 _MEGAHERTZ = 1_000_000
-_WORKER = "Runner.Worker"  # the process that runs a job
 
 
 @dataclass(frozen=True)
@@ -203,12 +202,8 @@ def _slots(snapshot: Snapshot) -> Iterator[_Family]:
     yield _Family("slot_running", "Whether the slot's runner is running.", running)
     restarts = tuple((_slot(slot), float(unit.restarts)) for slot, unit in units)
     yield _Family("slot_restarts", "How often systemd restarted the runner since it was started.", restarts)
-    busy = [(slot, slot.processes) for slot in slots]
-    known = tuple(
-        (_slot(slot), float(any(process.comm == _WORKER for process in processes)))
-        for slot, processes in busy
-        if not isinstance(processes, Unavailable)
-    )
+    busy = [(slot, slot.runs_job) for slot in slots]
+    known = tuple((_slot(slot), float(runs)) for slot, runs in busy if runs is not None)
     yield _Family("slot_busy", "Whether the slot runs a job.", known)
     holds = [(slot, slot.hold) for slot in slots if not isinstance(slot.hold, Unavailable)]
     held = tuple((_slot(slot), float(hold is not None)) for slot, hold in holds)

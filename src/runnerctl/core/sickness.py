@@ -193,7 +193,8 @@ class _Sight:
         found = [str(process.pid) for process in gpu.processes or ()]
         node = f"/dev/nvidia{gpu.minor}"
         for process in opened or ():
-            if node in process.devices and process.comm not in _DAEMONS:
+            daemon = process.comm in _DAEMONS and process.slot is None  # a job may bear any name
+            if node in process.devices and not daemon:
                 found.append(f"{process.pid} ({process.comm})")
         return ", ".join(found)
 

@@ -248,6 +248,18 @@ class SlotReading(msgspec.Struct, frozen=True):
     running_version: str | None = None
     github: GithubRecord | Unavailable | None = None
 
+    @property
+    def runs_job(self) -> bool | None:
+        """Whether a job runs: a ``Runner.Worker`` of the listener's own; None when that is not known.
+
+        What a job left behind may bear that name, but never that parent (0: of an older snapshot).
+        """
+        if isinstance(self.processes, Unavailable):
+            return None
+        listener = 0 if isinstance(self.unit, Unavailable) else self.unit.main_pid
+        workers = [process for process in self.processes if process.comm == "Runner.Worker"]
+        return any(not listener or worker.parent in (0, listener) for worker in workers)
+
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """One host at one time."""

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from runnerctl.core.checks.each import gpus_answer, slots_on
 from runnerctl.core.driver_readings import Residue, ResidueProcess
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
-from runnerctl.core.snapshot import Gpu, Host, SlotReading, Snapshot, Unavailable
+from runnerctl.core.snapshot import Gpu, Host, SlotReading, Snapshot
 from runnerctl.core.spec import HostSpec
 
 __all__ = ["CHECKS"]
@@ -30,7 +30,6 @@ _WATCHERS = (
 )
 # Where the CPU's and the GPU's memory are one address space the system itself may use the GPU's.
 _SHARED_MEMORY = re.compile(r"\bG[BH]\d")
-_WORKER = "Runner.Worker"
 _DEVICE = re.compile(r"/dev/nvidia(\d+)")
 
 
@@ -47,7 +46,7 @@ def _judge_residue(
     *,
     spec: HostSpec | None,
 ) -> Iterable[Verdict]:
-    busy = {slot.name for slot in slots if _may_be_busy(slot)}
+    busy = {slot.name for slot in slots if slot.runs_job is not False}  # as far as can be told
     left = [each for each in residue.processes if each.slot and each.slot not in busy and _gpus(each)]
     by_slot: dict[str, list[ResidueProcess]] = {}
     for process in left:
@@ -57,13 +56,6 @@ def _judge_residue(
         if gpu.failure is None:
             for said in _of_gpu(gpu, residue, host, in_use=_in_use(gpu, busy, spec)):
                 yield replace(said, subject=f"GPU {gpu.index}")
-
-
-def _may_be_busy(slot: SlotReading) -> bool:
-    """Whether the slot runs a job, as far as can be told."""
-    if isinstance(slot.processes, Unavailable):
-        return True
-    return any(process.comm == _WORKER for process in slot.processes)
 
 
 def _in_use(gpu: Gpu, busy: set[str], spec: HostSpec | None) -> bool:
@@ -98,7 +90,7 @@ def _of_gpu(gpu: Gpu, residue: Residue, host: Host, *, in_use: bool) -> Iterator
     if used is None or not total or gpu.processes is None:
         return
     holders = [each for each in residue.processes if gpu.minor is None or gpu.minor in _gpus(each)]
-    users = [each for each in holders if each.comm not in _WATCHERS]
+    users = [each for each in holders if each.slot or each.comm not in _WATCHERS]
     pids = sorted({each.pid for each in gpu.processes} | {each.pid for each in users})
     data = {"used_bytes": used, "pids": pids, "complete": residue.complete}
     summary = f"{used // _MEBIBYTE} MiB of its memory are in use without a process"
