@@ -50,6 +50,19 @@ def _long(value: Any) -> Any:
     return SHORT.get(value, value) if isinstance(value, str) else value
 
 
+@pytest.mark.parametrize(
+    ("os_id", "os_version"),
+    [("ubuntu", "25.10"), ("debian", "11"), ("rocky", "8.9"), ("fedora", "40"), ("", "")],
+)
+def test_a_distribution_that_nobody_knows(os_id: str, os_version: str) -> None:
+    """Also where the role runs without preflight, which says it first."""
+    facts = DriverFacts(os_id, os_version, "x86_64", pci=("2330",), kernels=("6.17.0-5-generic",))
+    refused = driver_plan(NvidiaDriver(), facts)
+    assert isinstance(refused, list)
+    assert [problem.variable for problem in refused] == ["nvidia_driver_manage"]
+    assert not isinstance(driver_plan(NvidiaDriver(manage=False), facts), list)
+
+
 @pytest.mark.parametrize("case", _cases())
 def test_cases(case: dict[str, Any]) -> None:
     """The whole plan, or every line of the refusal."""

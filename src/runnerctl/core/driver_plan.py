@@ -16,6 +16,7 @@ from runnerctl.core.driver_sources import (
     Choice,
     Fabric,
     branches,
+    is_known,
     missing_fabric,
     parts,
     shown_source,
@@ -45,6 +46,12 @@ def driver_plan(
     gpus = gpus_to_drive(spec, facts)
     if not spec.manage or not gpus:
         return _expectation(spec, facts)
+    if not is_known(facts):
+        message = (
+            f"no driver's packages are known for {facts.os_id or 'this distribution'} {facts.os_version}"
+        )
+        remedy = f"use Debian 12 or 13, Ubuntu 22.04 or 24.04, or Enterprise Linux 9, or {LEAVE}"
+        return [Problem("nvidia_driver_manage", message, remedy)]
     problems = _mig_problems(spec, gpus)
     choice = _choose(spec, facts, gpus)
     if isinstance(choice, Problem):

@@ -24,6 +24,7 @@ __all__ = [
     "Fabric",
     "Parts",
     "branches",
+    "is_known",
     "missing_fabric",
     "parts",
     "shown_source",
@@ -45,6 +46,7 @@ DISTRIBUTION_BRANCHES = {
     ("ubuntu", "22.04"): (580, 595),  # 535 to 575 are transitional packages there
     ("ubuntu", "24.04"): (580, 595),
 }
+ENTERPRISE_LINUX, ENTERPRISE_LINUX_RELEASE = ("rhel", "rocky", "almalinux"), "9"
 UBUNTU_KERNEL = {
     "22.04": (5, 15),
     "24.04": (6, 8),
@@ -100,6 +102,13 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     module_names: tuple[str, ...] = ("nvidia",)
     dkms: bool = False
     prebuilt_signed: bool = False
+
+
+def is_known(facts: DriverFacts) -> bool:
+    """Whether the names of a driver's packages are known for this distribution and release."""
+    if facts.os_id in ENTERPRISE_LINUX:
+        return facts.os_version.partition(".")[0] == ENTERPRISE_LINUX_RELEASE
+    return (facts.os_id, facts.os_version) in DISTRIBUTION_BRANCHES
 
 
 def shown_source(source: Source, facts: DriverFacts) -> str:
