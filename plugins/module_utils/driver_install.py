@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,8 +153,21 @@ def prepare_reboot(work: Work, *, seconds: float) -> dict[str, Any]:
     if work.check:
         busy = busy_slots(work)
         return {"ready": not busy, "busy": busy}
-    deadline = time.monotonic() + seconds
     stopped: list[str] = []
+    busy = slots
+    try:
+        busy = _run_dry(work, slots, stopped, deadline=time.monotonic() + seconds)
+    finally:
+        if busy:
+            for unit in stopped:
+                work.system.systemctl("start", unit)
+    if not busy:
+        work.actions += [f"stopped {unit} for the reboot" for unit in stopped]
+    return {"ready": not busy, "busy": busy}
+
+
+def _run_dry(work: Work, slots: Sequence[str], stopped: list[str], *, deadline: float) -> list[str]:
+    """The slots still busy at the deadline. Units are added to ``stopped`` before they are stopped."""
     while True:
         busy = []
         for slot in slots:
@@ -161,17 +175,11 @@ def prepare_reboot(work: Work, *, seconds: float) -> dict[str, Any]:
             if work.system.busy(unit):
                 busy.append(slot)
             elif work.system.unit_states([unit])[unit].running:
-                work.system.systemctl("stop", unit)
                 stopped.append(unit)
+                work.system.systemctl("stop", unit)
         if not busy or time.monotonic() >= deadline:
-            break
+            return busy
         time.sleep(min(POLL_SECONDS, max(0.1, deadline - time.monotonic())))
-    if busy:
-        for unit in stopped:
-            work.system.systemctl("start", unit)
-        stopped = []
-    work.actions += [f"stopped {unit} for the reboot" for unit in stopped]
-    return {"ready": not busy, "busy": busy}
 
 
 def _upstream(version: str) -> str:

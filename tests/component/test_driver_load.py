@@ -22,6 +22,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_kernel
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_load import bring_module
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_prove import judge, prove
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_work import Work
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import UnitState
 
 from tests.component.driver_support import KERNEL, NAMES, Machine
@@ -164,6 +165,26 @@ def test_slots_run_dry_before_a_reboot(machine: Machine) -> None:
     assert machine.system.calls == []
     assert prepare_reboot(machine.work(), seconds=60) == {"ready": True, "busy": []}
     assert machine.system.calls == ["stop gha-runner@a.service", "stop gha-runner@b.service"]
+
+
+def test_a_slot_that_cannot_be_stopped_holds_no_other(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was stopped before is started again: there will be no reboot."""
+    for slot in "ab":
+        machine.put(f"/var/lib/runnerctl/slots/{slot}.json", "{}")
+        machine.system.states[f"gha-runner@{slot}.service"] = UnitState("active", "enabled", "loaded")
+    obeyed = machine.system.systemctl
+
+    def systemctl(*words: str, seconds: float = 60.0) -> None:
+        obeyed(*words, seconds=seconds)
+        if words == ("stop", "gha-runner@b.service"):
+            raise HostError("did not end within 60 s")
+
+    monkeypatch.setattr(machine.system, "systemctl", systemctl)
+    with pytest.raises(HostError, match="did not end"):
+        prepare_reboot(machine.work(), seconds=60)
+    assert machine.system.calls[-2:] == ["start gha-runner@a.service", "start gha-runner@b.service"]
 
 
 @pytest.mark.parametrize(
