@@ -94,6 +94,16 @@ def test_names_that_a_job_chose_are_not_the_drivers_word(message: str) -> None:
             {"code": 145, "pid": 876767, "process": "ray::WorkerDict", "fatal": False, "subcode": 0},
         ),
         (
+            "NVRM: Xid (PCI:0018:01:00): 145, pid=8, name=x, Nonfatal, RLW_RXPIPE Fatal XC0 i0 Link 13 "
+            "(0x0409a0c2 0x00000008)",
+            {"code": 145, "fatal": True, "subcode": 0},
+        ),
+        (
+            "NVRM: Xid (PCI:0018:01:00): 149, pid=8, name=x,(0x1 0x2), NETIR_LINK_EVT Fatal XC0 i0 Link 08 "
+            "(0x004505c6 0x00000000)",
+            {"code": 149, "fatal": True, "subcode": 4},
+        ),
+        (
             "NVRM: Xid (PCI:0000:11:00): 154, GPU recovery action changed from 0x0 (None) to "
             "0x1 (GPU Reset Required)",
             {"code": 154, "recovery": "reset"},

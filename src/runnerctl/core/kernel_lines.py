@@ -202,21 +202,22 @@ def _xid(line: Line, found: re.Match[str]) -> KernelEvent:
         message=rest[:_LONGEST],
         pid=int(pid) if pid else None,
         process=name if name and name != "<unknown>" else None,
-        fatal=_is_fatal(rest) if 144 <= code <= 150 else None,
+        fatal=_is_fatal(rest, which=-1) if 144 <= code <= 150 else None,
         recovery=_recovery(rest) if code == 154 else None,
         subcode=_subcode(rest) if 144 <= code <= 150 else None,
     )
 
 
-def _is_fatal(text: str) -> bool | None:
-    found = _FATAL.search(text)
-    return None if found is None else not found[1]
+def _is_fatal(text: str, *, which: int = 0) -> bool | None:
+    """By the first such word, or the last one: a program's name, which may hold any, stands before it."""
+    found = [*_FATAL.finditer(text)]
+    return not found[which][1] if found else None
 
 
 def _subcode(text: str) -> int | None:
-    """Bits 20 to 25 of the first register of an NVLink 5 error."""
-    found = _REGISTERS.search(text)
-    return None if found is None else (int(found[1], 16) >> 20) & 0x3F
+    """Bits 20 to 25 of the first register of an NVLink 5 error; a program's name may look like registers."""
+    found = [*_REGISTERS.finditer(text)]
+    return (int(found[-1][1], 16) >> 20) & 0x3F if found else None
 
 
 def _recovery(text: str) -> str | None:
