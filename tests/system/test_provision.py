@@ -125,8 +125,8 @@ def test_jobs_for_a_gpu_run_on_both_hosts(converged: Site) -> None:
     """Two jobs at a time go to two hosts, each with its own GPU; the slot without one gets neither."""
     jobs = [converged.job("sleep 3; echo on=$(hostname) gpu=$CUDA_VISIBLE_DEVICES") for _ in range(2)]
     logs = "".join(converged.result(job)[1] for job in jobs)
-    for host, gpu in zip(converged.hosts, (GPU, OTHER_GPU), strict=True):
-        assert f"on={host.name} gpu={gpu}" in logs
+    for host, uuid in zip(converged.hosts, (GPU, OTHER_GPU), strict=True):
+        assert f"on={host.name} gpu={uuid}" in logs
 
 
 def test_tags_and_limit_reach_what_they_name_and_nothing_else(converged: Site) -> None:
