@@ -331,3 +331,24 @@ def test_an_operators_hold_stays_when_the_verdicts_is_lifted(act: Round, place: 
     ]
     assert "gha-runner@a.service" not in place.system.running
     assert place.holds.get("a") == Hold((MINE,))
+
+
+def test_two_gpus_taken_out_at_once_both_stand_in_the_hold(act: Round, place: Place) -> None:
+    """What somebody brings back by force is all of them."""
+    spec = replace(SPEC, github_runner=replace(SPEC.github_runner, slots=(Slot("a", gpus=(A, B)),)))
+    findings = tuple(Finding("gpu.row_remap", "CRITICAL", f"GPU {n}", "no spare row is left") for n in (0, 1))
+    acting.act(
+        snapshot(spec=spec),
+        replace(verdict(), findings=findings),
+        layout=place.layout,
+        say=place.said.append,
+        clock=NOW.timestamp,
+        user_id=lambda: 0,
+        run=act.run,
+        system=place.system,
+    )
+    assert act.events() == ["taken_out", "taken_out"]
+    hold = place.holds.get("a")
+    assert hold is not None
+    assert hold.causes[0].gpus == (A, B)
+    assert "GPU 0: no spare row" in hold.reason and "GPU 1: no spare row" in hold.reason

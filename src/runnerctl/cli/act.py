@@ -271,7 +271,12 @@ class Actor:
         self._note("taken_out", decision.gpus, decision.reason)
         for slot in slots:
             if set(decision.gpus) & set(slot.gpus):
-                self.holds.add(slot.name, self._cause(decision.reason, decision.gpus))
+                hold = self.holds.get(slot.name)
+                old = hold.cause(HEALTH) if hold else None
+                if old and decision.reason in old.reason:
+                    continue  # this round's hold says it already, of all the slot's GPUs
+                gpus = dict.fromkeys((*(old.gpus if old else ()), *decision.gpus))
+                self.holds.add(slot.name, self._cause(decision.reason, tuple(gpus)))
         return f"taken out of service: {decision.reason}"
 
     def _reset(self, decision: Decision) -> str:
