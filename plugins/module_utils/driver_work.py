@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .atomic import Change, atomic_write
 from .errors import HostError
+from .lock import exclusive
 from .packages_apt import apt_error
 from .process import Result, run
 from .receipt import Receipt
@@ -22,6 +25,8 @@ __all__ = ["MANAGED", "ROLE", "Run", "Work"]
 
 ROLE = "nvidia_driver"
 MANAGED = "# Managed by runnerctl: changes here are undone by the next converge.\n"
+LOCK = "/var/lib/runnerctl/driver.lock"
+LOCK_SECONDS = 900.0
 QUERY_SECONDS = 60.0
 Run = Callable[..., Result]
 
@@ -43,6 +48,10 @@ class Work:
     def path(self, absolute: str) -> Path:
         """A path of the host."""
         return self.layout.path(absolute)
+
+    def alone(self, *, seconds: float = LOCK_SECONDS) -> AbstractContextManager[Any]:
+        """A run that lost its controller goes on by itself: the next one waits for it. Raises HostError."""
+        return nullcontext() if self.check else exclusive(str(self.path(LOCK)), seconds=seconds)
 
     def note(self, text: str) -> None:
         """Something a person should know; once."""

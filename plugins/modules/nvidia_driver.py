@@ -153,7 +153,8 @@ def _phase(given: dict[str, Any], work: Work) -> dict[str, Any]:
         if given["phase"] == "prove":
             may_load = not work.check or is_loaded(work)
             return {"changed": False, **prove(plan.gpu_count, may_load=may_load).as_dict()}
-        result = dict(vars(Installer(work, plan).run() if plan.action == "install" else Result()))
+        with work.alone():
+            result = dict(vars(Installer(work, plan).run() if plan.action == "install" else Result()))
     return {
         "changed": bool(work.actions),
         "actions": work.actions,

@@ -314,3 +314,17 @@ def test_the_driver_stays_until_it_is_named(machine: Machine) -> None:
     assert "disable --now --quiet runnerctl-nvidia-devices.service" in machine.system.calls
     assert [path for path in machine.tree() if "boot" not in path] == []
     assert not drop_in.parent.exists()
+
+
+def test_two_runs_never_change_one_driver(machine: Machine) -> None:
+    """One build of DKMS would remove what the other is writing."""
+    with machine.work().alone():
+        with (
+            pytest.raises(HostError, match=r"driver\.lock: held by another run"),
+            machine.work().alone(seconds=0),
+        ):
+            pass
+        with machine.work(check=True).alone():
+            pass
+    with machine.work().alone(seconds=0):
+        pass
