@@ -21,6 +21,7 @@ __all__ = ["PREFERENCES", "DriverPackages"]
 
 PREFERENCES = "/etc/apt/preferences.d/runnerctl-nvidia-driver"
 VERSION_LOCK = "/etc/dnf/plugins/versionlock.list"
+VERSION_LOCK_COMMAND = ("dnf", "-q", "-y", "versionlock")
 OUR_LOCK = re.compile(r"\*nvidia\*\d[\d.]*\*")
 LOCK_PACKAGE = "python3-dnf-plugin-versionlock"
 INSTALL_SECONDS = 1800.0
@@ -107,13 +108,14 @@ class DriverPackages:
         mine = sorted(name for name in held if self._is_mine(name))
         if mine:
             self.work.do(["apt-mark", "unhold", *mine], seconds=HOLD_SECONDS)
-        if not self.apt:
-            self._unlock_rpm()
+        locks = [] if self.apt else self._unlock_rpm()
         try:
             return packages.present(items, versions=self._versions())
         except HostError as error:
             if mine:
                 self.work.do(["apt-mark", "hold", *mine], seconds=HOLD_SECONDS)
+            if locks:
+                self.work.do([*VERSION_LOCK_COMMAND, "add", "--raw", *locks], seconds=HOLD_SECONDS)
             raise self._with_log(error) from error
 
     def _with_log(self, error: HostError) -> HostError:
@@ -176,12 +178,16 @@ class DriverPackages:
         if missing or (self.work.check and any(self._is_mine(name) for name in coming)):
             self.work.actions.append(HELD)
 
-    def _unlock_rpm(self) -> None:
-        """Locks of ours on another version would keep the wanted one out; those of others stay."""
+    def _unlock_rpm(self) -> list[str]:
+        """Locks of ours on another version would keep the wanted one out; those of others stay.
+
+        Returns the locks that were lifted.
+        """
         locked = (self.work.read(VERSION_LOCK) or "").split()
         stale = [line for line in locked if OUR_LOCK.fullmatch(line) and line not in self.plan.hold]
         if stale:
-            self.work.do(["dnf", "-q", "-y", "versionlock", "delete", "--raw", *stale], seconds=HOLD_SECONDS)
+            self.work.do([*VERSION_LOCK_COMMAND, "delete", "--raw", *stale], seconds=HOLD_SECONDS)
+        return stale
 
     def _lock_rpm(self) -> None:
         """A lock per glob; the plugin writes what it is told with ``--raw``."""
@@ -191,7 +197,7 @@ class DriverPackages:
             return
         if not self.work.check:
             Packages(self.system, self.work.receipt, role=ROLE).present([LOCK_PACKAGE])
-            self.work.do(["dnf", "-q", "-y", "versionlock", "add", "--raw", *missing], seconds=HOLD_SECONDS)
+            self.work.do([*VERSION_LOCK_COMMAND, "add", "--raw", *missing], seconds=HOLD_SECONDS)
         self.work.actions.append(HELD)
 
     def _is_mine(self, name: str) -> bool:

@@ -172,8 +172,10 @@ def test_a_lock_on_another_version_is_lifted(tmp_path: Path, monkeypatch: pytest
     answer = 'case "$*" in *VERSION*) printf "nvidia-driver-cuda\\t580.105.08-1\\n" ;; esac'
     missing = 'echo "no package provides nvidia-driver-cuda"'
     machine.program("rpm", f"if [ -e {there} ]; then {answer}; else {missing}; fi")
+    fails = machine.put("/fails")
+    installing = f"[ ! -e {fails} ] || exit 1; touch {there}"
     machine.program(
-        "dnf", f'case "$*" in *" install "*) touch {there} ;; *repoquery*) echo 580.105.08-1 ;; esac'
+        "dnf", f'case "$*" in *" install "*) {installing} ;; *repoquery*) echo 580.105.08-1 ;; esac'
     )
     changes = {
         "hold": ["*nvidia*580.105.08*"],
@@ -182,6 +184,11 @@ def test_a_lock_on_another_version_is_lifted(tmp_path: Path, monkeypatch: pytest
         "packages": ["nvidia-driver-cuda"],
     }
     plan = DriverPlan.from_dict({**PLAN, **changes})
+    with pytest.raises(HostError, match="dnf install failed"):
+        DriverPackages(machine.work(), plan, Rpm("Rocky Linux 9")).install()
+    assert machine.calls()[-1] == "dnf -q -y versionlock add --raw *nvidia*580.95.05*"
+    fails.unlink()
+    machine.log.unlink()
     DriverPackages(machine.work(), plan, Rpm("Rocky Linux 9")).install()
     calls = [call for call in machine.calls() if "versionlock" in call or " install " in call]
     assert calls[0] == "dnf -q -y versionlock delete --raw *nvidia*580.95.05*"
