@@ -266,14 +266,14 @@ class ToolkitWork:
         self.pending += devices.pending
 
     def _write(self, name: str, before: str, after: str) -> None:
-        """A file of somebody else's that we add to: its mode stays."""
+        """A file of somebody else's that we add to: its mode stays, and so does a link to it."""
         if before == after:
             return
         path = self._path(name)
         if not self.check and name == DAEMON_JSON:
             self.receipt.record("path", path, role=ROLE)  # ours only where there is none yet
         mode = os.stat(path).st_mode & 0o7777 if os.path.exists(path) else 0o644
-        self.changes.append(atomic_write(path, after.encode(), mode=mode, check=self.check))
+        self.changes.append(atomic_write(os.path.realpath(path), after.encode(), mode=mode, check=self.check))
         self.actions.append(f"{name} written")
 
     def _path(self, absolute: str) -> str:

@@ -345,6 +345,20 @@ def test_settings_that_dockerd_refuses_are_not_written(bench: Bench) -> None:
     assert [path.name for path in bench.daemon.parent.iterdir()] == ["daemon.json"]
 
 
+def test_settings_that_are_a_link_stay_one(bench: Bench) -> None:
+    """Somebody keeps them elsewhere: what is there is added to, with its mode."""
+    kept = bench.daemon.parent / "kept.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"debug": true}\n')
+    kept.chmod(0o600)
+    bench.daemon.symlink_to("kept.json")
+    bench.run()
+    assert bench.daemon.is_symlink()
+    assert set(json.loads(kept.read_text())) >= {"debug", "runtimes"}
+    assert kept.stat().st_mode & 0o777 == 0o600
+    assert bench.run()["actions"] == []
+
+
 def test_an_engine_of_others_is_configured_but_not_installed(bench: Bench) -> None:
     """Without ``docker`` nothing is installed or started; without an Engine there is no file either."""
     bench.engine.process = ""
