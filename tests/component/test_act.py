@@ -35,7 +35,7 @@ from runnerctl.core.snapshot import (
     Unavailable,
 )
 from runnerctl.core.spec import GithubRunner, HostSpec, Runnerctl, Slot
-from runnerctl.errors import AccessError
+from runnerctl.errors import AccessError, TryAgainError
 from runnerctl.probes.history import read_gpu_history
 from tests.component.hold_place import BOOT, MINE, NOW, SICK, A, B, Place, make_place
 
@@ -352,3 +352,28 @@ def test_two_gpus_taken_out_at_once_both_stand_in_the_hold(act: Round, place: Pl
     assert hold is not None
     assert hold.causes[0].gpus == (A, B)
     assert "GPU 0: no spare row" in hold.reason and "GPU 1: no spare row" in hold.reason
+
+
+@pytest.mark.parametrize("text", ["{", '{"schema": "runnerctl.gpus/2"}'])
+def test_lost_notes_bring_no_gpu_back(act: Round, place: Place, text: str) -> None:
+    """They may have said that it is out: it stays on hold until somebody forgives it."""
+    act(0)
+    place.layout.path("/var/lib/runnerctl/gpus.json").write_text(text)
+    assert act() == []
+    assert act.events() == ["taken_out"]
+    for _ in range(4):
+        assert act() == []
+    assert place.hold("a") is not None
+    acting.forgive(place.layout, [A], clock=lambda: NOW.timestamp() + 7200, say=place.said.append)
+    assert "released" in act.events()
+
+
+def test_notes_that_cannot_be_read_are_left_alone(act: Round, place: Place) -> None:
+    """A failing disk says nothing of the notes: nobody acts on what is not known, and it is said."""
+    act(0)
+    notes = place.layout.path("/var/lib/runnerctl/gpus.json")
+    notes.unlink(missing_ok=True)
+    notes.mkdir()
+    with pytest.raises(TryAgainError, match="mend that first"):
+        act(0)
+    assert notes.is_dir()

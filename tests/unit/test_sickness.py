@@ -167,6 +167,12 @@ def test_gpus_that_nouveau_holds_are_no_use_to_any_job() -> None:
     assert told(taken) == {A: "sick WARN", B: "sick WARN"}
 
 
+def test_a_kernel_log_with_a_gap_may_hide_a_fault() -> None:
+    """Lines that were lost are not known to be harmless: nothing is released for them."""
+    log = KernelLog(boot_id="b0", source="kmsg", truncated=True)
+    assert told(snapshot(*WELL, kernel_log=log)) == {A: "unknown INFO", B: "unknown INFO"}
+
+
 def test_a_reading_that_was_not_taken_is_unknown() -> None:
     """Of NVML, and of the kernel log, where a fault may stand; in a container it is another's log."""
     assert told(snapshot(nvml=Unavailable("no answer"))) == {A: "unknown INFO", B: "unknown INFO"}

@@ -180,6 +180,7 @@ class Actor:
     def act(self) -> list[str]:
         """Probe, judge, decide, do; one thing that fails does not keep the others from being done."""
         slots = self._slots()
+        self._remember_holds(slots)
         self._try(self._have_probed, [])
         plan = decide(
             list(self.gpus.values()),
@@ -191,10 +192,20 @@ class Actor:
         done: list[str] = []
         for decision in plan.decisions:
             self._try(partial(self._do, decision, slots), done)
-        self.notes.count(plan.clean_probes, now=self.moment.now)
+        self._try(partial(self.notes.count, plan.clean_probes, now=self.moment.now), done)
         for slot in slots:
             self._try(partial(self._settle, slot), done)
         return done
+
+    def _remember_holds(self, slots: Sequence[SlotState]) -> None:
+        """Lost notes may have said that a GPU is out: what is on hold stays so until a human comes."""
+        if not self.notes.lost:
+            return
+        why = "the notes about it were damaged"
+        held = dict.fromkeys(uuid for slot in slots for uuid in slot.by_health or ())
+        self.notes.add(
+            [GpuEvent(self.moment.now, self.moment.boot_id, "taken_out", uuid, None, why) for uuid in held]
+        )
 
     def _try(self, do: Callable[[], str | None], done: list[str]) -> None:
         try:

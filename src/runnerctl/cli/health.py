@@ -114,6 +114,10 @@ def health(
 
     command: Context = context.obj
     _refuse_contradictions(file=file, rootfs=rootfs, act=act, deep=deep)
+    if prometheus:
+        from runnerctl.cli.render_metrics import check_name
+
+        check_name(prometheus)  # before anything is done
     found = _saved(file) if file else _taken(command, _Look(rootfs, deadline, network=network, deep=deep))
     verdict = judge(found)
     if act:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import msgspec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 
 from runnerctl.core.driver_readings import GpuEvent, GpuHistory
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.files import under
-from runnerctl.probes.history import PATH, HistoryFile, read_gpu_history
+from runnerctl.probes.history import DAMAGED, FOREIGN, PATH, HistoryFile, read_gpu_history
 
 __all__ = ["Notes"]
 
@@ -21,20 +22,27 @@ MOST_EVENTS = 1000
 
 
 class Notes:
-    """The notes of one host. ``say`` is told when a damaged file had to be moved aside."""
+    """The notes of one host. ``say`` is told when a damaged file had to be moved aside.
+
+    Raises HostError when the file is not damaged and yet cannot be read.
+    """
 
     def __init__(self, root: Path, say: Callable[[str], None]) -> None:
         self.root = root
         self.path = under(root, PATH)
+        self.lost = False  # whether what was written down before was damaged
         self.history = self._read(say)
 
     def _read(self, say: Callable[[str], None]) -> GpuHistory:
         """What is written; nothing after damage: the holds stand in files of their own, and stay."""
         found = read_gpu_history(self.root)
         if isinstance(found, Unavailable):
+            if DAMAGED not in found.reason and FOREIGN not in found.reason:
+                raise HostError(found.reason, remedy="mend that first: nothing is done until then")
+            self.lost = True
             aside = self.path.with_suffix(".damaged")
             self.path.replace(aside)
-            say(f"{found.reason}; moved to {aside}, and begun afresh: holds stay, counts begin at nothing")
+            say(f"{found.reason}; moved to {aside}, and begun afresh: GPUs on hold count as taken out")
             return GpuHistory()
         return found or GpuHistory()
 

@@ -7,9 +7,16 @@ from pathlib import Path
 from runnerctl.errors import UnavailableError, UsageError
 from runnerctl.probes.replace import replace_file
 
-__all__ = ["write_metrics"]
+__all__ = ["check_name", "write_metrics"]
 
 _MODE = 0o644  # the exporter runs as a user of its own
+
+
+def check_name(file: str) -> None:
+    """Raises UsageError when a collector would not read a file of this name."""
+    if Path(file).suffix != ".prom":
+        remedy = "collectors read files named *.prom only"
+        raise UsageError("does not end in .prom", where=file, remedy=remedy)
 
 
 def write_metrics(file: str, text: str) -> None:
@@ -18,11 +25,8 @@ def write_metrics(file: str, text: str) -> None:
     The temporary file lies in the same directory and does not end in ``.prom``: no collector reads it.
     Raises UsageError when the file cannot be one of a collector, UnavailableError when it cannot be written.
     """
+    check_name(file)
     path = Path(file)
-    if path.suffix != ".prom":
-        raise UsageError(
-            "does not end in .prom", where=file, remedy="collectors read files named *.prom only"
-        )
     try:
         replace_file(path, text.encode(), mode=_MODE)
     except OSError as error:

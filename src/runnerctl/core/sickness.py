@@ -148,8 +148,11 @@ class _Sight:
         return "none" if any(passed) else "small"
 
     def _deaf(self) -> bool:
-        """Whether a fault may stand in a kernel log that should be readable and was not."""
-        return isinstance(self.snapshot.kernel_log, Unavailable) and not self.snapshot.host.container
+        """Whether a fault may stand in a kernel log that should be readable and was not, or not wholly."""
+        log = self.snapshot.kernel_log
+        if isinstance(log, KernelLog):
+            return log.truncated
+        return isinstance(log, Unavailable) and not self.snapshot.host.container
 
     def _driver(self, wide: Finding) -> _Cause:
         nvml = self.snapshot.nvml

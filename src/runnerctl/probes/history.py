@@ -10,10 +10,12 @@ from runnerctl.core.driver_readings import GpuEvent, GpuHistory
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.files import read_bytes, under
 
-__all__ = ["PATH", "SCHEMA", "HistoryFile", "read_gpu_history"]
+__all__ = ["DAMAGED", "FOREIGN", "PATH", "SCHEMA", "HistoryFile", "read_gpu_history"]
 
 PATH = "/var/lib/runnerctl/gpus.json"
 SCHEMA = "runnerctl.gpus/1"
+# What is said of a file that no later reading will make better.
+DAMAGED, FOREIGN = "cannot be understood", "has schema"
 
 
 class HistoryFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +34,7 @@ def read_gpu_history(rootfs: Path) -> GpuHistory | Unavailable | None:
     try:
         file = msgspec.json.decode(data, type=HistoryFile)
     except msgspec.MsgspecError as error:
-        return Unavailable(f"{PATH} cannot be understood: {error}")
+        return Unavailable(f"{PATH} {DAMAGED}: {error}")
     if file.schema != SCHEMA:
-        return Unavailable(f"{PATH} has schema {file.schema[:40]!r}, not {SCHEMA!r}")
+        return Unavailable(f"{PATH} {FOREIGN} {file.schema[:40]!r}, not {SCHEMA!r}")
     return GpuHistory(file.events, file.clean_probes)
