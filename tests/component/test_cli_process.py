@@ -295,6 +295,19 @@ def imported(*arguments: str) -> set[str]:
 HEAVY = {"pydantic", "rich", "requests", "msgspec", "docker", "cryptography", "jwt", "ansible", "urllib3"}
 
 
+def test_a_verdict_in_a_hurry_loads_no_pydantic(tmp_path: Path) -> None:
+    """Typer loads it for options that are numbers; the deadline is one that matters."""
+    argv = ["health", "--rootfs", str(tmp_path), "--no-network", "--deadline", "5", "-o", "json"]
+    code = (
+        "import sys; from runnerctl.cli.main import main\n"
+        "main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert not {"pydantic", "requests", "docker", "ansible"} & set(done.stderr.split())
+
+
 def test_help_imports_nothing_heavy() -> None:
     """Start-up is part of every job."""
     modules = imported("--help")
