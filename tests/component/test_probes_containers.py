@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import http.server
-import json
 import os
-import threading
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,6 +15,7 @@ from runnerctl.core.driver_readings import ContainerGpus, OpenContainer
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes import containers
 from runnerctl.probes.bounded import Task, run_all
+from tests.component.engine_support import serving_engine
 
 INFO = {"Runtimes": {"runc": {}, "nvidia": {}}, "CgroupDriver": "systemd", "CDISpecDirs": ["/etc/cdi"]}
 PLAIN, BY_REQUEST, BY_DEVICE, BY_ENV, BY_CDI, GONE = (f"{number}" * 64 for number in range(6))
@@ -43,37 +41,23 @@ SHOWN: dict[str, dict[str, Any]] = {
 PID = 99_999_999  # of each container's first process; none on the machine that runs the tests
 
 
-class _Engine(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0].removeprefix("/v1.52")
-        answers: Mapping[str, Any] = {
-            "/_ping": "OK",
-            "/version": {"Version": "29.1.0", "ApiVersion": "1.52"},
-            "/info": INFO,
-            "/containers/json": [{"Id": name} for name in (*SHOWN, GONE)],
-        }
-        one = path.removeprefix("/containers/").removesuffix("/json")
-        answer = {"Id": one, "State": {"Pid": PID}, **SHOWN[one]} if one in SHOWN else answers.get(path)
-        body = (
-            answer if isinstance(answer, str) else json.dumps(answer or {"message": "no such container"})
-        ).encode()
-        self.send_response(200 if answer is not None else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
+def _answer(path: str) -> Any:
+    """What the Engine says of a path."""
+    answers: Mapping[str, Any] = {
+        "/_ping": "OK",
+        "/version": {"Version": "29.1.0", "ApiVersion": "1.52"},
+        "/info": INFO,
+        "/containers/json": [{"Id": name} for name in (*SHOWN, GONE)],
+    }
+    one = path.removeprefix("/containers/").removesuffix("/json")
+    return {"Id": one, "State": {"Pid": PID}, **SHOWN[one]} if one in SHOWN else answers.get(path)
 
 
 @pytest.fixture
 def docker_host() -> Iterator[str]:
     """An Engine with six containers, one of which ends before it can be inspected."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Engine) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"tcp://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving_engine(_answer) as address:
+        yield address
 
 
 def _tool(folder: Path, name: str, script: str) -> None:

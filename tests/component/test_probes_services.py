@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import http.server
-import json
 import os
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from runnerctl.core.snapshot import Docker, LogLine, Unavailable
 from runnerctl.probes import engine, units
 from runnerctl.probes.bounded import Task, run_all
+from tests.component.engine_support import serving_engine
 
 ENGINE = {
     "/_ping": "OK",
@@ -24,28 +21,11 @@ ENGINE = {
 }
 
 
-class _Engine(http.server.BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        path = self.path if self.path in ENGINE else "/" + self.path.rpartition("/")[2]
-        answer: Any = ENGINE.get(path)
-        body = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
-        self.send_response(200 if answer else 404)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 @pytest.fixture
 def docker_host() -> Iterator[str]:
     """An Engine that answers the three questions."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Engine) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"tcp://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving_engine(ENGINE.get) as address:
+        yield address
 
 
 def _docker(host: str) -> Docker | Unavailable:

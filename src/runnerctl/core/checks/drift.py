@@ -77,7 +77,8 @@ NOTES = Check(
         "/var/lib/runnerctl/gpus.json. Where that file cannot be understood, a GPU that is out of service, "
         "or a fault that came back, would look like new."
     ),
-    remedy="`runnerctl health --act` as root moves a damaged file aside and begins afresh; holds stay",
+    remedy="`runnerctl health --act` as root moves a damaged file aside and begins afresh: GPUs on hold then "
+    "count as taken out, until `runnerctl resume --force`",
     judge=_judge_notes,
     needs=("gpu_history",),
     when=_noted,

@@ -176,7 +176,8 @@ def _switch(events: list[KernelEvent]) -> Verdict:
     data = {"codes": codes, "count": len(events), "fatal": len(fatal)}
     if fatal:
         return critical(f"SXid {listed}: {fatal[-1].message or 'no text'}", **data)
-    return ok(f"{len(events)} times SXid {listed}, none of them fatal", **data)
+    times = "once" if len(events) == 1 else f"{len(events)} times"
+    return ok(f"SXid {listed} {times}, none of them fatal", **data)
 
 
 def _judge_mismatch(log: KernelLog, module: NvidiaModule, *, spec: HostSpec | None) -> Iterable[Verdict]:
