@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from runnerctl.core.environment import slot_environment
 from runnerctl.core.labels import architecture_label
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
 from runnerctl.core.scope import Scope, api_url_for, parse_scope
@@ -70,12 +71,6 @@ def desired_slot(spec: HostSpec, slot: Slot, version: str) -> dict[str, Any]:
         "no_default_labels": spec.github_runner.no_default_labels,
         "env": slot_environment(spec),
     }
-
-
-def slot_environment(spec: HostSpec) -> dict[str, str]:
-    """The runner's environment: inventory's, and where conda is (``setup-miniconda`` reads ``CONDA``)."""
-    conda = {"CONDA": "/opt/miniforge3"} if spec.conda.manage else {}
-    return {**conda, **spec.github_runner.env}
 
 
 class Fleet:

@@ -19,19 +19,28 @@ TABLE: Mapping[str, Entry] = {
     "restart": Entry("runnerctl.cli.slots", "Restart a slot's runner, now or when it is idle."),
     "drain": Entry("runnerctl.cli.drain", "Put a slot on hold; the job that runs is left alone."),
     "resume": Entry("runnerctl.cli.drain", "Take a slot's hold away and start it."),
+    "upgrade": Entry("runnerctl.cli.upgrade", "Bring a fleet to another runner release, batch by batch."),
+    "adopt": Entry("runnerctl.cli.adopt", "Take over a runner that svc.sh installed, without registering."),
     "list": Entry("runnerctl.cli.listing", "List this host's slots, or the runners that GitHub knows."),
     "health": Entry("runnerctl.cli.health", "Judge this host: GPUs, runners, disk, network."),
+    "fleet": Entry("runnerctl.cli.fleet", "Judge every host of an inventory, and what GitHub says of it."),
+    "doctor": Entry("runnerctl.cli.doctor", "Judge credential, groups and settings at GitHub."),
     "snapshot": Entry("runnerctl.cli.health", "Save what the host looks like, for a bug report."),
     "baseline": Entry(
         "runnerctl.cli.baseline", "Save what this host's GPUs are like; health reports what differs later."
     ),
+    "labels": Entry("runnerctl.cli.labels", "Change the labels of runners at GitHub."),
+    "group": Entry("runnerctl.cli.group", "List and make runner groups, and move runners between them."),
+    "prune": Entry("runnerctl.cli.prune", "Remove records of runners that no longer exist."),
+    "keepalive": Entry("runnerctl.cli.keepalive", "Keep the records of parked hosts from running out."),
+    "bundle": Entry("runnerctl.cli.bundle", "Collect what hosts without internet need."),
     "spec": Entry("runnerctl.cli.spec", "Show or check what a host should be."),
     "auth": Entry("runnerctl.cli.auth", "Find out what the credential at hand may do."),
     "logs": Entry("runnerctl.cli.logs", "Show what a slot's runner wrote."),
     "xid": Entry("runnerctl.cli.xid", "Explain an Xid error of the NVIDIA driver."),
 }
 # Their exit code is a verdict: whatever goes wrong in them is UNKNOWN, a wrong option included.
-VERDICTS = frozenset({"health"})
+VERDICTS = frozenset({"health", "fleet", "doctor"})
 LINTERS = frozenset({"spec validate"})
 
 HELP = """Run GitHub Actions on your own GPU machines.

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from runnerctl.cli.context import Context
+from runnerctl.cli.playbook import play
 from runnerctl.errors import ConfigError, DataError, UnavailableError
 
 __all__ = ["Resolved", "resolve"]
 
 PLAYBOOK = "runnerctl.gpu_runner.spec"
 SECONDS = 600.0  # inventory plugins may ask a cloud; an answer that takes longer is none
-LAST_LINES = 3
 
 
 @dataclass(frozen=True)
@@ -36,11 +29,20 @@ def resolve(context: Context, inventory: str, *, limit: str | None = None) -> li
 
     Raises ConfigError without ansible-core or such an inventory, UnavailableError when Ansible fails.
     """
-    command = [_ansible_playbook(), PLAYBOOK, "--inventory", _inventory(inventory)]
-    command += ["--limit", limit] if limit else []
-    with tempfile.TemporaryDirectory(prefix="runnerctl-spec-") as folder:
-        _run(context, [*command, "--extra-vars", json.dumps({"spec_output_dir": folder})])
-        found = [_read(path) for path in sorted(Path(folder).glob("*.json"))]
+    played = play(
+        context,
+        "spec",
+        inventory=inventory,
+        limit=limit,
+        output_variable="spec_output_dir",
+        seconds=SECONDS,
+    )
+    if played.status:
+        raise UnavailableError(
+            f"ansible-playbook {PLAYBOOK} failed: {played.reason}",
+            remedy="run it by hand to see all of its output",
+        )
+    found = [_read(answer) for answer in played.answers.values()]
     if not found:
         pattern = f" that match {limit!r}" if limit else ""
         raise ConfigError(
@@ -49,62 +51,8 @@ def resolve(context: Context, inventory: str, *, limit: str | None = None) -> li
     return found
 
 
-def _ansible_playbook() -> str:
-    """``ansible-playbook`` of our own environment, or of the search path."""
-    beside = Path(sys.executable).with_name("ansible-playbook")
-    command = str(beside) if os.access(beside, os.X_OK) else shutil.which("ansible-playbook")
-    if command is None:
-        raise ConfigError(
-            "an inventory needs ansible-core, which is not installed",
-            remedy="pip install 'runnerctl[controller]'",
-        )
-    return command
-
-
-def _inventory(given: str) -> str:
-    """A path that exists, or a list of hosts with a comma, as Ansible has it."""
-    if "," not in given and not Path(given).exists():
-        raise ConfigError("no such inventory", where=given, remedy="give a file or a directory")
-    return given
-
-
-def _run(context: Context, command: list[str]) -> None:
-    environment = {**context.env, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_INVENTORY_UNPARSED_FAILED": "1"}
-    environment.pop("ANSIBLE_FORCE_COLOR", None)
+def _read(data: dict[str, Any]) -> Resolved:
     try:
-        answer = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            env=environment,
-            timeout=SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise UnavailableError(
-            f"ansible-playbook did not end within {SECONDS:g} s", remedy="try ansible-inventory --list"
-        ) from None
-    if answer.returncode:
-        raise UnavailableError(
-            f"ansible-playbook {PLAYBOOK} failed: {_reason(answer.stdout, answer.stderr)}",
-            remedy="run it by hand to see all of its output",
-        )
-
-
-def _reason(stdout: str, stderr: str) -> str:
-    """The lines that tell: Ansible's errors, else the last ones."""
-    from runnerctl.redact import redact
-
-    lines = [line.strip() for line in (stderr + "\n" + stdout).splitlines() if line.strip()]
-    telling = [line for line in lines if line.startswith(("ERROR", "[ERROR]", "fatal:"))] or lines
-    return redact(" ".join(telling[:LAST_LINES]))[:600] or "no output"
-
-
-def _read(path: Path) -> Resolved:
-    try:
-        data = json.loads(path.read_text())
         problems = tuple(
             {key: str(problem[key]) for key in ("variable", "message", "remedy")}
             for problem in data.get("problems") or ()

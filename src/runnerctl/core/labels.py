@@ -6,12 +6,22 @@ from collections.abc import Iterable
 
 from runnerctl.errors import ConfigError
 
-__all__ = ["ARCHITECTURES", "READ_ONLY", "architecture_label", "check_label", "custom_labels", "normalise"]
+__all__ = [
+    "ARCHITECTURES",
+    "DRAINED",
+    "READ_ONLY",
+    "architecture_label",
+    "check_label",
+    "custom_labels",
+    "normalise",
+]
 
 # `uname -m` -> GitHub's name for it (actions/runner, Constants.Architecture).
 ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64"}
 # What GitHub adds by itself and reports as type `read-only`.
 READ_ONLY = frozenset({"self-hosted", "linux", "x64", "arm64", "arm"})
+# The only custom label of a runner that was cut from routing; no inventory may use it.
+DRAINED = "runnerctl-drained"
 MAX_LENGTH = 256  # actions/runner, ConfigurationManager: a longer label is refused
 
 

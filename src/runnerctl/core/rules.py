@@ -183,6 +183,12 @@ def _limit_problems(spec: HostSpec) -> list[Problem]:
         value = getattr(spec.github_runner, name)
         if value < 1:
             problems.append(Problem(f"github_runner_{name}", f"is {value}", "give at least 1"))
+    if spec.github_runner.drain_quiet_seconds < 0:
+        value = spec.github_runner.drain_quiet_seconds
+        problems.append(Problem("github_runner_drain_quiet_seconds", f"is {value}", "give 0 or more"))
+    if not 1 <= limits.fleet_max_held_percent <= 100:
+        value = limits.fleet_max_held_percent
+        problems.append(Problem("runnerctl_fleet_max_held_percent", f"is {value}", "give 1 to 100"))
     return problems + _ladder_problems(spec.runnerctl)
 
 

@@ -91,9 +91,17 @@ class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Runnerctl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The CLI on a runner host, and the limits of its health verdict."""
+    """The CLI on a runner host, the host's way to the network, and the limits of its health verdict.
+
+    ``bundle`` and ``ca_bundle`` are paths on the controller; the proxies hold no password.
+    """
 
     wheelhouse: str | None = None
+    bundle: str | None = None
+    http_proxy: str | None = None
+    https_proxy: str | None = None
+    no_proxy: tuple[str, ...] = ()
+    ca_bundle: str | None = None
     health_disk_free_warning_percent: int = 10
     health_disk_free_critical_percent: int = 4
     health_clock_skew_warning_seconds: int = 30
@@ -107,6 +115,7 @@ class Runnerctl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health_reboots_per_day: int = 1
     health_clean_probes: int = 3
     health_prometheus: str | None = None
+    fleet_max_held_percent: int = 34
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,6 +146,8 @@ class GithubRunner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str] = {}
     online_timeout_seconds: int = 120
     drain_timeout_seconds: int = 3600
+    drain_quiet_seconds: int = 75
+    drain_group: str | None = None
 
 
 class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
