@@ -177,6 +177,7 @@ def test_wrong_bytes_come_back(bench: Bench) -> None:
     assert "wrong results" in finding.summary and "the first at byte 100" in finding.summary
 
 
+@pytest.mark.exhaustive
 def test_memory_that_loses_a_bit(bench: Bench) -> None:
     """Beyond what the workload touches: only the memory test finds it, in each pass, at its place."""
     health = bench.judge("flip_word 5000000", ONE)
@@ -212,6 +213,7 @@ def test_a_gpu_with_little_memory_free(bench: Bench) -> None:
     assert (finding.status, finding.data["kind"]) == ("UNKNOWN", "in_use")
 
 
+@pytest.mark.exhaustive
 def test_a_gpu_with_a_process(bench: Bench) -> None:
     """However little memory it holds, the memory test would take the rest from it."""
     busy = (msgspec.structs.replace(TWO[0], processes=(GpuProcess(4711, "compute", 1),)), TWO[1])
@@ -222,6 +224,7 @@ def test_a_gpu_with_a_process(bench: Bench) -> None:
     assert _of(health, "gpu.memory_test", 1).status == "OK"
 
 
+@pytest.mark.exhaustive
 def test_a_fault_in_a_later_round(bench: Bench) -> None:
     """The workload is sound; the memory test and the copies each say what stopped them."""
     health = bench.judge("fault cuMemGetInfo_v2@0 hang\nfault cuMemHostAlloc@1 return 304")
@@ -231,6 +234,7 @@ def test_a_fault_in_a_later_round(bench: Bench) -> None:
     assert finding.status == "CRITICAL" and "CUDA_ERROR_OPERATING_SYSTEM (304)" in finding.summary
 
 
+@pytest.mark.exhaustive
 def test_slow_copies(bench: Bench) -> None:
     """20 ms for some megabytes is far below an L4's floor; the other ways are judged by themselves."""
     finding = _of(bench.judge("fault cuMemcpyHtoD_v2 sleep 20", L4), "gpu.bandwidth", 0)
@@ -247,6 +251,7 @@ def test_no_library(tmp_path: Path) -> None:
     assert finding.status == "CRITICAL" and "libcuda.so.1" in finding.summary
 
 
+@pytest.mark.exhaustive
 def test_only_gpus_that_nvml_opened(bench: Bench) -> None:
     """A lost GPU has its finding already; MIG devices are probed in place of the whole."""
     lost = Gpu(index=0, uuid=FIRST, failure=NvmlFailure("gpu_lost", "x", "x", 15, 0))
@@ -327,6 +332,7 @@ def test_the_command_from_end_to_end(library: Path, tmp_path: Path) -> None:
     assert "802" in _of(health, "gpu.compute", 1).summary
 
 
+@pytest.mark.exhaustive
 def test_a_display_server_is_no_job(bench: Bench) -> None:
     """What Xorg holds does not keep the memory test from running."""
     shown = (msgspec.structs.replace(TWO[0], processes=(GpuProcess(1, "graphics", 1),)),)

@@ -262,6 +262,7 @@ def test_a_wrong_signature_is_seen_also_where_older_lists_are_cached(
     assert machine.files() == before
 
 
+@pytest.mark.exhaustive
 def test_a_server_that_does_not_answer(machine: Machine, mirror: Mirror) -> None:
     """The key cannot be had, or the lists cannot: one line each."""
     mirror.fault("404", "/acme/gpgkey")

@@ -91,6 +91,7 @@ def host(tmp_path: Path) -> Host:
     return Host(tmp_path)
 
 
+@pytest.mark.exhaustive  # a real pip: it takes as long as a whole file
 def test_install_peace_failure_upgrade_and_damage(host: Host) -> None:
     first = host.wanted("1.0")
     predicted = host.converge(first, check=True)
