@@ -15,12 +15,17 @@ import msgspec
 __all__ = [
     "Asset",
     "Deprecation",
+    "ForkApproval",
+    "GroupMember",
     "Label",
+    "RateLimit",
     "Release",
+    "Repository",
     "Runner",
     "RunnerDownload",
     "RunnerGroup",
     "RunnerToken",
+    "SelfHostedSettings",
 ]
 
 _VERSION = re.compile(r"-(\d+\.\d+\.\d+)\.(?:tar\.gz|zip)$")
@@ -61,7 +66,11 @@ class Runner(msgspec.Struct, frozen=True):
 
 
 class RunnerGroup(msgspec.Struct, frozen=True):
-    """A runner group of an organisation or enterprise."""
+    """A runner group of an organisation or enterprise.
+
+    ``visibility`` is ``all``, ``selected`` or ``private``; ``inherited`` groups belong to the enterprise and
+    are changed there. None: this server does not say.
+    """
 
     id: int
     name: str
@@ -69,6 +78,65 @@ class RunnerGroup(msgspec.Struct, frozen=True):
     default: bool = False
     inherited: bool = False
     allows_public_repositories: bool = False
+    inherited_allows_public_repositories: bool | None = None
+    restricted_to_workflows: bool = False
+    selected_workflows: tuple[str, ...] = ()
+    workflow_restrictions_read_only: bool = False
+
+
+class GroupMember(msgspec.Struct, frozen=True):
+    """Who may use a group: a repository (``full_name``, ``private``), or an organisation (``login``)."""
+
+    id: int
+    full_name: str = ""
+    login: str = ""
+    private: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """``owner/repository``, or the organisation's name."""
+        return self.full_name or self.login
+
+
+class Repository(msgspec.Struct, frozen=True):
+    """A repository. ``visibility`` is ``public``, ``private`` or ``internal``; empty where it is not told."""
+
+    id: int
+    full_name: str
+    private: bool
+    visibility: str = ""
+    archived: bool = False
+    fork: bool = False
+
+    @property
+    def public(self) -> bool:
+        """Whether anybody may open a pull request."""
+        return self.visibility == "public" or (not self.visibility and not self.private)
+
+
+class SelfHostedSettings(msgspec.Struct, frozen=True):
+    """Which repositories may have runners of their own: ``all``, ``selected`` or ``none``."""
+
+    enabled_repositories: str
+
+
+class ForkApproval(msgspec.Struct, frozen=True):
+    """Whose pull requests from forks wait for an approval.
+
+    ``approval_policy`` is ``first_time_contributors_new_to_github``, ``first_time_contributors`` or
+    ``all_external_contributors``.
+    """
+
+    approval_policy: str
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """One bucket of requests an hour. ``reset`` is in UTC epoch seconds of GitHub's clock."""
+
+    limit: int
+    remaining: int
+    reset: int
+    used: int = 0
 
 
 class RunnerToken(msgspec.Struct, frozen=True):

@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, TypeVar
 from urllib.parse import quote
 
-import msgspec
-
-from runnerctl.core.scope import Scope
-from runnerctl.errors import ConfigError, DataError, TryAgainError
-from runnerctl.github.client import GitHubClient
-from runnerctl.github.models import (
-    Deprecation,
-    Label,
-    Release,
-    Runner,
-    RunnerDownload,
-    RunnerGroup,
-    RunnerToken,
-)
+from runnerctl.errors import DataError, TryAgainError
+from runnerctl.github.groups import GroupOperations
+from runnerctl.github.labels import LabelOperations
+from runnerctl.github.models import Deprecation, Release, Runner, RunnerDownload, RunnerToken
+from runnerctl.github.operations import convert
+from runnerctl.github.settings import SettingOperations
 from runnerctl.redact import register_secret
 
 __all__ = ["RELEASES", "Registry"]
@@ -29,25 +19,17 @@ RELEASES = "/repos/actions/runner/releases"  # public; the runner's releases and
 _PLATFORM = re.compile(r"actions-runner-([a-z]+-[a-z0-9]+)-\d")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-T = TypeVar("T")
 
-
-class Registry:
-    """Runners, groups, tokens and downloads of ``scope``, through ``client``.
+class Registry(LabelOperations, GroupOperations, SettingOperations):
+    """Runners, labels, groups, tokens, downloads and settings of ``scope``, through ``client``.
 
     Every method raises what the client raises: AccessError names the missing permission.
     """
 
-    def __init__(self, client: GitHubClient, scope: Scope) -> None:
-        self.client = client
-        self.scope = scope
-        self._runners = f"{scope.path}/actions/runners"
-        self._groups = f"{scope.path}/actions/runner-groups"
-
     def runners(self) -> tuple[Runner, ...]:
         """Every runner of the scope, through all pages."""
         rows = self.client.pages(self._runners, key="runners", what="list the runners")
-        return _convert(rows, tuple[Runner, ...], where=self._runners)
+        return convert(rows, tuple[Runner, ...], where=self._runners)
 
     def runner_by_name(self, name: str) -> Runner | None:
         """The runner of that exact name (GitHub compares without case), or None.
@@ -57,7 +39,7 @@ class Registry:
         rows = self.client.pages(
             self._runners, params={"name": name}, key="runners", what=f"look up the runner {name}"
         )
-        found = _convert(rows, tuple[Runner, ...], where=self._runners)
+        found = convert(rows, tuple[Runner, ...], where=self._runners)
         return next((runner for runner in found if runner.name.casefold() == name.casefold()), None)
 
     def runner(self, runner_id: int) -> Runner | None:
@@ -98,62 +80,6 @@ class Registry:
         register_secret(token.token)
         return token
 
-    def set_labels(self, runner_id: int, labels: Iterable[str]) -> frozenset[str]:
-        """Replace the custom labels; returns those GitHub now has, lower-cased.
-
-        Raises ConfigError when GitHub refuses one of them.
-        """
-        wanted = sorted(set(labels))
-        answer = self.client.put(
-            f"{self._runners}/{runner_id}/labels",
-            {"labels": wanted},
-            what=f"set the labels of runner {runner_id}",
-            accept=(422,),
-        )
-        if answer.status == 422:
-            raise ConfigError(
-                f"GitHub refuses the labels {', '.join(wanted)}: {answer.message}",
-                where=self.scope.name,
-                remedy="correct the labels in the inventory",
-            )
-        listed = _convert(answer.json(), _Labelled, where=self._runners)
-        return frozenset(label.name.lower() for label in listed.labels if label.type == "custom")
-
-    def groups(self) -> tuple[RunnerGroup, ...]:
-        """The runner groups of an organisation or enterprise; a repository has none."""
-        if self.scope.kind == "repository":
-            return ()
-        rows = self.client.pages(self._groups, key="runner_groups", what="list the runner groups")
-        return _convert(rows, tuple[RunnerGroup, ...], where=self._groups)
-
-    def group_id(self, name: str) -> int:
-        """The id of a group by its name, compared without case.
-
-        Raises ConfigError when there is none, with the names there are.
-        """
-        groups = self.groups()
-        found = next((group for group in groups if group.name.casefold() == name.casefold()), None)
-        if found:
-            return found.id
-        has = f"it has {', '.join(sorted(group.name for group in groups))}" if groups else "it has none"
-        remedy = "create the group, or correct the slot's group"
-        raise ConfigError(f"there is no runner group {name!r}; {has}", where=self.scope.name, remedy=remedy)
-
-    def default_group_id(self) -> int | None:
-        """The id of the group that runners are in unless told otherwise; None for a repository."""
-        return next((group.id for group in self.groups() if group.default), None)
-
-    def move_to_group(self, runner_id: int, group_id: int) -> None:
-        """Put a runner into a group. Raises ConfigError for a repository, which has no groups."""
-        if self.scope.kind == "repository":
-            raise ConfigError(
-                "a repository has no runner groups", where=self.scope.name, remedy="remove the slot's group"
-            )
-        self.client.put(
-            f"{self._groups}/{group_id}/runners/{runner_id}",
-            what=f"move runner {runner_id} to group {group_id}",
-        )
-
     def downloads(self) -> tuple[RunnerDownload, ...]:
         """The runner application this scope is expected to run, one for each platform."""
         path = f"{self._runners}/downloads"
@@ -191,21 +117,6 @@ class Registry:
                 remedy="do not install it; pin a version whose check sums agree",
             )
         return sums.pop() if sums else None
-
-
-class _Labelled(msgspec.Struct):
-    """The answer of the label operations."""
-
-    labels: tuple[Label, ...] = ()
-
-
-def _convert(rows: Any, kind: type[T], *, where: str) -> T:
-    try:
-        return msgspec.convert(rows, kind)
-    except msgspec.ValidationError as error:
-        raise DataError(
-            f"the answer cannot be read: {error}", where=where, remedy="check that the API URL is GitHub's"
-        ) from None
 
 
 def _asset_sum(release: Release, filename: str) -> str | None:
