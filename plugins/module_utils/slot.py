@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .adoption import claim_of, take_over
 from .atomic import atomic_write
 from .hold import hold_reason
 from .lock import exclusive
@@ -29,6 +30,7 @@ from .slot_files import (
     templates,
 )
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
+from .slot_report import Outcome, Report
 from .slot_system import System, UnitState, read_text, remove_tree
 
 __all__ = ["LOCK", "LOCK_SECONDS", "Converger", "Outcome", "Report", "known_slots"]
@@ -36,42 +38,6 @@ __all__ = ["LOCK", "LOCK_SECONDS", "Converger", "Outcome", "Report", "known_slot
 ROLE = "github_runner"
 LOCK = "/var/lib/runnerctl/slots.lock"
 LOCK_SECONDS = 600.0  # a registration has 300
-
-
-@dataclass
-class Report:
-    """What a host says of one slot, and what differs from its spec. Plain data: it travels as JSON."""
-
-    name: str
-    agent_id: int | None = None
-    agent_name: str | None = None
-    url: str | None = None
-    registering: bool = False
-    busy: bool = False
-    active: bool = False
-    hold: str | None = None
-    pending_restart: bool = False
-    changes: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Outcome:
-    """What was done, or in check mode would be."""
-
-    reports: list[Report] = field(default_factory=list)
-    absent: list[Report] = field(default_factory=list)
-    actions: list[str] = field(default_factory=list)
-    diff: list[dict[str, str]] = field(default_factory=list)
-
-    def as_dict(self) -> dict[str, Any]:
-        """The module's return values."""
-        return {
-            "changed": bool(self.actions),
-            "slots": [asdict(report) for report in self.reports],
-            "absent": [asdict(report) for report in self.absent],
-            "actions": self.actions,
-            "diff": self.diff,
-        }
 
 
 def known_slots(layout: Layout) -> list[str]:
@@ -115,6 +81,8 @@ class Converger:
         if self._reload:
             self._act("systemd reads its units again", lambda: self.system.systemctl("daemon-reload"))
         for slot in slots:
+            if not self._adoption(slot):
+                continue
             self._registration(slot, units[slot.unit], enrolments.get(slot.name))
             self._service(slot, self._state_now(slot, units))
         for name in absent:
@@ -201,13 +169,16 @@ class Converger:
 
     def _report(self, name: str, unit: UnitState) -> Report:
         runner = read_runner_file(self.layout.slot_root(name) / ".runner") or {}
-        state = self._state(name)
+        state, claim = self._state(name), claim_of(self.layout, name)
+        if claim:
+            runner = {"agentid": claim.agent_id, "agentname": claim.agent_name, "githuburl": claim.url}
         agent_id = runner.get("agentid")
         return Report(
             name=name,
             agent_id=agent_id if isinstance(agent_id, int) else None,
             agent_name=runner.get("agentname") or state.get("runner_name"),
             url=runner.get("githuburl") or state.get("url"),
+            adopted=bool(claim) or (state.get("adopted") is not None and state.get("adopted") == agent_id),
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),
             active=unit.running,
@@ -257,6 +228,8 @@ class Converger:
         self._act(f"directories of slot {slot.name}", make)
 
     def _write_state(self, slot: SlotSpec, *, agent_id: int | None, registering: bool) -> None:
+        before = self._state(slot.name)
+        adopted, agent_name = before.get("adopted"), before.get("runner_name")
         data = {
             "name": slot.name,
             "url": slot.url,
@@ -265,11 +238,27 @@ class Converger:
             "version": slot.version,
             "registering": registering,
         }
+        if agent_id is not None and adopted == agent_id:
+            data |= {"runner_name": agent_name, "adopted": agent_id}
         path = self.layout.state("slots", slot.name)
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic_write(str(path), (json.dumps(data, indent=2) + "\n").encode())
 
     # -- registration ------------------------------------------------------------------------------------
+
+    def _adoption(self, slot: SlotSpec) -> bool:
+        """Carry out the slot's claim to a stock installation, if it has one; False while that runs a job."""
+        claim = claim_of(self.layout, slot.name)
+        if claim is None:
+            return True
+        if self.system.busy(claim.unit):
+            self.outcome.waiting.append(
+                f"{slot.name}: {claim.unit} runs a job, and is adopted when it has ended"
+            )
+            return False
+        do = partial(take_over, self.layout, self.system, claim, version=slot.version)
+        self._act(f"adoption of {claim.agent_name} as slot {slot.name}", do)
+        return True
 
     def _registration(self, slot: SlotSpec, unit: UnitState, enrolment: Enrolment | None) -> None:
         if enrolment is None:

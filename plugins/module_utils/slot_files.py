@@ -17,6 +17,7 @@ __all__ = [
     "hook_text",
     "read_runner_file",
     "restart_unit_text",
+    "runner_fields",
     "slot_unit_text",
     "templates",
     "unit_text",
@@ -264,13 +265,21 @@ def env_text(slot: SlotSpec) -> str:
 
 
 def read_runner_file(path: Path) -> dict[str, Any] | None:
-    """The runner's own ``.runner``: JSON, perhaps with a byte order mark; keys lower-cased.
+    """The runner's own ``.runner``; None when it is absent or says nothing: the slot is not registered."""
+    try:
+        return runner_fields(path.read_bytes())
+    except OSError:
+        return None
 
-    None when it is absent, cannot be read as JSON, or holds no id: then the slot is not registered.
+
+def runner_fields(content: bytes) -> dict[str, Any] | None:
+    """What a ``.runner`` says: JSON, perhaps with a byte order mark; keys lower-cased.
+
+    None when it cannot be read as JSON, or holds no id.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        data = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
         return None
     fields = {str(key).lower(): value for key, value in data.items()} if isinstance(data, dict) else {}
     agent_id = fields.get("agentid")
