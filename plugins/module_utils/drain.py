@@ -13,8 +13,9 @@ from typing import Any
 
 from .errors import HostError
 from .hold import Cause, Holds
-from .slot import Converger, Report, known_slots
+from .slot import Converger, known_slots
 from .slot_files import Layout
+from .slot_report import Report
 from .slot_system import System, read_text
 
 __all__ = ["Drains"]
@@ -39,7 +40,7 @@ class Drains:
         self.clock = clock
 
     def observe(self) -> list[dict[str, Any]]:
-        """Every slot of the host as plain data: its report, the causes of its hold, the release it is given."""
+        """Every slot of the host as plain data: its report, the causes of its hold, its release."""
         outcome = Converger(self.layout, self.system, check=True).run([], enrolments={}, remove=[])
         return [self._slot(report) for report in outcome.absent]
 

@@ -21,7 +21,18 @@ from .lock import exclusive
 from .slot_files import Layout
 from .slot_system import System
 
-__all__ = ["HEALTH", "OPERATOR", "Cause", "Hold", "Holds", "hold_reason", "hold_text", "parse_hold", "told"]
+__all__ = [
+    "HEALTH",
+    "OPERATOR",
+    "Cause",
+    "Hold",
+    "Holds",
+    "hold_reason",
+    "hold_text",
+    "parse_hold",
+    "read_hold",
+    "told",
+]
 
 HEALTH = "health"
 OPERATOR = "operator"
@@ -36,7 +47,7 @@ JOURNAL = "/run/systemd/journal/socket"
 
 @dataclass(frozen=True)
 class Cause:
-    """Why a slot is on hold: ``by`` health, operator or driver, ``since`` (RFC 3339), for which GPUs."""
+    """Why a slot is on hold: ``by`` health, operator, driver or upgrade, ``since`` (RFC 3339), which GPUs."""
 
     by: str
     reason: str
@@ -96,11 +107,12 @@ def parse_hold(text: str) -> Hold:
 
 def hold_reason(path: Path) -> str | None:
     """Why the slot of this hold file is on hold, as one line; None when it is not."""
-    hold = _read(path)
+    hold = read_hold(path)
     return hold.reason if hold else None
 
 
-def _read(path: Path) -> Hold | None:
+def read_hold(path: Path) -> Hold | None:
+    """The hold of this file; None when there is none."""
     try:
         with path.open("rb") as file:
             return parse_hold(file.read(LARGEST_BYTES).decode("utf-8", "replace"))
@@ -137,7 +149,7 @@ class Holds:
 
     def get(self, slot: str) -> Hold | None:
         """A slot's hold, or None."""
-        return _read(self._path(slot))
+        return read_hold(self._path(slot))
 
     def add(self, slot: str, cause: Cause) -> bool:
         """Give the slot this cause, in place of an older one by the same; True when the file changed.

@@ -16,7 +16,7 @@ from typing import Any
 
 from .adoption import claim_of, take_over
 from .atomic import atomic_write
-from .hold import hold_reason
+from .hold import read_hold
 from .lock import exclusive
 from .receipt import Receipt
 from .slot_files import (
@@ -173,6 +173,7 @@ class Converger:
         if claim:
             runner = {"agentid": claim.agent_id, "agentname": claim.agent_name, "githuburl": claim.url}
         agent_id = runner.get("agentid")
+        hold = read_hold(self.layout.state("hold", name))
         return Report(
             name=name,
             agent_id=agent_id if isinstance(agent_id, int) else None,
@@ -182,7 +183,8 @@ class Converger:
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),
             active=unit.running,
-            hold=hold_reason(self.layout.state("hold", name)),
+            hold=hold.reason if hold else None,
+            hold_by=[cause.by for cause in hold.causes] if hold else [],
             pending_restart=self.layout.state("pending", name).exists(),
         )
 

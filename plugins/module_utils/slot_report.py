@@ -12,6 +12,7 @@ __all__ = ["Outcome", "Report"]
 class Report:
     """What a host says of one slot, and what differs from its spec. Plain data: it travels as JSON.
 
+    ``hold`` is the reason of its hold, ``hold_by`` who gave it: operator, health, driver, upgrade.
     ``adopted``: the registration was taken over from a stock installation, or is about to be.
     """
 
@@ -23,6 +24,7 @@ class Report:
     busy: bool = False
     active: bool = False
     hold: str | None = None
+    hold_by: list[str] = field(default_factory=list)
     pending_restart: bool = False
     adopted: bool = False
     changes: list[str] = field(default_factory=list)

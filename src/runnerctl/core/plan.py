@@ -10,17 +10,20 @@ from typing import Literal
 
 import msgspec
 
-from runnerctl.core.labels import normalise
+from runnerctl.core.labels import DRAINED, normalise
 from runnerctl.core.spec import HostSpec, Slot
 
 __all__ = ["LocalSlot", "Record", "Registration", "SlotPlan", "plan_slot"]
+
+ROUTED_HOLDS = frozenset({"operator", "upgrade"})  # who cuts a slot from routing before the hold
 
 
 class LocalSlot(msgspec.Struct, frozen=True):
     """What the host reports of a slot.
 
     ``registering`` is true when a registration was begun and its end was never noted: the process was
-    killed in between, so a record of that name is ours.
+    killed in between, so a record of that name is ours. ``hold`` is the reason of the slot's hold,
+    ``hold_by`` who gave it: ``operator``, ``health``, ``driver``, ``upgrade``.
     """
 
     name: str
@@ -31,6 +34,7 @@ class LocalSlot(msgspec.Struct, frozen=True):
     busy: bool = False
     active: bool = False
     hold: str | None = None
+    hold_by: tuple[str, ...] = ()
     pending_restart: bool = False
     changes: tuple[str, ...] = ()
 
@@ -102,6 +106,8 @@ def plan_slot(
     runner_name = spec.runner_name(slot)
     here = local.agent_id is not None and _same_url(local.url, spec.slot_scope(slot).url)
     if here and own is not None and own.name.lower() == runner_name.lower():
+        if _stays_cut(local, own):
+            return SlotPlan(slot.name, runner_name, record=own.id, online=own.online)
         if reason := _fixed_labels_reason(spec, own):
             return _register(spec, slot, local, None, f"{reason}: registering again", delete=own.id)
         return _repair(spec, slot, own, group_id)
@@ -114,6 +120,11 @@ def plan_slot(
         reason = f"moves from {local.url}"
         return _register(spec, slot, local, named, reason, delete=local.agent_id, delete_url=local.url)
     return _register(spec, slot, local, named, "is not registered")
+
+
+def _stays_cut(local: LocalSlot, own: Record) -> bool:
+    """Whether routing was cut on purpose: the mark without such a hold is left of a drain that was killed."""
+    return DRAINED in own.labels and not ROUTED_HOLDS.isdisjoint(local.hold_by)
 
 
 def _same_url(one: str | None, other: str) -> bool:

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 
 from runnerctl.core.driver_rules import driver_rules
-from runnerctl.core.labels import check_label, normalise
+from runnerctl.core.labels import DRAINED, check_label, normalise
+from runnerctl.core.network_rules import network_problems
 from runnerctl.core.scope import check_transport, split_url
 from runnerctl.core.sections import SLOT_NAME, Conda, HostSpec, Problem, Runnerctl, Slot
 from runnerctl.core.templates import check_template, has_password, has_user
@@ -32,7 +33,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     problems = [*_label_problems("github_runner_labels", runner.labels), *_pin_problems(spec)]
     problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
     problems += _env_problems(runner.env) + _limit_problems(spec) + driver_rules(spec.nvidia_driver)
-    problems += toolkit_problems(spec.container_toolkit)
+    problems += toolkit_problems(spec.container_toolkit) + network_problems(spec)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
     for index, slot in enumerate(runner.slots):
@@ -50,11 +51,15 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
 
 def _label_problems(where: str, labels: tuple[str, ...]) -> list[Problem]:
     found = ((label, check_label(label)) for label in labels)
-    return [
+    problems = [
         Problem(where, f"label {label[:40]!r} {wrong}", "use up to 256 characters, no comma, no hyphen first")
         for label, wrong in found
         if wrong
     ]
+    if DRAINED in normalise(labels):
+        message = f"label {DRAINED!r} is the mark of runners that were cut from routing"
+        problems.append(Problem(where, message, "use another label"))
+    return problems
 
 
 def _slot_problems(spec: HostSpec, slot: Slot, where: str) -> list[Problem]:
