@@ -24,7 +24,16 @@ from .slot_files import Layout, read_runner_file, runner_fields
 from .slot_register import CREDENTIAL_FILES
 from .slot_system import System
 
-__all__ = ["Claim", "Stock", "claim_of", "forget_claim", "stock_runners", "take_over", "write_claim"]
+__all__ = [
+    "Claim",
+    "Stock",
+    "claim_of",
+    "forget_claim",
+    "stock_busy",
+    "stock_runners",
+    "take_over",
+    "write_claim",
+]
 
 UNITS = "actions.runner.*.service"
 LARGEST_BYTES = 65536  # of a registration's file
@@ -77,7 +86,7 @@ def _stock(layout: Layout, system: System, path: Path, *, active: bool) -> Stock
     except OSError as error:
         return Stock(path.name, "", "", problem=f"its unit cannot be read: {error.strerror}")
     user, directory = settings.get("User", "root").strip(), settings.get("WorkingDirectory", "").strip()
-    bare = Stock(path.name, directory, user, active, system.busy(path.name) if active else False)
+    bare = Stock(path.name, directory, user, active, stock_busy(system, path.name))
     try:
         files = _read_files(layout, directory, user)
     except HostError as error:
@@ -90,6 +99,11 @@ def _stock(layout: Layout, system: System, path: Path, *, active: bool) -> Stock
         "updates_itself": not runner.get("disableupdate"),
     }
     return Stock(**{**asdict(bare), **found, "problem": _problem(runner)})
+
+
+def stock_busy(system: System, unit: str) -> bool:
+    """Whether a job runs in a stock service, where the listener is not the unit's main process."""
+    return any(process.comm == "Runner.Worker" for process in system.processes_in(unit))
 
 
 def _problem(runner: dict[str, Any]) -> str | None:
@@ -188,7 +202,7 @@ def take_over(layout: Layout, system: System, claim: Claim, *, version: str) -> 
     """
     where, root = f"slot {claim.slot}", layout.slot_root(claim.slot)
     if system.unit_states([claim.unit])[claim.unit].running:
-        if system.busy(claim.unit):
+        if stock_busy(system, claim.unit):
             raise HostError(
                 "has begun a job meanwhile", where=claim.unit, remedy="run again when it has ended"
             )

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .adoption import claim_of, take_over
+from .adoption import Claim, claim_of, forget_claim, stock_busy, take_over
 from .atomic import atomic_write
 from .hold import read_hold
 from .lock import exclusive
@@ -153,7 +153,7 @@ class Converger:
     # -- files of one slot -------------------------------------------------------------------------------
 
     def _files(self, slot: SlotSpec, unit: UnitState) -> None:
-        report = self._report(slot.name, unit)
+        report = self._report(slot.name, unit, claim=claim_of(self.layout, slot.name))
         self.outcome.reports.append(report)
         before = len(self.outcome.actions)
         self._user(slot)
@@ -167,9 +167,9 @@ class Converger:
         self._file(f"environment of slot {slot.name}", env, texts[env])
         report.changes += self.outcome.actions[before:]
 
-    def _report(self, name: str, unit: UnitState) -> Report:
+    def _report(self, name: str, unit: UnitState, claim: Claim | None = None) -> Report:
         runner = read_runner_file(self.layout.slot_root(name) / ".runner") or {}
-        state, claim = self._state(name), claim_of(self.layout, name)
+        state = self._state(name)
         if claim:
             runner = {"agentid": claim.agent_id, "agentname": claim.agent_name, "githuburl": claim.url}
         agent_id = runner.get("agentid")
@@ -179,6 +179,7 @@ class Converger:
             agent_id=agent_id if isinstance(agent_id, int) else None,
             agent_name=runner.get("agentname") or state.get("runner_name"),
             url=runner.get("githuburl") or state.get("url"),
+            exit_status=unit.exit_status,
             adopted=bool(claim) or (state.get("adopted") is not None and state.get("adopted") == agent_id),
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),
@@ -253,7 +254,7 @@ class Converger:
         claim = claim_of(self.layout, slot.name)
         if claim is None:
             return True
-        if self.system.busy(claim.unit):
+        if stock_busy(self.system, claim.unit):
             self.outcome.waiting.append(
                 f"{slot.name}: {claim.unit} runs a job, and is adopted when it has ended"
             )
@@ -354,6 +355,7 @@ class Converger:
             self.system.forget_failure(unit_name)
             if user in {entry.name for entry in self.receipt.entries("user")}:  # else it was there before
                 self.system.remove_user(user)
+            forget_claim(self.layout, name)
             for kind in ("pending", "hold"):
                 self.layout.state(kind, name).unlink(missing_ok=True)
             self.receipt.forget("user", user)

@@ -13,7 +13,8 @@ class Report:
     """What a host says of one slot, and what differs from its spec. Plain data: it travels as JSON.
 
     ``hold`` is the reason of its hold, ``hold_by`` who gave it: operator, health, driver, upgrade.
-    ``adopted``: the registration was taken over from a stock installation, or is about to be.
+    ``adopted``: the registration was taken over from a stock installation, or is about to be;
+    ``exit_status`` is how the listener ended last.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Report:
     hold: str | None = None
     hold_by: list[str] = field(default_factory=list)
     pending_restart: bool = False
+    exit_status: int = 0
     adopted: bool = False
     changes: list[str] = field(default_factory=list)
 

@@ -37,6 +37,7 @@ class UnitState:
     enabled: str = ""
     load: str = ""
     needs_reload: bool = False
+    exit_status: int = 0
 
     @property
     def running(self) -> bool:
@@ -71,7 +72,7 @@ class System:
         """The state of every unit, in one call."""
         if not units:
             return {}
-        keys = "Id,ActiveState,UnitFileState,LoadState,NeedDaemonReload"
+        keys = "Id,ActiveState,UnitFileState,LoadState,NeedDaemonReload,ExecMainStatus"
         done = run(["systemctl", "show", f"--property={keys}", "--", *units], check=False)
         out = done.out
         if done.rc and not out.strip():
@@ -87,6 +88,7 @@ class System:
                 enabled=pairs.get("UnitFileState", ""),
                 load=pairs.get("LoadState", ""),
                 needs_reload=pairs.get("NeedDaemonReload") == "yes",
+                exit_status=int(pairs.get("ExecMainStatus") or 0),
             )
         return {unit: states.get(unit, UnitState()) for unit in units}
 

@@ -185,6 +185,16 @@ class Slots:
         state = {**state, "agent_id": None, "registering": False}
         atomic_write(str(path), (json.dumps(state, indent=2) + "\n").encode())
 
+    # -- adopt -------------------------------------------------------------------------------------------
+
+    def has_release(self) -> bool:
+        """Whether any runner release is installed."""
+        return bool(versions(self.layout.release("x").parent))
+
+    def converge(self, slot: Slot) -> Any:
+        """Bring one slot to its spec, without GitHub; what it claims is taken over. The engine's outcome."""
+        return self._converge([self._slot_spec(slot)])
+
     # -- restart -----------------------------------------------------------------------------------------
 
     def restart(self, name: str, *, when_idle: bool, seconds: float | None) -> Done:

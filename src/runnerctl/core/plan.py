@@ -17,6 +17,10 @@ __all__ = ["LocalSlot", "Record", "Registration", "SlotPlan", "plan_slot"]
 
 ROUTED_HOLDS = frozenset({"operator", "upgrade"})  # who cuts a slot from routing before the hold
 
+# The listener ends so when GitHub sent it an update (actions/runner, Constants.Runner.ReturnCode). A slot's
+# code is read-only: what registers it turns updates off, a stock installation does not.
+WANTS_UPDATE = (3, 4)
+
 
 class LocalSlot(msgspec.Struct, frozen=True):
     """What the host reports of a slot.
@@ -36,6 +40,8 @@ class LocalSlot(msgspec.Struct, frozen=True):
     hold: str | None = None
     hold_by: tuple[str, ...] = ()
     pending_restart: bool = False
+    exit_status: int = 0
+    adopted: bool = False
     changes: tuple[str, ...] = ()
 
 
@@ -111,6 +117,11 @@ def plan_slot(
         if reason := _fixed_labels_reason(spec, own):
             return _register(spec, slot, local, None, f"{reason}: registering again", delete=own.id)
         return _repair(spec, slot, own, group_id)
+    if here and own is not None and _adopted(local, own):
+        if local.active or local.exit_status not in WANTS_UPDATE:
+            return _repair(spec, slot, own, group_id)
+        reason = "was adopted, and GitHub wants it to update itself: registering again without that"
+        return _register(spec, slot, local, named, reason, delete=own.id)
     if here and own is not None:
         reason = f"is registered as {own.name}"
         return _register(spec, slot, local, named, reason, delete=own.id)
@@ -125,6 +136,10 @@ def plan_slot(
 def _stays_cut(local: LocalSlot, own: Record) -> bool:
     """Whether routing was cut on purpose: the mark without such a hold is left of a drain that was killed."""
     return DRAINED in own.labels and not ROUTED_HOLDS.isdisjoint(local.hold_by)
+
+
+def _adopted(local: LocalSlot, own: Record) -> bool:
+    return local.adopted and own.name.lower() == (local.agent_name or "").lower()
 
 
 def _same_url(one: str | None, other: str) -> bool:
