@@ -2,240 +2,254 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from runnerctl.cli.context import Context, Paths
+from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import ApiUrlOption, OutputOption, RootfsOption, UrlOption
-from runnerctl.errors import ConfigError, RunnerctlError, UsageError
+from runnerctl.cli.options import (
+    ApiUrlOption,
+    InventoryOption,
+    LimitOption,
+    OutputOption,
+    RootfsOption,
+    UrlOption,
+)
+from runnerctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from runnerctl.cli.local import LocalSlot
-    from runnerctl.github.models import Runner
+    from runnerctl.cli.listing_places import Place
+    from runnerctl.cli.listing_rows import Row, Wanted
+    from runnerctl.cli.listing_sight import Look, Needs, Sight
+    from runnerctl.core.spec import HostSpec
 
 __all__ = ["app", "list_command"]
 
 SCHEMA = "runnerctl.list/1"
+GITHUB_STATES = ("online", "offline", "absent", "drained", "expiring")
 EXAMPLE = """
 runnerctl list
 runnerctl list --url https://github.com/acme --label gpu --status online
-runnerctl list -o json
+runnerctl list -i inventory 'gpu-0*' --columns host,slot,status,expiry
+runnerctl list -i inventory --status expiring -o json
+runnerctl list --watch --interval 30
 """
 app = new_app()
+NameArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[NAME]", help="Only slots or runners of this name; * and ? match.", show_default=False
+    ),
+]
 LabelOption = Annotated[
     list[str] | None,
     typer.Option("--label", metavar="LABEL", help="Only runners with this label; may be given again."),
 ]
 StatusOption = Annotated[
-    Literal["online", "offline", "busy", "idle"] | None,
-    typer.Option("--status", help="Only runners in this state, as GitHub sees it.", show_default=False),
+    Literal["online", "offline", "absent", "busy", "idle", "held", "drained", "expiring"] | None,
+    typer.Option(
+        "--status",
+        help="Only runners in this state. held: on a host only. expiring: its version ends soon.",
+        show_default=False,
+    ),
+]
+HostOption = Annotated[
+    str | None,
+    typer.Option(
+        "--host", metavar="HOST", help="Only runners of this host; * and ? match.", show_default=False
+    ),
+]
+GroupOption = Annotated[
+    str | None,
+    typer.Option(
+        "--group", metavar="GROUP", help="Only runners in this group; * and ? match.", show_default=False
+    ),
+]
+VersionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--version",
+        metavar="VERSION",
+        help="Only runners of this version; * and ? match.",
+        show_default=False,
+    ),
+]
+SortOption = Annotated[
+    Literal["name", "host", "status", "busy", "group", "version", "expiry"],
+    typer.Option("--sort", help="The order; what is not known comes last."),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="NAME,...",
+        help="These columns, or all, however wide. Default: those that fit.",
+        show_default=False,
+    ),
+]
+WatchOption = Annotated[
+    bool, typer.Option("--watch", help="Look again and again, until Ctrl-C; a terminal is redrawn.")
+]
+IntervalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--interval", metavar="SECONDS", help="Between two looks of --watch. Default: 15.", show_default=False
+    ),
 ]
 
 
 @app.command("list", cls=Command, epilog=EXAMPLE)
 def list_command(
     context: typer.Context,
+    name: NameArgument = None,
     url: UrlOption = None,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
     label: LabelOption = None,
     status: StatusOption = None,
+    host: HostOption = None,
+    group: GroupOption = None,
+    version: VersionOption = None,
+    sort: SortOption = "name",
+    columns: ColumnsOption = None,
+    watch: WatchOption = False,
+    interval: IntervalOption = None,
     api_url: ApiUrlOption = None,
     rootfs: RootfsOption = None,
     output: OutputOption = None,
 ) -> int:
     """List this host's slots, or the runners that GitHub knows.
 
-    On a runner host it lists the slots; with a credential, GitHub's view of them stands beside. With --url,
-    or on a machine without slots, it lists all runners of that repository, organisation or enterprise.
+    On a runner host it lists the slots; with a credential, GitHub's view of them stands beside. With --url or
+    -i, or on a machine without slots, it lists all runners of that repository, organisation or enterprise, or
+    of every one that the inventory names; with -i it knows which host and slot a runner belongs to, and shows
+    slots without a record as absent. Labels that GitHub adds itself are left out of the table.
     """
+    from runnerctl.cli.listing_places import Place
+    from runnerctl.cli.listing_rows import Wanted
+    from runnerctl.cli.listing_view import check_columns
+
     command: Context = context.obj
-    paths = command.at(rootfs)
-    listing = Listing(command, label or [], status)
-    if not url and (slots := _slots_here(command, paths)):
-        return listing.host(paths, slots, api_url, output)
-    return listing.scope(url, api_url, output)
+    if limit and not inventory:
+        raise UsageError("limits an inventory, and none is given", where="--limit", remedy="add -i INVENTORY")
+    if interval and not watch:
+        raise UsageError("is the pause of --watch", where="--interval", remedy="add --watch")
+    labels = frozenset(each.lower() for each in label or ())
+    wanted = Wanted(labels, status, name, host, group, version)
+    listing = Listing(command, wanted, sort, check_columns(columns), json=command.wants_json(output))
+    return listing.show(Place(url, inventory, limit, api_url, rootfs), interval if watch else "")
 
 
-def _slots_here(context: Context, paths: Paths) -> list[LocalSlot]:
-    from runnerctl.cli.local import local_slots
-    from runnerctl.hostfile import load_host_spec
-
-    return local_slots(context, paths, load_host_spec(paths.host_file))
-
-
+@dataclass(frozen=True)
 class Listing:
-    """One listing: where it goes and which runners it keeps."""
+    """One listing: what it keeps, and how it looks."""
 
-    def __init__(self, context: Context, labels: Sequence[str], status: str | None) -> None:
-        self.context = context
-        self.labels = frozenset(label.lower() for label in labels)
-        self.status = status
+    context: Context
+    wanted: Wanted
+    sort: str
+    columns: tuple[str, ...] | None
+    json: bool
 
-    def host(self, paths: Paths, slots: Sequence[LocalSlot], api: str | None, output: str | None) -> int:
-        """List a host's slots; GitHub's view beside them where a credential is."""
+    def show(self, place: Place, interval: str | None) -> int:
+        """List once, or with an ``interval`` other than "" until somebody ends it."""
+        sight, listing = self._sight(place), self
+        if sight.on_host:
+            listing = self._of_host(sight)
+        elif self.wanted.status == "held":
+            remedy = "ask on the host, or use `runnerctl fleet`; --status drained is what GitHub shows"
+            raise UsageError("'held' is known on the host only", where="--status", remedy=remedy)
+        if interval == "":
+            look = sight.look()
+            text, notes = listing.rendered(look, sight)
+            self.context.say(text)
+            for line in notes:
+                self.context.note(line)
+            return look.code
+        from runnerctl.cli.listing_watch import Watch, interval_seconds
+
+        seconds = interval_seconds(interval)
+        return Watch(self.context, lambda: listing.block(sight), seconds, plain=self.json).run()
+
+    def block(self, sight: Sight) -> str:
+        """One picture of a watch."""
+        text, notes = self.rendered(sight.look(), sight, compact=True)
+        return text if self.json else "\n".join([text, *notes])
+
+    def rendered(self, look: Look, sight: Sight, *, compact: bool = False) -> tuple[str, list[str]]:
+        """The answer, and the lines about it that are none."""
+        from runnerctl.cli.listing_rows import sort_rows
+        from runnerctl.cli.listing_view import notes, summary, text_table
+        from runnerctl.cli.output import escape
+
+        rows = sort_rows((row for row in look.rows if self.wanted.keeps(row)), self.sort)
+        problems = [f"runnerctl: {escape(line)}" for line in look.problems]
+        if self.json:
+            return self._json(rows, look, sight, compact=compact), problems
+        text, hidden = text_table(rows, width=self.context.width, columns=self.columns)
+        if sight.on_host:
+            return "\n".join([text, *notes(rows)]), problems
+        return text, [*problems, summary(rows, look.name, hidden)]
+
+    def _json(self, rows: list[Row], look: Look, sight: Sight, *, compact: bool) -> str:
+        import msgspec
+
+        from runnerctl.cli.listing_view import absent_json, runner_json, slot_json
+        from runnerctl.cli.output import ascii_json, rfc3339
+
+        answer: dict[str, Any] = {
+            "schema": SCHEMA,
+            "checked_at": rfc3339(self.context.clock()),
+            "url": look.urls[0] if len(look.urls) == 1 else None,
+            "urls": look.urls,
+            "slots": [slot_json(row) for row in rows if row.local],
+            "runners": [] if sight.on_host else [runner_json(row, row.record) for row in rows if row.record],
+            "absent": [] if sight.on_host else [absent_json(row) for row in rows if not row.record],
+        }
+        data = msgspec.json.encode(answer)
+        return ascii_json((data if compact else msgspec.json.format(data, indent=2)).decode())
+
+    def _of_host(self, sight: Sight) -> Listing:
+        """A host's own limit of what expires soon; without a credential some questions have no answer."""
+        from dataclasses import replace
+
         from runnerctl.cli.remote import has_credential
 
-        records: dict[str, Runner | None] = {}
-        code = 0
-        if has_credential(self.context):
-            try:
-                records = _records(self.context, paths, slots, api)
-            except RunnerctlError as error:
-                code = error.exit_code
-                self.context.note(f"runnerctl: GitHub's view is missing: {error}")
-        elif self.status in ("online", "offline"):
-            raise UsageError(
-                f"{self.status!r} is GitHub's view", where="--status", remedy="give a credential"
-            )
-        kept = [slot for slot in slots if self._keeps_slot(slot, records.get(slot.name))]
-        if self.context.wants_json(output):
-            self._json(slots=[_slot_json(slot, records) for slot in kept])
-        else:
-            self.context.say(_slot_table(kept, records, self.context.width))
-        return code
+        asks = {"--group": self.wanted.group, "--status": self.wanted.status}
+        if not has_credential(self.context):
+            for option, value in asks.items():
+                if value and (option == "--group" or value in GITHUB_STATES):
+                    raise UsageError(f"{value!r} is GitHub's view", where=option, remedy="give a credential")
+        spec: HostSpec | None = getattr(sight, "spec", None)
+        if spec is None:
+            return self
+        days = spec.runnerctl.health_version_expiry_warning_days
+        return replace(self, wanted=replace(self.wanted, expiring_days=days))
 
-    def scope(self, url: str | None, api: str | None, output: str | None) -> int:
-        """List the runners of a scope, every page of them."""
-        from runnerctl.cli.remote import registry, scope_of
+    def _needs(self) -> Needs:
+        from runnerctl.cli.listing_sight import Needs
 
-        scope = scope_of(self.context, url)
-        if scope is None:
-            raise ConfigError(
-                "there is no slot on this host and no URL to ask",
-                remedy="give --url https://github.com/OWNER[/REPOSITORY], or set RUNNERCTL_URL",
-            )
-        runners = [
-            runner for runner in registry(self.context, scope, api=api).runners() if self._keeps(runner)
-        ]
-        runners.sort(key=lambda runner: runner.name.lower())
-        if self.context.wants_json(output):
-            self._json(url=scope.url, runners=[_runner_json(runner) for runner in runners])
-        else:
-            self.context.say(_runner_table(runners, self.context.width))
-            self.context.note(_summary(runners, scope.name))
-        return 0
+        def asked(column: str) -> bool:
+            return self.json or self.columns is None or column in self.columns or self.sort == column
 
-    def _keeps(self, runner: Runner) -> bool:
-        if not self.labels <= runner.all_labels():
-            return False
-        states = {runner.status, "busy" if runner.busy else "idle"}
-        return self.status is None or self.status in states
+        return Needs(
+            groups=asked("group") or self.wanted.group is not None,
+            expiry=asked("expiry") or self.wanted.status == "expiring",
+        )
 
-    def _keeps_slot(self, slot: LocalSlot, record: Runner | None) -> bool:
-        if record is not None:
-            return self._keeps(record)
-        if not self.labels <= frozenset(slot.labels):
-            return False
-        states = {None: set[str](), True: {"busy"}, False: {"idle"}}[slot.busy]
-        return self.status is None or self.status in states
+    def _sight(self, place: Place) -> Sight:
+        from runnerctl.cli.listing_places import claims_of, scopes_of, specs_of
+        from runnerctl.cli.listing_sight import HostSight, ScopesSight
+        from runnerctl.cli.local import slot_names
+        from runnerctl.hostfile import load_host_spec
 
-    def _json(self, **answer: Any) -> None:
-        from runnerctl.cli.output import rfc3339
-
-        head = {"schema": SCHEMA, "checked_at": rfc3339(self.context.clock()), "url": None}
-        self.context.say_json({**head, "slots": [], "runners": [], **answer})
-
-
-def _records(
-    context: Context, paths: Paths, slots: Sequence[LocalSlot], api: str | None
-) -> dict[str, Runner | None]:
-    """GitHub's record of each slot, by the runner's name; None where GitHub has none."""
-    from runnerctl.cli.remote import registry
-    from runnerctl.core.scope import parse_scope
-    from runnerctl.hostfile import load_host_spec
-
-    spec = load_host_spec(paths.host_file)
-    api = api or (spec.github_runner.api_url if spec else None)
-    registries = {
-        url: registry(context, parse_scope(url), api=api) for url in {slot.url for slot in slots} if url
-    }
-    return {
-        slot.name: registries[slot.url].runner_by_name(slot.runner_name)
-        for slot in slots
-        if slot.url and slot.runner_name
-    }
-
-
-def _slot_table(slots: Sequence[LocalSlot], records: dict[str, Runner | None], width: int) -> str:
-    from runnerctl.cli.output import escape, table
-
-    head = ["SLOT", "RUNNER", "UNIT", "BUSY", "VERSION", "GPUS"]
-    rows: list[list[object]] = [
-        [slot.name, slot.runner_name, _unit_text(slot), slot.busy, slot.version, len(slot.gpus)]
-        for slot in slots
-    ]
-    if records:
-        head.append("GITHUB")
-        rows = [[*row, _github_text(records, slot)] for row, slot in zip(rows, slots, strict=True)]
-    head.append("LABELS")
-    rows = [[*row, _labels(slot, records.get(slot.name))] for row, slot in zip(rows, slots, strict=True)]
-    notes = [f"{slot.name}: held: {slot.hold_reason}" for slot in slots if slot.hold_reason]
-    notes += [f"{slot.name}: restarts when idle" for slot in slots if slot.restart_pending]
-    notes += [f"{slot.name}: not in host.json" for slot in slots if not slot.in_spec]
-    return "\n".join([table(head, rows, width=width), *(escape(note) for note in notes)])
-
-
-def _unit_text(slot: LocalSlot) -> str | None:
-    return "held" if slot.hold_reason and slot.unit_state != "active" else slot.unit_state
-
-
-def _github_text(records: dict[str, Runner | None], slot: LocalSlot) -> str:
-    record = records.get(slot.name)
-    return "absent" if record is None else record.status
-
-
-def _labels(slot: LocalSlot, record: Runner | None) -> tuple[str, ...]:
-    return tuple(label.name for label in record.labels) if record else slot.labels
-
-
-def _runner_table(runners: Sequence[Runner], width: int) -> str:
-    from runnerctl.cli.output import table
-
-    rows = [
-        [runner.name, runner.status, runner.busy, runner.version, [label.name for label in runner.labels]]
-        for runner in runners
-    ]
-    return table(["RUNNER", "STATUS", "BUSY", "VERSION", "LABELS"], rows, width=width)
-
-
-def _summary(runners: Sequence[Runner], scope: str) -> str:
-    online = sum(runner.online for runner in runners)
-    busy = sum(runner.busy for runner in runners)
-    noun = "runner" if len(runners) == 1 else "runners"
-    return f"{len(runners)} {noun} of {scope}: {online} online, {busy} busy"
-
-
-def _slot_json(slot: LocalSlot, records: dict[str, Runner | None]) -> dict[str, Any]:
-    record = records.get(slot.name)
-    return {
-        "slot": slot.name,
-        "runner_name": slot.runner_name,
-        "url": slot.url,
-        "unit": slot.unit,
-        "unit_state": slot.unit_state,
-        "busy": slot.busy,
-        "version": slot.version,
-        "gpus": list(slot.gpus),
-        "labels": list(slot.labels),
-        "hold_reason": slot.hold_reason,
-        "restart_pending": slot.restart_pending,
-        "in_spec": slot.in_spec,
-        "on_github": slot.name in records and record is not None if records else None,
-        "github": _runner_json(record) if record else None,
-    }
-
-
-def _runner_json(runner: Runner) -> dict[str, Any]:
-    return {
-        "id": runner.id,
-        "name": runner.name,
-        "os": runner.os,
-        "status": runner.status,
-        "busy": runner.busy,
-        "labels": [label.name for label in runner.labels],
-        "runner_group_id": runner.runner_group_id,
-        "version": runner.version,
-        "ephemeral": runner.ephemeral,
-    }
+        paths = self.context.at(place.rootfs)
+        if not place.url and not place.inventory:
+            spec = load_host_spec(paths.host_file)
+            if slot_names(paths, spec):
+                return HostSight(self.context, paths, spec, place.api, self._needs())
+        specs = specs_of(self.context, place.inventory, place.limit)
+        scopes = scopes_of(self.context, specs, place.url, place.api)
+        claims = claims_of(specs)
+        return ScopesSight(self.context, scopes, self._needs(), claims, only_claimed=place.limit is not None)

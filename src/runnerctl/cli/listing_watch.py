@@ -1,0 +1,83 @@
+"""``runnerctl list --watch``: look again and again, gently."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runnerctl.cli.context import Context
+from runnerctl.cli.output import escape, rfc3339
+from runnerctl.errors import TryAgainError, UnavailableError, UsageError
+
+__all__ = ["DEFAULT_SECONDS", "Watch", "interval_seconds"]
+
+DEFAULT_SECONDS = 15.0
+SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 3600.0
+SLOWEST_FACTOR = 16.0  # how much rarer it asks after failures in a row
+HOME, CLEAR, END_OF_LINE, BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
+
+
+def interval_seconds(text: str | None) -> float:
+    """The pause between two looks. Raises UsageError when it is none."""
+    if text is None:
+        return DEFAULT_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:  # false for "nan", too
+        remedy = f"give seconds, from {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g}"
+        raise UsageError(f"is {text!r}", where="--interval", remedy=remedy)
+    return seconds
+
+
+@dataclass
+class Watch:
+    """Shows what ``block`` answers until somebody ends it. ``plain``: never draw over what was shown.
+
+    ``block`` looks and renders; on a failure that may pass the last block stays, the failure below it, and
+    the next look comes later. GitHub's own limits are kept by the client; unchanged lists cost it nothing.
+    """
+
+    context: Context
+    block: Callable[[], str]
+    seconds: float
+    plain: bool = False
+
+    def run(self) -> int:
+        """Never returns but by an exception: KeyboardInterrupt ends a watch."""
+        redraw = not self.plain and self.context.is_terminal() and self.context.env.get("TERM") != "dumb"
+        if redraw:
+            self.context.say(CLEAR)
+        last, factor = "", 1.0
+        while True:
+            try:
+                last, problem, factor = self.block(), "", 1.0
+            except (TryAgainError, UnavailableError) as error:
+                problem, factor = str(error), min(factor * 2.0, SLOWEST_FACTOR)
+            if redraw:
+                self._draw(last, problem, factor)
+            else:
+                self._append(last, problem)
+            self.context.flush()
+            self.context.sleep(self.seconds * factor)
+
+    def _draw(self, block: str, problem: str, factor: float) -> None:
+        """Draw over the last picture, line by line: clearing the screen first would flicker."""
+        lines = [f"{rfc3339(self.context.clock())}  every {self.seconds * factor:g} s", *block.splitlines()]
+        if problem:
+            lines.insert(1, f"not up to date: {escape(problem)}")
+        room = max(shutil.get_terminal_size().lines - 1, 4)
+        if len(lines) > room:
+            more = len(lines) - room + 1
+            lines = [*lines[: room - 1], f"... {more} more lines; narrow it down with filters"]
+        self.context.say(HOME + "\n".join(line + END_OF_LINE for line in lines) + BELOW)
+
+    def _append(self, block: str, problem: str) -> None:
+        if problem:
+            self.context.note(f"runnerctl: {escape(problem)}")
+        elif self.plain:
+            self.context.say(block)
+        else:
+            self.context.say(f"{rfc3339(self.context.clock())}\n{block}\n")
