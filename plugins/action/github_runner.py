@@ -194,6 +194,8 @@ def _local(report: dict[str, Any]) -> LocalSlot:
 
 def _explain(result: dict[str, Any], plans: list[SlotPlan], absent: list[LocalSlot], *, check: bool) -> None:
     """Say why: in the result, and on GitHub's side in the diff."""
+    for text in result.get("waiting", ()):
+        display.warning(text)
     for plan in plans:
         if plan.waits_for:
             text = f"{plan.runner_name}: {', '.join(plan.reasons)}: waits until its job has ended"

@@ -136,3 +136,28 @@ def test_a_busy_slot_is_not_registered_again() -> None:
     plan = _plan(_local(busy=True, url="https://github.com/other"))
     assert plan.registration is None
     assert plan.waits_for == "idle"
+
+
+def _adopted(**changes: Any) -> LocalSlot:
+    return _local(agent_name="build-box", adopted=True, **changes)
+
+
+def test_an_adopted_runner_keeps_its_name_and_gets_the_labels() -> None:
+    """Its record is ours by id, under the name it had: repaired, never registered again."""
+    plan = _plan(_adopted(), own=_record(name="build-box", labels=frozenset({"old"})))
+    assert plan.registration is None
+    assert plan.labels == ("gpu",)
+    assert _plan(_adopted(active=False), own=_record(name="build-box")).registration is None
+
+
+def test_an_adopted_runner_that_was_sent_an_update_is_registered_again() -> None:
+    """A slot's code is read-only: without that the listener would end with 3 for ever."""
+    plan = _plan(_adopted(active=False, exit_status=3), own=_record(name="build-box", online=False))
+    assert plan.registration is not None
+    assert plan.registration.delete == 7
+
+
+def test_only_an_adopted_slot_may_bear_another_name() -> None:
+    """A renamed record, or one whose name is not the one that was adopted, is registered again."""
+    assert _plan(_local(agent_name="build-box"), own=_record(name="build-box")).registration is not None
+    assert _plan(_adopted(), own=_record(name="somebody")).registration is not None
