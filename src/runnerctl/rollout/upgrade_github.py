@@ -1,0 +1,113 @@
+"""GitHub's side of an upgrade: records, routing, and the circuit breaker over the whole fleet."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+
+from runnerctl.core.plan import Record
+from runnerctl.core.spec import Slot
+from runnerctl.errors import DataError
+from runnerctl.github.registry import Registry
+from runnerctl.reconcile import Fleet, record_of
+from runnerctl.rollout.ports import SlotNow
+from runnerctl.rollout.routing import cut, is_cut, restore
+from runnerctl.rollout.upgrade_ports import Seen
+
+__all__ = ["FleetRoutes"]
+
+Lock = Callable[[], contextlib.AbstractContextManager[object]]
+
+
+class FleetRoutes:
+    """GitHub for one host's upgrade (`runnerctl.rollout.upgrade_ports.Routes`).
+
+    ``names``: the runner names of the whole inventory by the URL of their scope. We take none when more than
+    ``percent`` of them, or one, would be out of service; with ``force`` nobody counts. ``lock`` keeps
+    other processes of this controller from counting and cutting at the same time.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        names: Mapping[str, Sequence[str]],
+        percent: int,
+        force: bool = False,
+        lock: Lock = contextlib.nullcontext,
+    ) -> None:
+        self.fleet = fleet
+        self.names = names
+        self.percent = percent
+        self.force = force
+        self.lock = lock
+        self._slots = {slot.name: slot for slot in fleet.spec.github_runner.slots}
+
+    def look(self, slot: SlotNow) -> Seen | None:
+        """The slot's record, asked for by its id."""
+        _, runner = self._record(slot)
+        if runner is None:
+            return None
+        record, version = runner
+        return Seen(record.online, record.busy, is_cut(record), version)
+
+    def take(self, slots: Sequence[SlotNow]) -> tuple[str, ...]:
+        """Cut as many as the fleet can spare now, counted on a fresh list of its runners."""
+        taken = []
+        with self.lock():
+            out, most = self._out_of_service()
+            for slot in slots:
+                name = self._runner_name(slot)
+                if not self.force and name not in out and len(out) >= most:
+                    continue
+                registry, runner = self._record(slot)
+                if runner is not None:
+                    cut(registry, runner[0], self._drain_group(registry))
+                out.add(name)
+                taken.append(slot.name)
+        return tuple(taken)
+
+    def restore(self, slots: Sequence[SlotNow]) -> None:
+        """The spec's labels and group, as a converge would set them."""
+        spec = self.fleet.spec
+        for slot in slots:
+            registry, runner = self._record(slot)
+            if runner is not None:
+                wanted = self._slot(slot)
+                restore(registry, runner[0], spec.slot_labels(wanted), self.fleet.group_id(wanted))
+
+    def _out_of_service(self) -> tuple[set[str], int]:
+        """The fleet's runners that take no job now (absent, offline or cut), and how many may be."""
+        everybody, serving = set(), set()
+        for url, names in self.names.items():
+            mine = {name.casefold() for name in names}
+            everybody |= mine
+            if self.force:
+                continue
+            for runner in self.fleet.registry(url).runners():
+                record = record_of(runner)
+                if record.name.casefold() in mine and record.online and not is_cut(record):
+                    serving.add(record.name.casefold())
+        return everybody - serving, max(1, len(everybody) * self.percent // 100)
+
+    def _slot(self, slot: SlotNow) -> Slot:
+        try:
+            return self._slots[slot.name]
+        except KeyError:
+            raise DataError(
+                f"slot {slot.name!r} is not in the inventory",
+                where=self.fleet.spec.host,
+                remedy="run provision",
+            ) from None
+
+    def _runner_name(self, slot: SlotNow) -> str:
+        return self.fleet.spec.runner_name(self._slot(slot)).casefold()
+
+    def _record(self, slot: SlotNow) -> tuple[Registry, tuple[Record, str | None] | None]:
+        registry = self.fleet.registry(self.fleet.spec.slot_url(self._slot(slot)))
+        runner = registry.runner(slot.agent_id) if slot.agent_id is not None else None
+        return registry, (record_of(runner), runner.version) if runner is not None else None
+
+    def _drain_group(self, registry: Registry) -> int | None:
+        group = self.fleet.spec.github_runner.drain_group
+        return registry.group_id(group) if group and registry.scope.kind != "repository" else None
