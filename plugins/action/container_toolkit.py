@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import with_bundled_keys
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import toolkit_keys
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain, spec_from_task
 
@@ -33,7 +35,11 @@ class ActionModule(TargetAction):
         problems += wrong
         if problems or plan is None:
             raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
-        result = self.execute("container_toolkit", {"plan": msgspec.to_builtins(plan)}, variables)
+        args = {
+            "plan": with_bundled_keys(self, spec, msgspec.to_builtins(plan)),
+            **network_argument(self, spec),
+        }
+        result = self.execute("container_toolkit", args, variables)
         for text in result["pending"]:
             display.warning(f"{spec.host}: {text}")
         return result

@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import with_bundled_keys
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import (
     driver_facts,
     driver_query,
     recall_driver,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import spec_from_task
 
@@ -41,7 +43,9 @@ class ActionModule(TargetAction):
         if plan.action == "none":
             return {**result, "msg": plan.reason}
         if plan.action == "install":
-            result.update(self.execute(MODULE, {"plan": msgspec.to_builtins(plan)}, variables))
+            wanted = with_bundled_keys(self, spec, msgspec.to_builtins(plan))
+            args = {"plan": wanted, **network_argument(self, spec)}
+            result.update(self.execute(MODULE, args, variables))
             for note in result.get("notes", ()):
                 display.warning(f"{spec.host}: {note}")
             reboots = result["reboot_required"] and plan.reboot == "auto"

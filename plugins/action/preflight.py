@@ -7,12 +7,18 @@ from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import (
+    bundle_of,
+    bundle_problems,
+    bundled_release,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import (
     driver_fact,
     driver_facts,
     driver_query,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key, toolkit_keys
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_problems
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import release_fact
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
@@ -54,6 +60,7 @@ class ActionModule(TargetAction):
         """Of the host, and of the keys on the controller that the roles of this run will need."""
         toolkit = _wants(variables, "container_toolkit")
         problems = host_problems(spec, facts, toolkit=toolkit)
+        problems += network_problems(self, spec) + bundle_problems(self, spec, facts.machine)
         if _wants(variables, "nvidia_driver"):
             problems += driver_key(self, spec.nvidia_driver)[1]
         return problems + (toolkit_keys(self, spec.container_toolkit)[1] if toolkit else [])
@@ -63,6 +70,9 @@ class ActionModule(TargetAction):
         fleet = Fleet(spec, os.environ)
         new = {slot.name for slot in spec.github_runner.slots} - set(facts.registered)
         fleet.prove_access(register=new if not self._task.check_mode else set())
+        if bundle := bundle_of(self, spec):
+            known = bundled_release(bundle, spec, facts.machine)
+            return {**known, "needs_token": False, "installed": known["version"] in facts.releases}
         release = fleet.release(facts.machine, installed=facts.releases)
         return {
             "version": release.version,

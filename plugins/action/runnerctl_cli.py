@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import bundle_of
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import RunnerctlError, spec_from_task
 
@@ -30,7 +31,12 @@ class ActionModule(TargetAction):
             wheel = controller_wheel()
         except RunnerctlError as error:
             raise AnsibleActionFail(f"{spec.host}: {error}") from None
-        args = {"version": wheel.version, "wheel_sha256": wheel.sha256, "spec": _host_json(spec)}
+        args: dict[str, Any] = {
+            "version": wheel.version,
+            "wheel_sha256": wheel.sha256,
+            "spec": _host_json(spec),
+            **network_argument(self, spec),
+        }
         result = self.execute("runnerctl_cli", args, variables)
         if result.get("needs_wheel"):
             more = self._bring(wheel, spec, result.get("python"))
@@ -41,20 +47,30 @@ class ActionModule(TargetAction):
 
     def _bring(self, wheel: Wheel, spec: HostSpec, python: str | None) -> dict[str, str]:
         """Copy to the host what it installs from; returns the module's arguments for it."""
-        args = {"wheel": self._put(wheel.path)}
+        args = {"wheel": self.put_file(wheel.path)}
         house = spec.runnerctl.wheelhouse
-        if house is None:
+        if house is None and spec.runnerctl.bundle is None:
             return args
-        if house.startswith(("http://", "https://")):
+        if house is not None and house.startswith(("http://", "https://")):
             return {**args, "wheelhouse": house}
-        wheels = _fitting(self._wheels(house, spec.host), python)
+        wheels = _fitting(self._wheels(house, spec.host) if house else self._bundled(spec), python)
         with tempfile.TemporaryDirectory(prefix="runnerctl-wheelhouse-") as directory:
             packed = Path(directory) / "wheelhouse.tar"
             with tarfile.open(packed, "w") as archive:
                 for path in wheels:
                     archive.add(path, arcname=path.name)
             sha256 = file_sha256(packed)
-            return {**args, "wheelhouse": self._put(packed), "wheelhouse_sha256": sha256}
+            return {**args, "wheelhouse": self.put_file(packed), "wheelhouse_sha256": sha256}
+
+    def _bundled(self, spec: HostSpec) -> list[Path]:
+        """The bundle's wheels, without our own: the host gets the one that manages it."""
+        try:
+            bundle = bundle_of(self, spec)
+            found = bundle.wheels() if bundle else []
+        except RunnerctlError as error:
+            raise AnsibleActionFail(f"{spec.host}: {error}") from None
+        others = [file for file in found if not file.path.startswith("wheels/runnerctl-")]
+        return [bundle.path(file) for file in others] if bundle else []
 
     def _wheels(self, house: str, host: str) -> list[Path]:
         place = Path(self._loader.path_dwim(os.path.expanduser(house)))
@@ -65,18 +81,6 @@ class ActionModule(TargetAction):
                 "fill one with `pip download runnerctl -d DIRECTORY`, or give an http address"
             )
         return wheels
-
-    def _put(self, path: Path) -> str:
-        """Copy a file to the task's temporary directory on the host; Ansible removes that afterwards."""
-        shell = self._connection._shell
-        if shell.tmpdir is None:
-            self._make_tmp_path()
-        remote = str(shell.join_path(shell.tmpdir, path.name))
-        transfer: Callable[[str, str], object] = self._transfer_file
-        make_readable: Callable[[tuple[str, ...]], object] = self._fixup_perms2
-        transfer(str(path), remote)
-        make_readable((shell.tmpdir, remote))
-        return remote
 
 
 def _host_json(spec: HostSpec) -> str:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from .errors import HostError
 from .first_baseline import FirstBaseline
 from .health_units import HealthTimer
 from .lock import exclusive
+from .network import converge_ca, has_system_bundle
 from .packages import Packages, package_system
 from .process import in_use, run
 from .receipt import Receipt
@@ -76,6 +78,7 @@ class Wanted:
     sha256: str
     spec: str
     source: Source | None = None  # None: the wheel is not on the host yet
+    ca: str | None = None  # the site's own certificates, in PEM form
 
     @property
     def directory(self) -> str:
@@ -133,6 +136,7 @@ class CliInstall:
         if not check:
             paths = [self.layout.command, self.layout.host_file, self.layout.completion]
             self.receipt.record("path", paths, role=ROLE)
+        self._authorities(wanted, check=check)
         self._link(self.layout.bin, f"{wanted.directory}/bin", check=check)
         self._link(self.layout.command, os.path.join(self.layout.bin, "runnerctl"), check=check)
         self._host_file(wanted, check=check)
@@ -185,8 +189,11 @@ class CliInstall:
         atomic_write(_marker_path(directory), (json.dumps(marker, indent=2) + "\n").encode())
 
     def _python_packages(self, *, check: bool) -> None:
+        self._packages(package_system().python_packages, check=check)
+
+    def _packages(self, names: Sequence[str], *, check: bool) -> None:
         packages = Packages(package_system(), self.receipt, role=ROLE)
-        installed = packages.present(packages.system.python_packages, check=check).installed
+        installed = packages.present(names, check=check).installed
         for name in installed:
             self._done(f"installed package {name}", Change("packages", True, after=f"{name}\n"))
 
@@ -206,6 +213,13 @@ class CliInstall:
         change = atomic_link(path, target, check=check)
         if change.changed:
             self._done(f"linked {path}", change)
+
+    def _authorities(self, wanted: Wanted, *, check: bool) -> None:
+        """The files that the jobs' environment names when the site has certificates of its own."""
+        if wanted.ca and not has_system_bundle(self.layout.root):
+            self._packages(["ca-certificates"], check=check)
+        for change in converge_ca(wanted.ca, self.receipt, check=check, root=self.layout.root):
+            self._done(f"{'wrote' if change.after else 'removed'} {change.path}", change)
 
     def _completion(self, wanted: Wanted, *, check: bool, renew: bool) -> None:
         """bash's completion, as the installed command writes it; nothing depends on it."""

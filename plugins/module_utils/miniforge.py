@@ -79,6 +79,7 @@ class Wanted:
     url: str
     channels: tuple[str, ...]
     sha256: str | None = None
+    installer: str | None = None  # a path on the host: brought there, with `sha256`
 
     def address(self, machine: str) -> str:
         """The URL (or path) of the installer for one architecture."""
@@ -90,6 +91,7 @@ class Outcome:
     """What was done, or in check mode would be."""
 
     version: str
+    installs: bool = False
     actions: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -143,6 +145,7 @@ class Miniforge:
         return outcome
 
     def _note(self, outcome: Outcome, before: str | None, version: str) -> None:
+        outcome.installs = True
         outcome.actions.append(f"installed Miniforge {version}")
         was = f"Miniforge {before}\n" if before else ""
         outcome.changes.append(Change(self.layout.link, True, before=was, after=f"Miniforge {version}\n"))
@@ -173,7 +176,7 @@ class Miniforge:
         sha256 = wanted.sha256 or _published_sha256(url)
         with working_directory(self.layout.link) as work:
             installer = os.path.join(work, "installer.sh")
-            fetch(url, installer, sha256, timeouts=Timeouts())
+            fetch(wanted.installer or url, installer, sha256, timeouts=Timeouts())
             need_space(os.path.dirname(prefix), GROWTH * os.path.getsize(installer), what="Miniforge")
             self.receipt.record("path", prefix, role=ROLE)
             if os.path.lexists(prefix):

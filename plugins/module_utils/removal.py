@@ -26,7 +26,7 @@ LOCK_SECONDS = 600.0  # purging packages takes minutes on a slow disk
 OURS = re.compile(
     r"/opt/(actions-runner|runnerctl(/hooks)?|miniforge3(-[\w.+-]+)?)"
     r"|/etc/systemd/system/(gha-[\w@.-]+|runnerctl-[\w-]+\.(service|timer|path))"
-    r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json)?"
+    r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json|/(site-)?ca\.pem)?"
     r"|/etc/conda(/condarc\.d(/10-runnerctl\.yml)?)?|/usr/local/bin/runnerctl"
     r"|/usr/share/bash-completion/completions/runnerctl"
     # Of driver and containers: files that bear our name, and those whose names others look for.

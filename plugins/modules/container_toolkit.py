@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.network import ARGUMENT, use
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.packages import release_fields
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.toolkit_work import (
     ToolkitPlan,
@@ -30,6 +31,15 @@ options:
     description:
       - What the host should have; set by the controller's half. Without it the module only reports the host.
     type: dict
+  network:
+    description: Set by the action plugin. Proxies and the site's own certificates, from the variables
+      C(runnerctl_http_proxy), C(runnerctl_https_proxy), C(runnerctl_no_proxy) and C(runnerctl_ca_bundle).
+    type: dict
+    suboptions:
+      http_proxy: {description: Proxy of http addresses., type: str}
+      https_proxy: {description: Proxy of https addresses., type: str}
+      no_proxy: {description: What is reached without one., type: str}
+      ca: {description: Certificates in PEM form., type: str}
 attributes:
   check_mode:
     description: Predicts packages, files, units and restarts; reads nothing from the network.
@@ -61,7 +71,7 @@ pending:
   elements: str
 """
 
-ARGUMENTS = {"plan": {"type": "dict"}}
+ARGUMENTS = {"plan": {"type": "dict"}, "network": ARGUMENT}
 
 
 def main() -> None:
@@ -69,6 +79,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # what packages' own scripts write is for everybody
     try:
+        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
         plan = module.params["plan"]
         result = _facts() if plan is None else _apply(plan, check=module.check_mode)
     except (HostError, OSError) as error:

@@ -7,6 +7,7 @@ import os
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.errors import HostError, one_line
+from ..module_utils.network import ARGUMENT, use
 from ..module_utils.packages import Outcome, Packages, package_system
 from ..module_utils.receipt import Receipt
 
@@ -47,6 +48,15 @@ options:
     description: How long the whole module may take.
     type: int
     default: 1800
+  network:
+    description: Set by the action plugin. Proxies and the site's own certificates, from the variables
+      C(runnerctl_http_proxy), C(runnerctl_https_proxy), C(runnerctl_no_proxy) and C(runnerctl_ca_bundle).
+    type: dict
+    suboptions:
+      http_proxy: {description: Proxy of http addresses., type: str}
+      https_proxy: {description: Proxy of https addresses., type: str}
+      no_proxy: {description: What is reached without one., type: str}
+      ca: {description: Certificates in PEM form., type: str}
 attributes:
   check_mode:
     description: Predicts what would be installed and writes nothing. Where there are no package lists yet,
@@ -90,6 +100,7 @@ ARGUMENTS = {
     "role": {"type": "str", "required": True},
     "variable": {"type": "str"},
     "deadline_seconds": {"type": "int", "default": 1800},
+    "network": ARGUMENT,
 }
 
 
@@ -98,6 +109,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # what packages' own scripts write is for everybody
     try:
+        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
         outcome = _apply(module)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import platform
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils.errors import HostError, one_line
 from ..module_utils.miniforge import Layout, Miniforge, Outcome, Wanted
+from ..module_utils.network import ARGUMENT, use
 from ..module_utils.receipt import Receipt
 
 DOCUMENTATION = r"""
@@ -46,6 +48,18 @@ options:
     type: list
     elements: str
     default: [conda-forge]
+  installer:
+    description: Set by the action plugin. Path of the installer on the host, once it has been brought there.
+    type: path
+  network:
+    description: Set by the action plugin. Proxies and the site's own certificates, from the variables
+      C(runnerctl_http_proxy), C(runnerctl_https_proxy), C(runnerctl_no_proxy) and C(runnerctl_ca_bundle).
+    type: dict
+    suboptions:
+      http_proxy: {description: Proxy of http addresses., type: str}
+      https_proxy: {description: Proxy of https addresses., type: str}
+      no_proxy: {description: What is reached without one., type: str}
+      ca: {description: Certificates in PEM form., type: str}
 attributes:
   check_mode:
     description: Predicts the version and the settings, writes nothing and needs no network.
@@ -74,6 +88,14 @@ actions:
   returned: always
   type: list
   elements: str
+installs:
+  description: Whether the installer was run, or in check mode would be.
+  returned: always
+  type: bool
+machine:
+  description: The host's architecture as C(uname -m) has it.
+  returned: always
+  type: str
 kept:
   description: Directories of older versions that a process still uses, or that hold environments.
   returned: always
@@ -86,6 +108,8 @@ ARGUMENTS = {
     "url": {"type": "str", "required": True},
     "sha256": {"type": "str"},
     "channels": {"type": "list", "elements": "str", "default": ["conda-forge"]},
+    "installer": {"type": "path"},
+    "network": ARGUMENT,
 }
 
 
@@ -94,6 +118,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # jobs' users read what is installed
     try:
+        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
         outcome = _apply(module)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error))
@@ -101,6 +126,8 @@ def main() -> None:
         changed=bool(outcome.actions),
         version=outcome.version,
         actions=outcome.actions,
+        installs=outcome.installs,
+        machine=platform.machine(),
         kept=outcome.kept,
         diff=[change.diff() for change in outcome.changes],
     )
@@ -113,6 +140,7 @@ def _apply(module: AnsibleModule) -> Outcome:
         url=given["url"],
         sha256=given["sha256"] or None,
         channels=tuple(given["channels"]),
+        installer=given["installer"],
     )
     return Miniforge(Layout(), Receipt(), check=module.check_mode).converge(wanted)
 

@@ -13,6 +13,7 @@ from ..module_utils.driver_plan import DriverPlan
 from ..module_utils.driver_prove import prove
 from ..module_utils.driver_work import Work
 from ..module_utils.errors import HostError, one_line
+from ..module_utils.network import ARGUMENT, use
 
 DOCUMENTATION = r"""
 module: nvidia_driver
@@ -47,6 +48,15 @@ options:
     description: How long V(prepare_reboot) waits for jobs to end.
     type: int
     default: 0
+  network:
+    description: Set by the action plugin. Proxies and the site's own certificates, from the variables
+      C(runnerctl_http_proxy), C(runnerctl_https_proxy), C(runnerctl_no_proxy) and C(runnerctl_ca_bundle).
+    type: dict
+    suboptions:
+      http_proxy: {description: Proxy of http addresses., type: str}
+      https_proxy: {description: Proxy of https addresses., type: str}
+      no_proxy: {description: What is reached without one., type: str}
+      ca: {description: Certificates in PEM form., type: str}
 notes:
   - Files and packages are noted in C(/var/lib/runnerctl/receipt.json).
 attributes:
@@ -130,6 +140,7 @@ ARGUMENTS = {
     "plan": {"type": "dict"},
     "phase": {"type": "str", "choices": ["install", "prepare_reboot", "prove"], "default": "install"},
     "drain_seconds": {"type": "int", "default": 0},
+    "network": ARGUMENT,
 }
 
 
@@ -139,6 +150,7 @@ def main() -> None:
     os.umask(0o022)  # what packages' own scripts write is for everybody
     work = Work(check=module.check_mode)
     try:
+        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
         result = _phase(module.params, work)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error), actions=work.actions, notes=work.notes)

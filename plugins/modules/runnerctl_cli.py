@@ -9,6 +9,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.cli_install import CliInstall, Layout, Outcome, Wanted
 from ..module_utils.cli_venv import Source
 from ..module_utils.errors import HostError, one_line
+from ..module_utils.network import ARGUMENT, use
 from ..module_utils.receipt import Receipt
 
 DOCUMENTATION = r"""
@@ -44,6 +45,15 @@ options:
   wheelhouse_sha256:
     description: Set by the action plugin. SHA-256 of that tar file.
     type: str
+  network:
+    description: Set by the action plugin. Proxies and the site's own certificates, from the variables
+      C(runnerctl_http_proxy), C(runnerctl_https_proxy), C(runnerctl_no_proxy) and C(runnerctl_ca_bundle).
+    type: dict
+    suboptions:
+      http_proxy: {description: Proxy of http addresses., type: str}
+      https_proxy: {description: Proxy of https addresses., type: str}
+      no_proxy: {description: What is reached without one., type: str}
+      ca: {description: Certificates in PEM form., type: str}
 attributes:
   check_mode:
     description: Predicts every change; nothing is built, transferred or written.
@@ -78,6 +88,7 @@ ARGUMENTS = {
     "wheel": {"type": "path"},
     "wheelhouse": {"type": "str"},
     "wheelhouse_sha256": {"type": "str"},
+    "network": ARGUMENT,
 }
 
 
@@ -90,6 +101,7 @@ def main() -> None:
     )
     os.umask(0o022)  # jobs' users run what is installed
     try:
+        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
         outcome = _apply(module)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error))
@@ -112,7 +124,8 @@ def _apply(module: AnsibleModule) -> Outcome:
         source = Source(
             given["wheel"], given["wheel_sha256"], given["wheelhouse"], given["wheelhouse_sha256"]
         )
-    wanted = Wanted(given["version"], given["wheel_sha256"], given["spec"], source)
+    ca = (given["network"] or {}).get("ca")
+    wanted = Wanted(given["version"], given["wheel_sha256"], given["spec"], source, ca)
     return CliInstall(Layout(), Receipt(), check=module.check_mode).converge(wanted)
 
 

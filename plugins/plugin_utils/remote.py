@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
@@ -56,6 +58,18 @@ class TargetAction(ActionBase):
         if result.get("failed"):
             raise AnsibleActionFail(_message(result), result=result)
         return result
+
+    def put_file(self, path: Path) -> str:
+        """Copy a file to the task's temporary directory on the host, which Ansible removes afterwards."""
+        shell = self._connection._shell
+        if shell.tmpdir is None:
+            self._make_tmp_path()
+        remote = str(shell.join_path(shell.tmpdir, path.name))
+        transfer: Callable[[str, str], object] = self._transfer_file
+        make_readable: Callable[[tuple[str, ...]], object] = self._fixup_perms2
+        transfer(str(path), remote)
+        make_readable((shell.tmpdir, remote))
+        return remote
 
 
 def _message(result: dict[str, Any]) -> str:
