@@ -4,7 +4,7 @@ Each section is a module of its own, ``benchmarks/github_<section>.py``, with on
 
     def run(*, quick: bool) -> list[str]: ...
 
-It measures, and returns its Markdown: one item a block (a paragraph, or what `benchmarks.report.table` gives),
+It measures, and returns its Markdown: one item a block (a paragraph, or a `benchmarks.report.table`),
 without a heading. ``quick`` asks for a sample of seconds that shows that the section works. A section cleans
 up what it starts, writes its progress to stderr, and asserts nothing: a figure is a figure. Its block in
 docs/benchmarks.md stands between ``<!-- figures: written by benchmarks/github.py SECTION -->`` and

@@ -92,6 +92,7 @@ class Renewable:
 
     source = "RUNNERCTL_APP_ID 1"
     advice = ""
+    identity = ""
 
     def __init__(self) -> None:
         self.number = 1

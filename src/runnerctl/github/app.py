@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from runnerctl.core.scope import Scope
 from runnerctl.errors import AccessError, ConfigError
+from runnerctl.github.apptoken import AppToken, KeptToken
 from runnerctl.github.auth import Bearer, CredentialInfo
 from runnerctl.github.permissions import APP_PERMISSIONS
 from runnerctl.redact import register_secret
 
 if TYPE_CHECKING:
     from runnerctl.github.client import GitHubClient
+    from runnerctl.github.transport import Response
 
 __all__ = ["AppCredential", "load_key"]
 
@@ -49,20 +51,13 @@ def load_key(text: str, *, path: str) -> Any:
     return key
 
 
-class _Token(msgspec.Struct):
-    """GitHub's answer to a minting."""
-
-    token: str
-    expires_at: datetime
-    permissions: dict[str, str] = {}
-
-
 class _Signed:
     """The App itself, by a JWT of its own; ``renew`` is False, since a new one would be refused alike."""
 
     def __init__(self, app_id: str, key: Any, now: Callable[[], float]) -> None:
         self._app_id, self._key, self._now = app_id, key, now
         self.source = f"{_SOURCE} {app_id}"
+        self.identity = ""  # its few answers are not worth keeping
         self.advice = "check that the private key belongs to this App"
 
     def token(self) -> str:
@@ -80,7 +75,7 @@ class _Signed:
 
 class AppCredential:
     """An App's installation for one scope. Tokens are minted when needed and kept until five minutes before
-    their end.
+    their end: in ``kept`` also for other processes.
 
     ``connect`` makes a client for the App itself; ``now`` is UTC in epoch seconds.
     """
@@ -96,14 +91,20 @@ class AppCredential:
         installation_id: int | None,
         connect: Callable[[Bearer], GitHubClient],
         now: Callable[[], float] = time.time,
+        kept: KeptToken | None = None,
     ) -> None:
         self.source = f"{_SOURCE} {app_id}"
         self._app_id = app_id
         self._scope = scope
         self._installation_id = installation_id
+        self._known_installation: int | None = None
         self._now = now
         self._client = connect(_Signed(app_id, key, now))
-        self._minted: _Token | None = None
+        self._minted: AppToken | None = None
+        self._refused = ""
+        self._kept = kept or KeptToken(None, "")
+        # A token's successor sees the same: GitHub gives 200 once, and 304 from then on.
+        self.identity = f"app {self._kept.key}" if self._kept.key else ""
 
     def __repr__(self) -> str:
         return f"AppCredential(app_id={self._app_id!r})"
@@ -113,15 +114,35 @@ class AppCredential:
 
         Raises AccessError when the App is not installed, suspended, or was not granted the permission.
         """
-        if self._minted is None or self._minted.expires_at.timestamp() - _MARGIN_SECONDS <= self._now():
-            self._minted = self._mint()
+        if self._minted is None or not self._lasts(self._minted):
+            self._minted = self._kept_token() or self._mint_alone()
             register_secret(self._minted.token)
         return self._minted.token
 
     def renew(self) -> bool:
-        """Drop the token: the next call mints another."""
+        """Drop the token: the next call takes one that another process minted since, or mints another."""
+        self._refused = self._minted.token if self._minted else ""
         self._minted = None
         return True
+
+    def _lasts(self, token: AppToken) -> bool:
+        return token.expires_at.timestamp() - _MARGIN_SECONDS > self._now()
+
+    def _kept_token(self) -> AppToken | None:
+        """The token on disk, unless it ends soon or was refused; its installation is remembered anyhow."""
+        found = self._kept.read()
+        if found is None:
+            return None
+        self._known_installation = found.installation_id
+        return found if self._lasts(found) and found.token != self._refused else None
+
+    def _mint_alone(self) -> AppToken:
+        with self._kept.alone():
+            found = self._kept_token()
+            if found is None:
+                found = self._mint()
+                self._kept.write(found)
+        return found
 
     def describe(self, client: GitHubClient | None = None) -> CredentialInfo:
         """What this is; with ``client`` also the App's name, and the rights and end of its token."""
@@ -141,24 +162,38 @@ class AppCredential:
             expires_at=self._minted.expires_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
 
-    def _mint(self) -> _Token:
-        if self._installation_id is None:
-            self._installation_id = self._find_installation()
-        wanted = APP_PERMISSIONS[self._scope.kind] if self._scope else {}
-        answer = self._client.post(
-            f"/app/installations/{self._installation_id}/access_tokens",
+    def _mint(self) -> AppToken:
+        """A token of the installation that is configured, known from an earlier run, or found now."""
+        found = self._installation_id or self._known_installation
+        installation = found or self._find_installation()
+        answer = self._ask_for_token(installation)
+        if answer.status == 404 and found and self._installation_id is None:  # it was installed anew
+            installation = self._find_installation()
+            answer = self._ask_for_token(installation)
+        self._known_installation = installation
+        if answer.status == 201:
+            token: AppToken = answer.decode(AppToken)
+            return msgspec.structs.replace(token, installation_id=installation)
+        raise self._cannot_mint(answer, installation)
+
+    def _wanted(self) -> dict[str, str]:
+        return APP_PERMISSIONS[self._scope.kind] if self._scope else {}
+
+    def _ask_for_token(self, installation: int) -> Response:
+        wanted = self._wanted()
+        return self._client.post(
+            f"/app/installations/{installation}/access_tokens",
             {"permissions": wanted} if wanted else None,
             what="mint the App's installation token",
             accept=(403, 404, 422),
             repeatable=True,
         )
-        if answer.status == 201:
-            token: _Token = answer.decode(_Token)
-            return token
-        raise AccessError(
+
+    def _cannot_mint(self, answer: Response, installation: int) -> AccessError:
+        return AccessError(
             f"cannot mint the App's installation token: GitHub answered {answer.status} ({answer.message})",
-            where=f"App {self._app_id}, installation {self._installation_id}",
-            remedy=_mint_remedy(answer.status, wanted),
+            where=f"App {self._app_id}, installation {installation}",
+            remedy=_mint_remedy(answer.status, self._wanted()),
         )
 
     def _find_installation(self) -> int:

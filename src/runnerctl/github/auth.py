@@ -18,6 +18,7 @@ import msgspec
 
 from runnerctl.core.scope import Scope
 from runnerctl.errors import ConfigError
+from runnerctl.github.cache import PrivateCache, cache_from, digest
 from runnerctl.redact import register_secret
 
 if TYPE_CHECKING:
@@ -78,6 +79,11 @@ class Bearer(Protocol):
     @property
     def advice(self) -> str: ...
 
+    @property
+    def identity(self) -> str:
+        """What stands for it in a cache's keys, never the secret itself; empty: nothing is kept on disk."""
+        ...
+
     def token(self) -> str:
         """A token that is valid now."""
         ...
@@ -104,6 +110,7 @@ class TokenCredential:
         self._ignored = ignored
         self.source = source
         self.advice = _JOB_ADVICE if job else ""
+        self.identity = digest("token", token)
 
     def __repr__(self) -> str:
         return f"TokenCredential(source={self.source!r})"
@@ -154,11 +161,13 @@ def credentials(
     api_url: str,
     scope: Scope | None,
     connect: Callable[[Bearer], GitHubClient] | None = None,
+    cache: PrivateCache | None = None,
 ) -> Credential | None:
     """The first credential of the order that is set, or None; an empty variable counts as unset.
 
-    ``connect`` makes the client with which an App mints its tokens. Raises ConfigError when the one that is
-    chosen cannot be used; GitHub is not asked.
+    ``connect`` makes the client with which an App mints its tokens, which ``cache`` (default: that of the
+    environment) keeps until they end. Raises ConfigError when the one that is chosen cannot be used; GitHub
+    is not asked.
     """
     given = [name for name in ORDER if env.get(name, "").strip()]
     if not given:
@@ -167,7 +176,8 @@ def credentials(
     chosen, ignored = given[0], tuple(given[1:])
     value = env[chosen].strip()
     if chosen == "RUNNERCTL_APP_ID":
-        return _app(env, api_url=api_url, scope=scope, connect=connect)
+        connect = connect or _connector(env, api_url)
+        return _app(env, api_url=api_url, scope=scope, connect=connect, cache=cache or cache_from(env))
     job = chosen == "GITHUB_TOKEN" and bool(env.get("GITHUB_ACTIONS"))
     if chosen == "RUNNERCTL_TOKEN_FILE":
         token = read_secret_file(value, variable=chosen).strip()
@@ -199,9 +209,11 @@ def _app(
     *,
     api_url: str,
     scope: Scope | None,
-    connect: Callable[[Bearer], GitHubClient] | None,
+    connect: Callable[[Bearer], GitHubClient],
+    cache: PrivateCache | None,
 ) -> Credential:
     from runnerctl.github.app import AppCredential, load_key
+    from runnerctl.github.apptoken import KeptToken
 
     app_id = env["RUNNERCTL_APP_ID"].strip()
     if not _APP_ID.fullmatch(app_id):
@@ -214,13 +226,15 @@ def _app(
             "RUNNERCTL_APP_ID is set without RUNNERCTL_APP_KEY_FILE",
             remedy="set it to the path of the App's private key (PEM)",
         )
-    key = load_key(read_secret_file(key_file, variable="RUNNERCTL_APP_KEY_FILE"), path=key_file)
+    text = read_secret_file(key_file, variable="RUNNERCTL_APP_KEY_FILE")
+    key = load_key(text, path=key_file)
     return AppCredential(
         app_id,
         key,
         scope=scope,
         installation_id=_installation_id(env),
-        connect=connect or _connector(api_url),
+        connect=connect,
+        kept=KeptToken(cache, digest(api_url, app_id, text, scope.path if scope else "")),
     )
 
 
@@ -234,13 +248,10 @@ def _installation_id(env: Mapping[str, str]) -> int | None:
     return int(value) if value else None
 
 
-def _connector(api_url: str) -> Callable[[Bearer], GitHubClient]:
-    def connect(credential: Bearer) -> GitHubClient:
-        from runnerctl.github.client import GitHubClient
+def _connector(env: Mapping[str, str], api_url: str) -> Callable[[Bearer], GitHubClient]:
+    from runnerctl.github.connect import Connector
 
-        return GitHubClient(api_url, credential)
-
-    return connect
+    return Connector(env, api_url)
 
 
 def read_secret_file(name: str, *, variable: str) -> str:

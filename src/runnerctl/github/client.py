@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -17,6 +17,8 @@ from runnerctl import __version__
 from runnerctl.core.scope import check_transport
 from runnerctl.errors import ConfigError
 from runnerctl.github import pages
+from runnerctl.github.answers import Answers, conditions
+from runnerctl.github.cache import PrivateCache
 from runnerctl.github.failures import Subject, failure, limit_error, lost_error
 from runnerctl.github.retry import (
     MAX_LIMITS,
@@ -28,6 +30,7 @@ from runnerctl.github.retry import (
     worth_retrying,
 )
 from runnerctl.github.transport import Exchange, LostError, Response, exchange, origin
+from runnerctl.github.trust import make_session
 
 if TYPE_CHECKING:
     from runnerctl.github.auth import Bearer
@@ -36,9 +39,11 @@ __all__ = ["API_VERSION", "Call", "GitHubClient"]
 
 API_VERSION = "2022-11-28"
 _ACCEPT = "application/vnd.github+json"
-_ETAGS = 512  # answers kept for conditional requests
 _WRITES_AT_ONCE = 20  # then one second between writes, as GitHub asks of bulk work
 _WRITE_SECONDS = 1.0
+_LOW = 0.1  # of a rate limit: what can wait should then
+
+T = TypeVar("T")
 
 
 class Call(NamedTuple):
@@ -78,7 +83,9 @@ class GitHubClient:
     ``api_url`` is GitHub's (``https://api.github.com``, ``https://HOST/api/v3``); ``credential`` None means
     anonymous. A call may take ``deadline_seconds`` with its retries, and wait ``max_wait_seconds`` more for
     rate limits. ``clock`` is monotonic and ``now`` UTC, both in seconds. ``calls`` lists what was sent;
-    ``observer`` is told of each. Raises ConfigError for plain HTTP to a public host.
+    ``observer`` is told of each. ``cache`` keeps answers for conditional requests of later runs. ``low`` says
+    that less than a tenth of the rate limit is left. Raises ConfigError for plain HTTP to a public host, and
+    for a CA bundle that cannot be read.
 
     Errors of a call: AccessError (401, 403, 404), TryAgainError (a rate limit that lasts too long),
     UnavailableError (no answer, 5xx), DataError (409, 422, or an answer that cannot be read).
@@ -97,6 +104,7 @@ class GitHubClient:
         deadline_seconds: float = 90.0,
         api_version: str | None = API_VERSION,
         observer: Callable[[Call], None] | None = None,
+        cache: PrivateCache | None = None,
     ) -> None:
         if origin(api_url)[0] not in ("http", "https") or not origin(api_url)[1]:
             raise ConfigError(f"API URL {api_url!r} is not an http(s) URL", remedy="give https://HOST/api/v3")
@@ -105,14 +113,16 @@ class GitHubClient:
         self.credential = credential
         self.calls: list[Call] = []
         self.last_date: str | None = None
-        self._session = session or requests.Session()
+        self.low = False
+        self._session = session or make_session(self.api_url)
         self._sleep, self._clock, self._now = sleep, clock, now
         self._max_wait, self._deadline = max_wait_seconds, deadline_seconds
         self._api_version = api_version
         self._observer = observer
         self._limit: Limit | None = None
         self._limit_ends = 0.0
-        self._etags: dict[str, Response] = {}
+        owner = credential.identity if credential else "anonymous"
+        self._answers = Answers(cache, owner=f"{owner} at {self.api_url}" if owner else "")
         self._writes = 0
 
     def get(
@@ -154,12 +164,34 @@ class GitHubClient:
         ``key`` names the field that holds the items; without it the only list of the answer. Raises DataError
         for a list without end and AccessError for a next page on another host.
         """
+        first, fetch = self._list(path, params, what)
+        return pages.collect(fetch, first, read=pages.loose(key)) or []
 
+    def listing(
+        self,
+        path: str,
+        kind: type[T],
+        *,
+        key: str,
+        params: Mapping[str, Any] | None = None,
+        what: str = "",
+        most: int | None = None,
+    ) -> tuple[T, ...] | None:
+        """Every item of the field ``key`` as ``kind``, a struct with an ``id``; else as `pages`.
+
+        None when the list is longer than ``most``: one request tells. Items are decoded page by page.
+        """
+        first, fetch = self._list(path, params, what)
+        found = pages.collect(fetch, first, read=pages.typed(key, kind), most=most)
+        return None if found is None else tuple(found)
+
+    def _list(
+        self, path: str, params: Mapping[str, Any] | None, what: str
+    ) -> tuple[str, Callable[[str], Response]]:
         def fetch(url: str) -> Response:
             return self._call(self._ask("GET", url, path=path, what=what or f"read {path}"))
 
-        first = self._url(path, {"per_page": 100, **(params or {})})
-        return pages.collect(fetch, first, key=key)
+        return self._url(path, {"per_page": pages.PER_PAGE, **(params or {})}), fetch
 
     def _url(self, path: str, params: Mapping[str, Any] | None) -> str:
         if not path.startswith("/"):
@@ -200,15 +232,27 @@ class GitHubClient:
 
     def _attempt(self, ask: _Ask, progress: _Progress) -> Response | LostError:
         self._space_writes(ask)
-        request = Exchange(ask.method, ask.url, self._headers(ask), ask.body, progress.ends, self._clock)
+        known = self._answers.find(ask.url) if ask.method == "GET" else None
+        headers = self._headers(ask) | (conditions(known) if known else {})
+        request = Exchange(ask.method, ask.url, headers, ask.body, progress.ends, self._clock)
         try:
             response = exchange(self._session, request)
         except LostError as lost:
             self._record(ask, 0)
             return lost
         self._record(ask, response.status)
+        self._notice(response)
+        if response.status == 304 and known is not None:
+            return known
+        if ask.method == "GET" and response.status == 200:
+            self._answers.keep(ask.url, response)
+        return response
+
+    def _notice(self, response: Response) -> None:
         self.last_date = response.headers.get("date", self.last_date)
-        return self._remember(ask, response)
+        limit, left = (response.headers.get(f"x-ratelimit-{name}", "") for name in ("limit", "remaining"))
+        if limit.isdigit() and left.isdigit():
+            self.low = int(left) < _LOW * int(limit)
 
     def _record(self, ask: _Ask, status: int) -> None:
         call = Call(ask.method, ask.path, status)
@@ -224,19 +268,7 @@ class GitHubClient:
             headers["Authorization"] = f"Bearer {self.credential.token()}"
         if ask.body is not None:
             headers["Content-Type"] = "application/json"
-        if ask.method == "GET" and ask.url in self._etags:
-            headers["If-None-Match"] = self._etags[ask.url].headers["etag"]
         return headers
-
-    def _remember(self, ask: _Ask, response: Response) -> Response:
-        """Keep what has an ETag, and turn 304 into what was kept: it is free against the rate limit."""
-        if ask.method != "GET":
-            return response
-        if response.status == 304 and ask.url in self._etags:
-            return self._etags[ask.url]
-        if response.status == 200 and response.headers.get("etag") and len(self._etags) < _ETAGS:
-            self._etags[ask.url] = response
-        return response
 
     def _space_writes(self, ask: _Ask) -> None:
         if ask.method == "GET":

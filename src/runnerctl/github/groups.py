@@ -7,7 +7,7 @@ from typing import Any
 
 from runnerctl.errors import ConfigError
 from runnerctl.github.models import GroupMember, Runner, RunnerGroup
-from runnerctl.github.operations import Operations, convert
+from runnerctl.github.operations import Operations
 
 __all__ = ["GroupOperations"]
 
@@ -19,8 +19,8 @@ class GroupOperations(Operations):
         """The runner groups of an organisation or enterprise; a repository has none."""
         if self.scope.kind == "repository":
             return ()
-        rows = self.client.pages(self._groups, key="runner_groups", what="list the runner groups")
-        return convert(rows, tuple[RunnerGroup, ...], where=self._groups)
+        what = "list the runner groups"
+        return self.client.listing(self._groups, RunnerGroup, key="runner_groups", what=what) or ()
 
     def group_id(self, name: str) -> int:
         """The id of a group by its name, compared without case.
@@ -52,8 +52,9 @@ class GroupOperations(Operations):
         """Make a runner group.
 
         ``visibility`` is ``all``, ``selected`` or, in an organisation, ``private``. The ids are those of
-        repositories; in an enterprise, of organisations. Sent once only: a lost answer is an
-        UnavailableError, and the group may exist. Raises ConfigError for a repository and for a name or setting GitHub refuses.
+        repositories; in an enterprise, of organisations. Sent once only: after a lost answer
+        (UnavailableError) the group may exist. Raises ConfigError for a repository, and for a name or setting
+        that GitHub refuses.
         """
         self._refuse_repository()
         given: dict[str, Any] = {"name": name, "visibility": visibility}
@@ -77,16 +78,14 @@ class GroupOperations(Operations):
         """Who may use a group of visibility ``selected``: repositories; in an enterprise, organisations."""
         self._refuse_repository()
         kind = "repositories" if self.scope.kind == "organization" else "organizations"
-        path = f"{self._groups}/{group_id}/{kind}"
-        rows = self.client.pages(path, key=kind, what=f"read who may use runner group {group_id}")
-        return convert(rows, tuple[GroupMember, ...], where=path)
+        path, what = f"{self._groups}/{group_id}/{kind}", f"read who may use runner group {group_id}"
+        return self.client.listing(path, GroupMember, key=kind, what=what) or ()
 
     def group_runners(self, group_id: int) -> tuple[Runner, ...]:
         """The runners in a group."""
         self._refuse_repository()
-        path = f"{self._groups}/{group_id}/runners"
-        rows = self.client.pages(path, key="runners", what=f"list the runners of group {group_id}")
-        return convert(rows, tuple[Runner, ...], where=path)
+        path, what = f"{self._groups}/{group_id}/runners", f"list the runners of group {group_id}"
+        return self.client.listing(path, Runner, key="runners", what=what) or ()
 
 
 def _named(groups: Sequence[RunnerGroup], name: str, *, where: str) -> RunnerGroup:

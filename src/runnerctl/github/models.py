@@ -31,14 +31,14 @@ __all__ = [
 _VERSION = re.compile(r"-(\d+\.\d+\.\d+)\.(?:tar\.gz|zip)$")
 
 
-class Label(msgspec.Struct, frozen=True):
+class Label(msgspec.Struct, frozen=True, gc=False):
     """A label of a runner. ``type`` is ``read-only`` for those GitHub sets itself, else ``custom``."""
 
     name: str
     type: str = "custom"
 
 
-class Runner(msgspec.Struct, frozen=True):
+class Runner(msgspec.Struct, frozen=True, gc=False):
     """A runner as GitHub sees it. ``status`` is ``online`` or ``offline`` and lags by up to minutes."""
 
     id: int

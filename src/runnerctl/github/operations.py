@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
-
-import msgspec
-
 from runnerctl.core.scope import Scope
-from runnerctl.errors import ConfigError, DataError
+from runnerctl.errors import ConfigError
 from runnerctl.github.client import GitHubClient
 
-__all__ = ["Operations", "convert"]
-
-T = TypeVar("T")
+__all__ = ["Operations"]
 
 
 class Operations:
@@ -34,13 +28,3 @@ class Operations:
                 where=self.scope.name,
                 remedy="remove the slot's group, or ask for an organisation",
             )
-
-
-def convert(rows: Any, kind: type[T], *, where: str) -> T:
-    """Decoded JSON as ``kind``. Raises DataError when it does not fit."""
-    try:
-        return msgspec.convert(rows, kind)
-    except msgspec.ValidationError as error:
-        raise DataError(
-            f"the answer cannot be read: {error}", where=where, remedy="check that the API URL is GitHub's"
-        ) from None

@@ -2,42 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from types import GenericAlias
+from typing import Any, Generic, TypeVar
 
+import msgspec
 from requests.utils import parse_header_links
 
 from runnerctl.errors import AccessError, DataError
 from runnerctl.github.transport import Response, one_line, origin
 
-__all__ = ["MAX_PAGES", "collect"]
+__all__ = ["MAX_PAGES", "PER_PAGE", "Page", "collect", "loose", "typed"]
 
 MAX_PAGES = 200
+PER_PAGE = 100
 
 Fetch = Callable[[str], Response]
+T = TypeVar("T")
 
 
-class _Sweep(NamedTuple):
+@dataclass(frozen=True)
+class Page(Generic[T]):
+    """One page: its items, each one's id (None: it has none), and the list's length as the server has it."""
+
+    items: Sequence[T]
+    ids: Sequence[Any]
+    total: int | None
+
+
+Read = Callable[[Response], Page[T]]
+
+
+@dataclass(frozen=True)
+class _Sweep(Generic[T]):
     """One reading of all pages. ``steady``: no item moved while it was made."""
 
-    items: list[dict[str, Any]]
+    items: list[T]
     steady: bool
 
 
-def collect(fetch: Fetch, first: str, *, key: str | None = None) -> list[dict[str, Any]]:
+def collect(fetch: Fetch, first: str, *, read: Read[T], most: int | None = None) -> list[T] | None:
     """All items from the page ``first`` on, each id once; read again once when the list changed meanwhile.
 
+    None when the first page says that the list has more than ``most`` items; the rest is then not read.
     Raises DataError when the list does not end or has no items field, AccessError when its next page is on
     another host.
     """
-    sweep = _sweep(fetch, first, key=key)
-    if not sweep.steady:
-        sweep = _sweep(fetch, first, key=key)
-    return sweep.items
+    sweep = _sweep(fetch, first, read=read, most=most)
+    if sweep is not None and not sweep.steady:
+        sweep = _sweep(fetch, first, read=read, most=None)
+    return None if sweep is None else sweep.items
 
 
-def _sweep(fetch: Fetch, first: str, *, key: str | None) -> _Sweep:
-    found: dict[Any, dict[str, Any]] = {}
+def _sweep(fetch: Fetch, first: str, *, read: Read[T], most: int | None) -> _Sweep[T] | None:
+    found: dict[Any, T] = {}
     totals: set[int] = set()
     visited: set[str] = set()
     seen = 0
@@ -51,28 +71,63 @@ def _sweep(fetch: Fetch, first: str, *, key: str | None) -> _Sweep:
             )
         visited.add(url)
         response = fetch(url)
-        body = response.json()
-        for item in _items(body, key=key, url=url):
-            found[item.get("id", ("row", seen))] = item
+        page = read(response)
+        if most is not None and len(visited) == 1 and (page.total or 0) > most:
+            return None
+        for item, identity in zip(page.items, page.ids, strict=True):
+            found[("row", seen) if identity is None else identity] = item
             seen += 1
-        if isinstance(body, dict) and isinstance(body.get("total_count"), int):
-            totals.add(body["total_count"])
+        if page.total is not None:
+            totals.add(page.total)
         url = _next(response, home=first)
     steady = len(found) == seen and len(totals) < 2 and totals <= {seen}
     return _Sweep(list(found.values()), steady)
 
 
-def _items(body: Any, *, key: str | None, url: str) -> list[dict[str, Any]]:
-    """The items of one page: the body itself, the field ``key``, or the only field that is a list."""
-    lists = [body] if isinstance(body, list) else []
-    if isinstance(body, dict):
-        lists = [value for name, value in body.items() if isinstance(value, list) and key in (None, name)]
-    if len(lists) != 1 or not all(isinstance(item, dict) for item in lists[0]):
-        raise DataError(
-            "the answer holds no list of objects", where=one_line(url), remedy="check the API URL"
-        )
-    items: list[dict[str, Any]] = lists[0]
-    return items
+def typed(key: str, kind: type[T]) -> Read[T]:
+    """Read pages whose field ``key`` holds structs that have an ``id``, straight from the bytes."""
+    shape: Any = kind
+    decoder = _decoder(key, shape)
+
+    def read(response: Response) -> Page[T]:
+        body = response.decode_with(decoder)
+        items = getattr(body, key)
+        if items is msgspec.UNSET:
+            raise _no_list(response)
+        return Page(items, [item.id for item in items], body.total_count)
+
+    return read
+
+
+@lru_cache(maxsize=16)
+def _decoder(key: str, kind: Any) -> msgspec.json.Decoder[Any]:
+    items = GenericAlias(list, (kind,))
+    fields: list[Any] = [("total_count", int | None, None), (key, items | msgspec.UnsetType, msgspec.UNSET)]
+    return msgspec.json.Decoder(msgspec.defstruct("Page", fields, gc=False))
+
+
+def loose(key: str | None) -> Read[dict[str, Any]]:
+    """Read pages of any objects: the body itself, its field ``key``, or its only field that is a list."""
+
+    def read(response: Response) -> Page[dict[str, Any]]:
+        body = response.json()
+        lists = [body] if isinstance(body, list) else []
+        total = None
+        if isinstance(body, dict):
+            lists = [value for name, value in body.items() if isinstance(value, list) and key in (None, name)]
+            total = body.get("total_count")
+        if len(lists) != 1 or not all(isinstance(item, dict) for item in lists[0]):
+            raise _no_list(response)
+        items: list[dict[str, Any]] = lists[0]
+        return Page(items, [item.get("id") for item in items], total if isinstance(total, int) else None)
+
+    return read
+
+
+def _no_list(response: Response) -> DataError:
+    return DataError(
+        "the answer holds no list of objects", where=one_line(response.url), remedy="check the API URL"
+    )
 
 
 def _next(response: Response, *, home: str) -> str | None:

@@ -9,7 +9,6 @@ from runnerctl.errors import DataError, TryAgainError
 from runnerctl.github.groups import GroupOperations
 from runnerctl.github.labels import LabelOperations
 from runnerctl.github.models import Deprecation, Release, Runner, RunnerDownload, RunnerToken
-from runnerctl.github.operations import convert
 from runnerctl.github.settings import SettingOperations
 from runnerctl.redact import register_secret
 
@@ -28,19 +27,22 @@ class Registry(LabelOperations, GroupOperations, SettingOperations):
 
     def runners(self) -> tuple[Runner, ...]:
         """Every runner of the scope, through all pages."""
-        rows = self.client.pages(self._runners, key="runners", what="list the runners")
-        return convert(rows, tuple[Runner, ...], where=self._runners)
+        return self.client.listing(self._runners, Runner, key="runners", what="list the runners") or ()
+
+    def runners_within(self, most: int) -> tuple[Runner, ...] | None:
+        """Every runner of the scope; None, after one request, when there are more than ``most``."""
+        what = "list the runners"
+        return self.client.listing(self._runners, Runner, key="runners", what=what, most=most)
 
     def runner_by_name(self, name: str) -> Runner | None:
         """The runner of that exact name (GitHub compares without case), or None.
 
         A server that does not know the ``name`` filter answers with all: the name is compared here too.
         """
-        rows = self.client.pages(
-            self._runners, params={"name": name}, key="runners", what=f"look up the runner {name}"
+        found = self.client.listing(
+            self._runners, Runner, key="runners", params={"name": name}, what=f"look up the runner {name}"
         )
-        found = convert(rows, tuple[Runner, ...], where=self._runners)
-        return next((runner for runner in found if runner.name.casefold() == name.casefold()), None)
+        return next((item for item in found or () if item.name.casefold() == name.casefold()), None)
 
     def runner(self, runner_id: int) -> Runner | None:
         """One runner by its id, or None when it does not exist (or may not be seen)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -12,6 +13,7 @@ import urllib3
 from requests.structures import CaseInsensitiveDict
 
 from runnerctl.errors import DataError
+from runnerctl.github.trust import explain_certificate, proxy_of
 from runnerctl.redact import redact
 
 __all__ = ["Exchange", "LostError", "Response", "exchange", "origin"]
@@ -50,8 +52,12 @@ class Response(NamedTuple):
 
     def decode(self, kind: type[T] | Any) -> Any:
         """The body as ``kind``, unknown fields ignored. Raises DataError when it does not fit."""
+        return self.decode_with(msgspec.json.Decoder(kind))
+
+    def decode_with(self, decoder: msgspec.json.Decoder[Any]) -> Any:
+        """The body as what ``decoder`` reads. Raises DataError when it does not fit."""
         try:
-            return msgspec.json.decode(self.body, type=kind)
+            return decoder.decode(self.body)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DataError(
                 f"the answer cannot be read: {error}",
@@ -156,7 +162,7 @@ def _send(session: requests.Session, request: Exchange) -> Response:
         )
         return Response(answer.status_code, _headers(answer), _body(answer, request), request.url)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-        raise _lost(error) from None
+        raise _lost(error, request.url) from None
 
 
 class _Headers(requests.auth.AuthBase):
@@ -192,25 +198,43 @@ def _body(answer: requests.Response, request: Exchange) -> bytes:
     return b"".join(pieces)
 
 
-def _lost(error: Exception) -> LostError:
+def _lost(error: Exception, url: str) -> LostError:
     """A library's exception in our words; certificates and malformed URLs do not heal by trying again."""
+    proxy = proxy_of(url)
     if isinstance(error, requests.exceptions.SSLError):
-        return LostError(
-            f"TLS failed ({one_line(_root(error))}); check the clock, the CA bundle and any proxy",
-            again=False,
-        )
+        return LostError(_tls_reason(error, url, proxy), again=False)
     if isinstance(error, requests.exceptions.ProxyError):
-        return LostError("the proxy did not answer (see HTTPS_PROXY)")
+        return _lost_at_proxy(error, proxy)
+    through = f" through the proxy {one_line(proxy)}" if proxy else ""
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return LostError(f"no connection within {CONNECT_SECONDS:g} s")
+        return LostError(f"no connection within {CONNECT_SECONDS:g} s{through}")
     if isinstance(error, (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError)):
-        return LostError(f"no answer within {READ_SECONDS:g} s")
+        return LostError(f"no answer within {READ_SECONDS:g} s{through}")
     broken = (
         requests.exceptions.InvalidURL,
         requests.exceptions.MissingSchema,
         requests.exceptions.InvalidSchema,
     )
-    return LostError(one_line(_root(error)), again=not isinstance(error, broken))
+    return LostError(f"{one_line(_root(error))}{through}", again=not isinstance(error, broken))
+
+
+def _tls_reason(error: Exception, url: str, proxy: str) -> str:
+    """What is wrong with TLS, who issued the certificate, and what to look at."""
+    reason = _root(error)
+    hint = explain_certificate(url) if "certificate verify failed" in str(error).lower() else ""
+    hint = one_line(hint) or "check the clock, the CA bundle (RUNNERCTL_CA_BUNDLE) and any proxy"
+    through = f" through the proxy {one_line(proxy)}" if proxy else ""
+    return f"TLS failed{through} ({one_line(reason)}); {hint}"
+
+
+def _lost_at_proxy(error: Exception, proxy: str) -> LostError:
+    """The proxy itself failed: it is down, or it wants a password (407) or forbids the host (403)."""
+    named = f"the proxy {one_line(proxy)}" if proxy else "the proxy"
+    refused = re.search(r"Tunnel connection failed: (\d{3}) ?([^\\'\")]*)", str(error))
+    if refused is None:
+        return LostError(f"{named} did not answer ({one_line(_root(error))}; see HTTPS_PROXY and NO_PROXY)")
+    said = one_line(f"{refused[1]} {refused[2]}")
+    return LostError(f"{named} refused the connection ({said}; see HTTPS_PROXY and NO_PROXY)", again=False)
 
 
 def _root(error: BaseException) -> str:
