@@ -9,7 +9,9 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.download import fetch
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.network import ARGUMENT, use
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.release_notes import ReleaseNotes
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import RELEASES, prune
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.unpack import verified_unpack
 
@@ -21,7 +23,8 @@ description:
   - Downloads the runner's archive once for a host, verifies its SHA-256 before anything is unpacked, and
     unpacks it to
     C(/opt/actions-runner/<version>), owned by root. The directory exists only when it is complete.
-  - Older releases are removed, except the newest of them and what a runner still uses.
+  - Older releases are removed, except the newest of them, what a runner still uses, and what a slot that is
+    on hold or in the middle of an upgrade starts with or goes back to.
   - Which release that is, is decided on the controller - the one GitHub expects, with a checksum that two
     sources agree
     on, or the pinned one.
@@ -39,6 +42,15 @@ options:
     description: Set by the action plugin. The short-lived token that GitHub Enterprise Server gives for its
       downloads.
     type: str
+  network:
+    description: Set by the action plugin. Proxies and the site's own certificates, from the variables
+      C(runnerctl_http_proxy), C(runnerctl_https_proxy), C(runnerctl_no_proxy) and C(runnerctl_ca_bundle).
+    type: dict
+    suboptions:
+      http_proxy: {description: Proxy of http addresses., type: str}
+      https_proxy: {description: Proxy of https addresses., type: str}
+      no_proxy: {description: What is reached without one., type: str}
+      ca: {description: Certificates in PEM form., type: str}
 attributes:
   check_mode:
     description: Predicts whether the release would be installed; downloads nothing.
@@ -76,7 +88,7 @@ def install(version: str, *, url: str, sha256: str, token: str | None) -> Path:
         verified_unpack(str(archive), str(target), sha256=sha256)
     finally:
         archive.unlink(missing_ok=True)
-    prune(wanted=version)
+    prune(wanted=version, kept=ReleaseNotes().read()["previous"].values())
     return target
 
 
@@ -88,6 +100,7 @@ def main() -> None:
             "url": {"type": "str"},
             "sha256": {"type": "str"},
             "token": {"type": "str", "no_log": True},
+            "network": ARGUMENT,
         },
         supports_check_mode=True,
     )
@@ -96,6 +109,7 @@ def main() -> None:
     changed = not target.is_dir()
     if changed and not module.check_mode:
         try:
+            use(module.params["network"], directory=module.tmpdir)
             install(
                 version,
                 url=module.params["url"],

@@ -46,6 +46,10 @@ class Bundle:
             raise self._lacks(what, f"--architecture {architecture}")
         return max(found, key=lambda file: _order(file.version or ""))
 
+    def with_sha256(self, sha256: str) -> Path | None:
+        """The file that has this SHA-256, or None."""
+        return next((self.path(file) for file in self.manifest.files if file.sha256 == sha256), None)
+
     def miniforge(self, machine: str, version: str) -> BundleFile:
         """The installer of a version of Miniforge for a machine."""
         architecture = architecture_label(machine)
