@@ -177,7 +177,7 @@ def _watch(
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        if len(slept) == 2:
+        if len(slept) == 2 and not github.control.runner(ORG, "late"):
             github.control.add_runner(ORG, "late", labels=[])
         if len(slept) >= rounds:
             raise KeyboardInterrupt
@@ -185,7 +185,7 @@ def _watch(
     variables = {**env(github), "COLUMNS": "80", "TERM": "xterm"}
     context = Context(variables, out, err, clock=lambda: 1795348800.0, sleep=sleep, paths=Paths(root))
     code = run(["list", "--watch", "--interval", "7", *options], context)
-    assert slept == [7.0] * rounds
+    assert slept == [7.0] * rounds, err.getvalue()
     return code, out.getvalue(), err.getvalue()
 
 
@@ -194,7 +194,7 @@ def test_watch_redraws_a_terminal(github: GithubApi, tmp_path: Path) -> None:
     code, out, _ = _watch(github, tmp_path, terminal=True)
     assert code == 130
     pictures = out.split("\x1b[H")[1:]
-    assert ["late" in picture for picture in pictures] == [False, False, False, True]
+    assert ["late" in picture for picture in pictures] == [False, False, True]
     assert "every 7 s" in pictures[1]
 
 

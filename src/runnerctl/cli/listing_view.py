@@ -79,6 +79,8 @@ def _choose(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Columns of which nothing is known say nothing; then the least needed go until a line fits."""
     empty = {name for name, texts in cells.items() if all(text == NONE for text in texts)}
+    if not cells["status"]:
+        return ["runner", "status", "busy", "version", "labels"], ()
     kept = {"status"} if "unit" in empty else set()
     shown = [name for name in cells if name not in empty - kept]
     if "runner" in shown and NONE not in cells["slot"] + cells["host"]:
