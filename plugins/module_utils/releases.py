@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 __all__ = ["RELEASES", "prune", "versions"]
 
 RELEASES = Path("/opt/actions-runner")
+UNITS = Path("/etc/systemd/system")
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
+_BIND = re.compile(r"^BindReadOnlyPaths=\S*/actions-runner/(\d+\.\d+\.\d+)/", re.MULTILINE)
 
 
 def versions(folder: Path = RELEASES) -> list[str]:
@@ -18,14 +21,22 @@ def versions(folder: Path = RELEASES) -> list[str]:
     return sorted((name for name in names if _VERSION.fullmatch(name)), key=_key)
 
 
-def prune(folder: Path = RELEASES, *, wanted: str, proc: Path = Path("/proc")) -> list[str]:
+def prune(
+    folder: Path = RELEASES,
+    *,
+    wanted: str,
+    proc: Path = Path("/proc"),
+    units: Path = UNITS,
+    kept: Iterable[str] = (),
+) -> list[str]:
     """Remove older releases; returns their versions.
 
-    Kept are the ``wanted`` one, the newest other one (to go back to), and whatever a listener still runs: a
-    busy slot keeps its release until it is restarted.
+    Kept are the ``wanted`` one, the newest other one (to go back to), whatever a listener still runs (a busy
+    slot keeps its release until it is restarted), what a slot's unit names (a slot on hold starts with that
+    when it is resumed), and those in ``kept``.
     """
     others = [version for version in versions(folder) if version != wanted]
-    used = _in_use(proc)
+    used = _in_use(proc) | _bound(units) | set(kept)
     gone = [version for version in others[:-1] if version not in used]
     for version in gone:
         # Renamed first: a half-removed tree must never look like a release.
@@ -53,4 +64,16 @@ def _in_use(proc: Path) -> set[str]:
                 found |= set(re.findall(r"actions-runner/(\d+\.\d+\.\d+)/", mounts))
         except OSError:
             continue  # it ended while we looked
+    return found
+
+
+def _bound(units: Path) -> set[str]:
+    """The releases that slots' units bind into their slots."""
+    found: set[str] = set()
+    for path in units.glob("gha-runner@*.service.d/*.conf"):
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue  # it was removed while we looked
+        found |= set(_BIND.findall(text))
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 
+from runnerctl.core.breaker import allowance
 from runnerctl.core.plan import Record
 from runnerctl.core.spec import Slot
 from runnerctl.errors import DataError
@@ -88,7 +89,7 @@ class FleetRoutes:
                 record = record_of(runner)
                 if record.name.casefold() in mine and record.online and not is_cut(record):
                     serving.add(record.name.casefold())
-        return everybody - serving, max(1, len(everybody) * self.percent // 100)
+        return everybody - serving, allowance(len(everybody), self.percent)
 
     def _slot(self, slot: SlotNow) -> Slot:
         try:
@@ -106,7 +107,9 @@ class FleetRoutes:
     def _record(self, slot: SlotNow) -> tuple[Registry, tuple[Record, str | None] | None]:
         registry = self.fleet.registry(self.fleet.spec.slot_url(self._slot(slot)))
         runner = registry.runner(slot.agent_id) if slot.agent_id is not None else None
-        return registry, (record_of(runner), runner.version) if runner is not None else None
+        if runner is None or runner.name.casefold() != self._runner_name(slot):
+            return registry, None  # a record of another name is not this slot's, whatever its host says
+        return registry, (record_of(runner), runner.version)
 
     def _drain_group(self, registry: Registry) -> int | None:
         group = self.fleet.spec.github_runner.drain_group
