@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 
 from runnerctl.core.spec import HostSpec
-from runnerctl.errors import DataError, TryAgainError, UnavailableError
+from runnerctl.errors import TryAgainError, UnavailableError
 from runnerctl.reconcile import desired_slot
-from runnerctl.rollout.ports import Cause, SlotNow
+from runnerctl.rollout.ports import Cause, SlotNow, slots_now
 
-__all__ = ["AnsibleHost", "slots_now"]
+__all__ = ["AnsibleHost"]
 
 
 class AnsibleHost:
@@ -78,24 +77,6 @@ class AnsibleHost:
             raise UnavailableError(_first_line(error), where=self.host) from None
         self.actions += result.get("actions") or []
         return result
-
-
-def slots_now(reports: Sequence[dict[str, Any]], *, where: str) -> tuple[SlotNow, ...]:
-    """What a host reports, as `SlotNow`. Raises DataError: a host may report anything."""
-    try:
-        return tuple(_slot_now(report) for report in reports)
-    except (msgspec.ValidationError, KeyError, TypeError) as error:
-        raise DataError(
-            f"the report of the host cannot be understood: {error}",
-            where=where,
-            remedy="look at .runner in the slots' directories on the host",
-        ) from None
-
-
-def _slot_now(report: dict[str, Any]) -> SlotNow:
-    known = {name: report.get(name) for name in ("name", "active", "busy", "agent_id", "url", "version")}
-    causes = [{"by": each["by"], "reason": each["reason"]} for each in report["causes"]]
-    return msgspec.convert({**known, "causes": causes, "runner_name": report.get("agent_name")}, SlotNow)
 
 
 def _first_line(error: Exception) -> str:

@@ -32,7 +32,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt impor
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import hook_text
 
 from runnerctl.cli.context import Context, Paths
-from runnerctl.cli.drain import Desk
+from runnerctl.cli.drain_here import Desk
 from runnerctl.core.driver_readings import GpuHistory
 from runnerctl.errors import TryAgainError
 from runnerctl.probes.history import read_gpu_history

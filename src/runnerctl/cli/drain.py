@@ -1,50 +1,93 @@
-"""``runnerctl drain`` and ``runnerctl resume``: take a slot out of use by hand, and bring it back."""
+"""``runnerctl drain`` and ``runnerctl resume``: take slots or hosts out of use, and bring them back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import OutputOption
-from runnerctl.errors import TryAgainError
+from runnerctl.cli.options import InventoryOption, LimitOption, OutputOption
+from runnerctl.errors import UsageError
 
 if TYPE_CHECKING:
-    from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import Cause, Hold, Holds
-
-    from runnerctl.cli.host import Done
+    from runnerctl.cli.drain_here import Here
 
 __all__ = ["app", "drain", "resume"]
 
 DRAIN_EXAMPLE = """
 runnerctl drain main --reason "a new power supply"
-runnerctl drain main --wait --timeout 3600
+runnerctl drain --all --wait --timeout 3600
+GH_TOKEN=... runnerctl drain -i inventory --limit gpu-07 --reason "new fans"
 """
 RESUME_EXAMPLE = """
 runnerctl resume main
 runnerctl resume main --force
+GH_TOKEN=... runnerctl resume -i inventory --limit gpu-07
 """
 app = new_app()
-SlotArgument = Annotated[str, typer.Argument(metavar="SLOT", help="The slot's name, as in `runnerctl list`.")]
+SlotsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SLOT...]", help="Slots by name, as in `runnerctl list`.", show_default=False),
+]
+AllOption = Annotated[bool, typer.Option("--all", help="Every slot of this host.")]
+SlotOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slot",
+        metavar="NAME",
+        help="With -i: only this slot of each host; again for more.",
+        show_default=False,
+    ),
+]
+RoutingOption = Annotated[
+    bool, typer.Option("--no-routing", help="Leave GitHub alone: touch holds on the hosts only.")
+]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="With -i: say what would happen, and write nothing.")
+]
 
 
 @app.command("drain", cls=Command, epilog=DRAIN_EXAMPLE)
 def drain(
     context: typer.Context,
-    slot: SlotArgument,
+    slots: SlotsArgument = None,
+    all_slots: AllOption = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    slot: SlotOption = None,
     reason: Annotated[
         str | None,
         typer.Option("--reason", metavar="TEXT", help="Why, for `list` and for jobs.", show_default=False),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until the running job has ended.")] = False,
+    wait: Annotated[
+        bool | None,
+        typer.Option(
+            "--wait/--no-wait",
+            help="Wait until the running job has ended. Default: only with -i.",
+            show_default=False,
+        ),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option("--timeout", metavar="SECONDS", min=0, help="How long to wait.", show_default=False),
     ] = None,
+    quiet: Annotated[
+        float | None,
+        typer.Option(
+            "--quiet",
+            metavar="SECONDS",
+            min=0,
+            help="How long jobs may be on their way. Default: github_runner_drain_quiet_seconds.",
+            show_default=False,
+        ),
+    ] = None,
+    no_routing: RoutingOption = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With -i: also when the fleet's circuit breaker says no.")
+    ] = False,
+    check: CheckOption = False,
     held: Annotated[
         bool, typer.Option("--held", help="Only wait and stop, for the hold that is there already.")
     ] = False,
@@ -52,134 +95,111 @@ def drain(
 ) -> int:
     """Put a slot on hold; the job that runs is left alone.
 
-    The listener is stopped at once when it is idle, and otherwise when its job has ended; a job that slips in
-    fails with the reason. The hold stays over reboots and converges, until `runnerctl resume`. It needs root.
-    """
-    from runnerctl.cli.slots import tell
+    With a GitHub credential the slot is cut from routing first, and a quiet period lets jobs arrive that were
+    on their way; without one, a job that slips in fails with the reason. Then the listener is stopped at once
+    when it is idle, and otherwise when its job has ended. The hold stays over reboots and converges, until
+    `runnerctl resume`. On a host it needs root.
 
+    With -i it drains hosts of an Ansible inventory, batch by batch, and waits for their jobs. A circuit
+    breaker refuses to take more than runnerctl_fleet_max_held_percent of the fleet out of service. Exit code
+    75: a job still runs, or the breaker refused; 69: a host did not answer.
+    """
     command: Context = context.obj
-    desk = _desk(command, slot)
-    done = desk.finish(timeout) if held else desk.drain(reason, seconds=timeout, wait=wait)
-    return tell(command, done, output)
+    _refuse_mixture(inventory, slots=slots, every=all_slots, limit=limit, slot=slot, check=check, force=force)
+    if inventory is None:
+        from runnerctl.cli.slots import tell
+
+        here = _here(command, slots, every=all_slots, routing=not no_routing and not held)
+        if held:
+            return tell(command, here.finish(timeout), output)
+        done = here.drain(reason, seconds=timeout, wait=bool(wait), quiet=quiet)
+        return tell(command, done, output)
+    from runnerctl.cli.drain_fleet import drain_variables, rollout
+
+    variables = drain_variables(
+        reason=reason, quiet=quiet, wait=wait is not False, timeout=timeout, force=force
+    )
+    return rollout(
+        command,
+        "drain",
+        variables={**variables, "drain_routing": not no_routing, "drain_slots": list(slot or [])},
+        inventory=inventory,
+        limit=limit,
+        check=check,
+        output=output,
+    )
 
 
 @app.command("resume", cls=Command, epilog=RESUME_EXAMPLE)
 def resume(
     context: typer.Context,
-    slot: SlotArgument,
+    slots: SlotsArgument = None,
+    all_slots: AllOption = False,
+    inventory: InventoryOption = None,
+    limit: LimitOption = None,
+    slot: SlotOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Lift a hold of the health verdict as well.")
     ] = False,
+    no_routing: RoutingOption = False,
+    check: CheckOption = False,
     output: OutputOption = None,
 ) -> int:
     """Take a slot's hold away and start it.
 
-    A hold that the health verdict set ends by itself when the GPUs are well again; --force ends it now, and
-    brings GPUs back that were taken out. It needs root.
+    With a GitHub credential it waits until the runner is online, and then gives it its labels and its group
+    back. A hold that the health verdict set ends by itself when the GPUs are well again; --force ends it now,
+    and brings GPUs back that were taken out. On a host it needs root. With -i it brings hosts of an Ansible
+    inventory back.
     """
-    from runnerctl.cli.slots import tell
-
     command: Context = context.obj
-    return tell(command, _desk(command, slot).resume(force=force), output)
+    _refuse_mixture(inventory, slots=slots, every=all_slots, limit=limit, slot=slot, check=check)
+    if inventory is None:
+        from runnerctl.cli.slots import tell
+
+        here = _here(command, slots, every=all_slots, routing=not no_routing)
+        return tell(command, here.resume(force=force), output)
+    if force:
+        raise UsageError("--force lifts a verdict's hold on its own host only", remedy="run it on that host")
+    from runnerctl.cli.drain_fleet import rollout
+
+    return rollout(
+        command,
+        "resume",
+        variables={"resume_routing": not no_routing, "resume_slots": list(slot or [])},
+        inventory=inventory,
+        limit=limit,
+        check=check,
+        output=output,
+    )
 
 
-def _desk(context: Context, slot: str) -> Desk:
-    from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import Holds
+def _refuse_mixture(
+    inventory: str | None,
+    *,
+    slots: list[str] | None,
+    every: bool,
+    limit: str | None,
+    slot: list[str] | None,
+    check: bool,
+    force: bool = False,
+) -> None:
+    """A host's own slots are arguments, an inventory's are options. Raises UsageError."""
+    if inventory is not None:
+        if slots or every:
+            raise UsageError(
+                "slots of an inventory are given by --slot", remedy="drain -i INVENTORY --slot main"
+            )
+        return
+    given = {"--limit": limit, "--slot": slot, "--check": check, "--force": force}
+    if alone := [name for name, value in given.items() if value]:
+        raise UsageError(f"{alone[0]} needs an inventory", remedy="give one with -i")
+    if bool(slots) == every:
+        remedy = "name slots of this host, or give --all, or an inventory with -i"
+        raise UsageError("both slots and --all are given" if every else "no slot is given", remedy=remedy)
 
-    from runnerctl.cli.host import Slots
-    from runnerctl.cli.local import require_slot
-    from runnerctl.hostfile import load_host_spec
 
-    slots = Slots(context)
-    require_slot(context.paths, load_host_spec(context.paths.host_file), slot)
-    return Desk(context, slot, Holds(slots.layout, slots.system))
+def _here(context: Context, slots: list[str] | None, *, every: bool, routing: bool) -> Here:
+    from runnerctl.cli.drain_here import here
 
-
-@dataclass(frozen=True)
-class Desk:
-    """One slot and its holds."""
-
-    context: Context
-    slot: str
-    holds: Holds
-
-    def drain(self, reason: str | None, *, seconds: float | None, wait: bool) -> Done:
-        """Hold the slot; with ``wait``, until it has run dry. Raises TryAgainError after ``seconds``."""
-        from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import OPERATOR, Cause
-
-        from runnerctl.cli.host import Done, host_errors
-
-        done = Done()
-        with host_errors():
-            cause = Cause(OPERATOR, reason or self._who(), f"{self._now():%Y-%m-%dT%H:%M:%SZ}")
-            if (reason or self._by(OPERATOR) is None) and self.holds.add(self.slot, cause):
-                done.actions.append(f"slot {self.slot} is on hold")
-            ended = self.holds.settle(self.slot)
-        if ended == "stopped":
-            done.actions.append(f"slot {self.slot} is stopped")
-        elif ended == "waits" and wait:
-            done.actions += self.finish(seconds).actions
-        elif ended == "waits":
-            self.context.note(f"runnerctl: slot {self.slot} runs a job, and stops when it has ended")
-        return self._shown(done)
-
-    def finish(self, seconds: float | None) -> Done:
-        """Wait for the job of a held slot and stop it. Raises TryAgainError after ``seconds``."""
-        from runnerctl.cli.host import Done, host_errors
-
-        with host_errors():
-            ended = self.holds.finish(self.slot, seconds=seconds)
-        if not ended:
-            remedy = "it stops when its job has ended; `runnerctl list` shows it"
-            raise TryAgainError("still runs a job", where=f"slot {self.slot}", remedy=remedy)
-        stopped = self.holds.get(self.slot) is not None
-        return self._shown(Done(actions=[f"slot {self.slot} is stopped"] if stopped else []))
-
-    def resume(self, *, force: bool) -> Done:
-        """Lift the operator's hold, with ``force`` every hold, and start the slot. Raises TryAgainError."""
-        from runnerctl.cli.host import Done, host_errors
-
-        done = Done()
-        with host_errors():
-            hold = self.holds.get(self.slot)
-            if hold is None:
-                return self._shown(done)
-            left = self._lift(hold, done, force=force)
-            if left is None and self.holds.start(self.slot):
-                done.actions.append(f"slot {self.slot} is started")
-        if left is not None:
-            remedy = "it ends by itself when the cause has gone; --force ends it now"
-            by = " and ".join(cause.by for cause in left.causes)
-            raise TryAgainError(f"is held by {by}: {left.reason}", where=f"slot {self.slot}", remedy=remedy)
-        return self._shown(done)
-
-    def _lift(self, hold: Hold, done: Done, *, force: bool) -> Hold | None:
-        from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import HEALTH, OPERATOR
-
-        from runnerctl.cli.act import forgive
-
-        sick = hold.cause(HEALTH)
-        if force and sick:
-            forgive(self.holds.layout, sick.gpus, clock=self.context.clock, say=self.context.note)
-        for cause in hold.causes:
-            if force or cause.by == OPERATOR:
-                self.holds.drop(self.slot, cause.by)
-                done.actions.append(f"the hold by {cause.by} is lifted: {cause.reason}")
-        return self.holds.get(self.slot)
-
-    def _by(self, who: str) -> Cause | None:
-        hold = self.holds.get(self.slot)
-        return hold.cause(who) if hold else None
-
-    def _shown(self, done: Done) -> Done:
-        hold = self.holds.get(self.slot)
-        done.slots = [{"slot": self.slot, "hold_reason": hold.reason if hold else None}]
-        return done
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.context.clock(), timezone.utc)
-
-    def _who(self) -> str:
-        """Without a reason the name of whom sudo knows is better than none."""
-        user = self.context.env.get("SUDO_USER")
-        return f"drained by {user}" if user else "drained by hand"
+    return here(context, None if every else list(slots or []), routing=routing)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
-__all__ = ["Cause", "HostPort", "SlotNow"]
+from runnerctl.errors import DataError
+
+__all__ = ["Cause", "HostPort", "SlotNow", "SlotsPort", "slots_now"]
 
 
 class Cause(msgspec.Struct, frozen=True):
@@ -40,8 +42,8 @@ class SlotNow(msgspec.Struct, frozen=True):
         return bool(self.causes)
 
 
-class HostPort(Protocol):
-    """One host, as a rollout acts on it.
+class SlotsPort(Protocol):
+    """The slots of one host and their holds, as a drain acts on them.
 
     Every method is bounded by a deadline of its own, may be repeated after a crash, and raises
     RunnerctlError. None of them ends a running job.
@@ -64,6 +66,10 @@ class HostPort(Protocol):
         """Take away the causes that ``by`` gave, and start what nothing else holds."""
         ...
 
+
+class HostPort(SlotsPort, Protocol):
+    """One host, as every rollout acts on it; what `SlotsPort` says of its methods is true of these too."""
+
     def install(self, *, version: str, url: str, sha256: str, token: str | None = None) -> None:
         """Bring a verified copy of a runner release to the host, beside those that are there."""
         ...
@@ -71,3 +77,21 @@ class HostPort(Protocol):
     def switch(self, slots: Sequence[str], version: str) -> None:
         """Let slots that do not run start with another installed release."""
         ...
+
+
+def slots_now(reports: Sequence[dict[str, Any]], *, where: str) -> tuple[SlotNow, ...]:
+    """What module ``runner_drain`` says of a host's slots. Raises DataError: a host may report anything."""
+    try:
+        return tuple(_slot_now(report) for report in reports)
+    except (msgspec.ValidationError, KeyError, TypeError) as error:
+        raise DataError(
+            f"the report of the host cannot be understood: {error}",
+            where=where,
+            remedy="look at .runner in the slots' directories on the host",
+        ) from None
+
+
+def _slot_now(report: dict[str, Any]) -> SlotNow:
+    known = {name: report.get(name) for name in ("name", "active", "busy", "agent_id", "url", "version")}
+    causes = [{"by": each["by"], "reason": each["reason"]} for each in report["causes"]]
+    return msgspec.convert({**known, "causes": causes, "runner_name": report.get("agent_name")}, SlotNow)
