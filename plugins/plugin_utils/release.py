@@ -1,4 +1,4 @@
-"""What preflight learnt about the runner release, handed to the play's later tasks as a fact."""
+"""What the tasks of one play share: the runner release as a fact, reads of GitHub through the cache."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain
 
-__all__ = ["recall_release", "release_fact"]
+from runnerctl.play import Play, current_play
+
+__all__ = ["recall_release", "release_fact", "shared_play"]
 
 FACT = "__github_runner_release"
 
@@ -28,3 +31,12 @@ def recall_release(variables: Mapping[str, Any]) -> dict[str, Any]:
     """
     known = plain(variables.get("ansible_facts", {}).get(FACT) or {})
     return known if known.pop("run", None) == os.getppid() else {}
+
+
+def shared_play(variables: Mapping[str, Any]) -> Play | None:
+    """This run of ansible-playbook and how many hosts the play is for, of all its batches.
+
+    Raises ConfigError for a bad ``RUNNERCTL_CACHE_DIR``.
+    """
+    hosts = variables.get("ansible_play_hosts_all") or [None]
+    return current_play(os.environ, hosts=len(hosts), note=Display().warning)

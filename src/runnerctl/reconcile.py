@@ -8,40 +8,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from runnerctl.core.environment import slot_environment
-from runnerctl.core.labels import architecture_label
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
 from runnerctl.core.scope import Scope, api_url_for, parse_scope
 from runnerctl.core.spec import HostSpec, Slot
-from runnerctl.core.templates import fill
 from runnerctl.errors import (
     AccessError,
     ConfigError,
-    DataError,
     TryAgainError,
 )
 from runnerctl.github.auth import credentials
-from runnerctl.github.client import GitHubClient
+from runnerctl.github.client import Call
+from runnerctl.github.connect import Connector
 from runnerctl.github.models import Runner, RunnerDownload
 from runnerctl.github.registry import Registry
 from runnerctl.github.transport import origin
+from runnerctl.play import Play
+from runnerctl.reads import DirectReads, Reads, SharedReads
+from runnerctl.runner_release import Release, choose_release
 
 __all__ = ["Fleet", "Release", "desired_slot", "record_of"]
 
 POLL_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 5.0
-
-
-class Release:
-    """A runner release to install: version, where from, and its SHA-256 (lower-case hexadecimal)."""
-
-    def __init__(self, version: str, *, url: str, sha256: str, token: str | None = None) -> None:
-        self.version = version
-        self.url = url
-        self.sha256 = sha256
-        self.token = token  # GHES gives a short-lived token for its own download
 
 
 def record_of(runner: Runner) -> Record:
@@ -78,6 +70,7 @@ class Fleet:
 
     ``environment`` holds the credentials (see `runnerctl.github.auth`); without one AccessError is raised.
     ``others`` are the inventory's other hosts: a record that bears the name of one is never deleted for this.
+    ``play`` is the run of ansible-playbook whose workers share reads; ``max_wait`` what ``--max-wait`` gave.
     """
 
     def __init__(
@@ -86,18 +79,23 @@ class Fleet:
         environment: Mapping[str, str],
         *,
         others: Collection[str] = (),
+        play: Play | None = None,
+        max_wait: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.spec = spec
         self.environment = environment
         self.others = frozenset(others) - {spec.host}
+        self.play = play
+        self.max_wait = max_wait
         self.sleep = sleep
         self.clock = clock
         self._registries: dict[str, Registry] = {}
         self._tokens: dict[str, str] = {}
-        self._downloads: dict[str, Sequence[RunnerDownload]] = {}
-        self._groups: dict[tuple[str, str], int | None] = {}
+        self._directs: dict[str, DirectReads] = {}
+        self._shared: dict[str, SharedReads] = {}
+        self._calls: list[Call] = []
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -108,15 +106,21 @@ class Fleet:
             self._refuse_unknown_server(scope)
             api_url = self.spec.github_runner.api_url or self.environment.get("RUNNERCTL_API_URL")
             api_url = api_url or api_url_for(scope.url)
-            credential = credentials(self.environment, api_url=api_url, scope=scope)
+            connect = self._connector(api_url)
+            credential = credentials(self.environment, api_url=api_url, scope=scope, connect=connect)
             if credential is None:
                 raise AccessError(
                     "there is no GitHub credential",
                     where=scope.name,
                     remedy="set GH_TOKEN, or RUNNERCTL_APP_ID and RUNNERCTL_APP_KEY_FILE, on the controller",
                 )
-            self._registries[scope.url] = Registry(GitHubClient(api_url, credential), scope)
+            self._registries[scope.url] = Registry(connect(credential), scope)
         return self._registries[scope.url]
+
+    def _connector(self, api_url: str) -> Connector:
+        return Connector(
+            self.environment, api_url, observer=self._calls.append, max_wait=self.max_wait, sleep=self.sleep
+        )
 
     def _refuse_unknown_server(self, scope: Scope) -> None:
         """A host names a URL too, in its ``.runner``: the credential goes to inventory's servers only."""
@@ -134,47 +138,74 @@ class Fleet:
         return list(found.values())
 
     def calls(self) -> dict[str, int]:
-        """How many requests were sent, and how many of them write."""
-        sent = [call for registry in self._registries.values() for call in registry.client.calls]
-        return {"requests": len(sent), "writes": sum(method != "GET" for method, *_ in sent)}
+        """How many requests were sent, those that mint an App's token included, and how many write."""
+        return {
+            "requests": len(self._calls),
+            "writes": sum(call.method != "GET" for call in self._calls),
+        }
 
     def plans(self, local: Mapping[str, LocalSlot]) -> list[SlotPlan]:
-        """Ask GitHub for every slot's record, and plan. Raises RunnerctlError."""
-        return [self.plan(slot, local.get(slot.name, LocalSlot(slot.name))) for slot in self._slots()]
+        """Every slot's plan. Raises RunnerctlError.
+
+        In a play they are made from its shared list; what would change something, or looks wrong, is planned
+        again from reads of its own.
+        """
+        return [self._sure_plan(slot, local.get(slot.name, LocalSlot(slot.name))) for slot in self._slots()]
+
+    def _sure_plan(self, slot: Slot, local: LocalSlot) -> SlotPlan:
+        reads = self._reads(self.spec.slot_url(slot))
+        if isinstance(reads, SharedReads):
+            with suppress(ConfigError):  # of a group that was made a moment ago
+                plan = self._plan(slot, local, reads)
+                quiet = not (plan.changes or plan.error or plan.waits_for)
+                if quiet and (plan.online or local.hold is not None):
+                    return plan
+        return self.plan(slot, local)
 
     def _slots(self) -> Iterable[Slot]:
         return self.spec.github_runner.slots
 
     def plan(self, slot: Slot, local: LocalSlot) -> SlotPlan:
-        """The plan of one slot: one request when it is converged, and one a group for all slots in it."""
-        registry = self.registry(self.spec.slot_url(slot))
-        named = registry.runner_by_name(self.spec.runner_name(slot))
+        """The plan of one slot, from fresh reads: one request when it is converged, one for all groups."""
+        return self._plan(slot, local, self._direct(self.spec.slot_url(slot)))
+
+    def _plan(self, slot: Slot, local: LocalSlot, reads: Reads) -> SlotPlan:
+        scope = self.registry(self.spec.slot_url(slot)).scope
+        named = reads.by_name(self.spec.runner_name(slot))
         own = named if named is not None and named.id == local.agent_id else None
-        same_scope = (local.url or "").lower() == registry.scope.url.lower()
+        same_scope = (local.url or "").lower() == scope.url.lower()
         if own is None and local.agent_id is not None and same_scope:
-            own = registry.runner(local.agent_id)
+            own = reads.by_id(local.agent_id)
         return plan_slot(
             self.spec,
             slot,
             local,
             named=record_of(named) if named else None,
             own=record_of(own) if own else None,
-            group_id=self.group_id(slot),
+            group_id=reads.group_id(self.spec.slot_group(slot)),
         )
+
+    def _direct(self, url: str) -> DirectReads:
+        registry = self.registry(url)
+        return self._directs.setdefault(registry.scope.url, DirectReads(registry))
+
+    def _reads(self, url: str) -> DirectReads:
+        """Those of the play, where there is one."""
+        registry = self.registry(url)
+        if self.play is None:
+            return self._direct(url)
+        if registry.scope.url not in self._shared:
+            scopes = [self.spec.slot_scope(slot).url for slot in self._slots()]
+            slots = self.play.hosts * scopes.count(registry.scope.url)
+            self._shared[registry.scope.url] = SharedReads(registry, self.play, slots=slots)
+        return self._shared[registry.scope.url]
 
     def group_id(self, slot: Slot) -> int | None:
         """The id of the slot's runner group, asked once; the scope's default group when it names none.
 
         None at a repository, which has no groups. Raises ConfigError when there is no such group.
         """
-        group = self.spec.slot_group(slot)
-        registry = self.registry(self.spec.slot_url(slot))
-        if registry.scope.kind == "repository":
-            return None
-        key = (registry.scope.url, group or "")
-        if key not in self._groups:
-            self._groups[key] = registry.group_id(group) if group else registry.default_group_id()
-        return self._groups[key]
+        return self._direct(self.spec.slot_url(slot)).group_id(self.spec.slot_group(slot))
 
     def prove_access(self, *, register: Collection[str]) -> None:
         """Ask every scope for something that needs the right to manage runners; raises AccessError.
@@ -183,50 +214,36 @@ class Fleet:
         A runner group that does not exist is found here as well: ConfigError.
         """
         for scope in self.scopes():
-            self.downloads(scope)
+            self._reads(scope.url).prove_access()
         for slot in self._slots():
             if self.spec.slot_group(slot):
-                self.group_id(slot)
+                self._prove_group(slot)
             if slot.name in register:
                 self.token(self.spec.slot_url(slot))
 
+    def _prove_group(self, slot: Slot) -> None:
+        """Raises ConfigError when the slot's group does not exist: now, not when a play's workers looked."""
+        try:
+            self._reads(self.spec.slot_url(slot)).group_id(self.spec.slot_group(slot))
+        except ConfigError:
+            if self.play is None:
+                raise
+            self.group_id(slot)
+
     def downloads(self, scope: Scope) -> Sequence[RunnerDownload]:
         """The releases GitHub offers to a scope; asked once."""
-        if scope.url not in self._downloads:
-            self._downloads[scope.url] = self.registry(scope.url).downloads()
-        return self._downloads[scope.url]
+        return self._reads(scope.url).downloads()
 
     def release(self, machine: str, *, installed: Collection[str] = ()) -> Release:
-        """The runner release this host should run.
-
-        Without a pin it is the one GitHub expects (``GET .../downloads``), with a SHA-256 that two sources
-        agree on: that answer and the release's own page. One source is enough for a release that the host has
-        ``installed``. Raises DataError when they differ or none is known.
-        """
-        runner = self.spec.github_runner
-        architecture = architecture_label(machine)
-        if runner.version and runner.sha256 and runner.download_url:
-            return Release(runner.version, url=self._url(runner.version, architecture), sha256=runner.sha256)
-        scope = self.scopes()[0]
-        offer = _offer(self.downloads(scope), scope, architecture)
-        version = runner.version or offer.version
-        name = f"actions-runner-linux-{architecture}-{version}.tar.gz"
-        first = offer.sha256_checksum if version == offer.version else None
-        second = runner.sha256
-        if second is None and not (first and version in installed):
-            second = self.registry(scope.url).release_digest(version, name)
-            if second is None and api_url_for(scope.url).startswith("https://api."):
-                raise _unknown_sum(name)  # only a GitHub Enterprise Server may lack the release's own page
-        sha256 = _agreed(name, first, second)
-        url = offer.download_url if version == offer.version else _public_url(version, architecture)
-        url = self._url(version, architecture) if runner.download_url else url
-        # The server's token is for the server's own file: it goes to no other place.
-        token = offer.temp_download_token if url == offer.download_url else None
-        return Release(version, url=url, sha256=sha256, token=token)
-
-    def _url(self, version: str, architecture: str) -> str:
-        template = self.spec.github_runner.download_url or ""
-        return fill(template, version=version, architecture=architecture)
+        """The runner release this host should run (see `choose_release`)."""
+        return choose_release(
+            self.spec.github_runner,
+            machine,
+            scope=lambda: self.scopes()[0],
+            downloads=lambda: self.downloads(self.scopes()[0]),
+            digest=lambda version, name: self._reads(self.scopes()[0].url).release_digest(version, name),
+            installed=installed,
+        )
 
     # -- writing -----------------------------------------------------------------------------------------
 
@@ -358,34 +375,3 @@ class Fleet:
             if not check:
                 registry.delete(runner.id)
         return [runner.name for _, runner in found]
-
-
-def _offer(offers: Sequence[RunnerDownload], scope: Scope, architecture: str) -> RunnerDownload:
-    for offer in offers:
-        if offer.os == "linux" and offer.architecture == architecture:
-            return offer
-    raise DataError(f"GitHub offers no runner for linux-{architecture}", where=scope.name)
-
-
-def _agreed(name: str, first: str | None, second: str | None) -> str:
-    sums = {value.lower() for value in (first, second) if value}
-    if len(sums) > 1:
-        raise DataError(
-            f"two sources disagree on the SHA-256 of {name}: {', '.join(sorted(sums))}",
-            remedy="do not install it; find out which source was tampered with",
-        )
-    if not sums:
-        raise _unknown_sum(name)
-    return sums.pop()
-
-
-def _unknown_sum(name: str) -> DataError:
-    return DataError(
-        f"GitHub's release does not give the SHA-256 of {name}",
-        remedy="pin github_runner_version and github_runner_sha256",
-    )
-
-
-def _public_url(version: str, architecture: str) -> str:
-    name = f"actions-runner-linux-{architecture}-{version}.tar.gz"
-    return f"https://github.com/actions/runner/releases/download/v{version}/{name}"

@@ -207,6 +207,7 @@ class Controller:
             "ANSIBLE_CALLBACKS_ENABLED": "events",
             "ANSIBLE_LOCALHOST_WARNING": "0",
             "RUNNERCTL_EVENTS": str(events),
+            "RUNNERCTL_CACHE_DIR": str(self.directory / "cache"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
             "PYTHONUNBUFFERED": "1",
             **self.environment,

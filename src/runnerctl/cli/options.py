@@ -10,6 +10,7 @@ __all__ = [
     "ApiUrlOption",
     "InventoryOption",
     "LimitOption",
+    "MaxWaitOption",
     "OutputOption",
     "RootfsOption",
     "UrlOption",
@@ -36,6 +37,15 @@ ApiUrlOption = Annotated[
         "--api-url",
         metavar="URL",
         help="GitHub's REST API. Default: RUNNERCTL_API_URL, or what follows from the URL.",
+        show_default=False,
+    ),
+]
+MaxWaitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-wait",
+        metavar="SECONDS",
+        help="How long a call may wait for GitHub's rate limit. Default: RUNNERCTL_MAX_WAIT_SECONDS, or 300.",
         show_default=False,
     ),
 ]

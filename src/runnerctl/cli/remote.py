@@ -62,16 +62,22 @@ def credential(
     return credentials(context.env, api_url=api, scope=scope, connect=connect)
 
 
-def registry(context: Context, scope: Scope, *, api: str | None = None) -> Registry:
-    """GitHub's runners of a scope. Raises AccessError without a credential."""
-    from runnerctl.github.client import GitHubClient
+def registry(
+    context: Context, scope: Scope, *, api: str | None = None, max_wait: str | None = None
+) -> Registry:
+    """GitHub's runners of a scope; ``max_wait`` is the option `MaxWaitOption`.
+
+    Raises AccessError without a credential, ConfigError for a setting that cannot be used.
+    """
+    from runnerctl.github.connect import Connector
     from runnerctl.github.registry import Registry
 
     base = api_url(context, scope, api)
-    found = credential(context, scope, api=base)
+    connect = Connector(context.env, base, max_wait=max_wait)
+    found = credential(context, scope, api=base, connect=connect)
     if found is None:
         raise AccessError("there is no GitHub credential", where=scope.name, remedy=HOW_TO_AUTHENTICATE)
-    return Registry(GitHubClient(base, found), scope)
+    return Registry(connect(found), scope)
 
 
 def has_credential(context: Context) -> bool:

@@ -43,8 +43,8 @@ def digest(*parts: str) -> str:
 def cache_from(env: Mapping[str, str], *, note: Callable[[str], None] = _LOG.warning) -> PrivateCache | None:
     """The cache of an environment; None when it is turned off or there is no place for one.
 
-    ``RUNNERCTL_CACHE_DIR`` is a directory or ``off``; without it ``XDG_CACHE_HOME`` or ``~/.cache`` holds it.
-    Raises ConfigError for a relative path. ``note`` hears once why a directory is not used.
+    ``RUNNERCTL_CACHE_DIR`` is a directory or ``off``; without it ``runnerctl/github`` in ``XDG_CACHE_HOME``
+    or ``~/.cache`` is taken. ``note`` hears once why it is not used. Raises ConfigError for a relative path.
     """
     given = env.get(VARIABLE, "").strip()
     if given.lower() == "off":
@@ -55,7 +55,7 @@ def cache_from(env: Mapping[str, str], *, note: Callable[[str], None] = _LOG.war
             raise ConfigError(f"{given!r} is no absolute path", where=VARIABLE, remedy="give one, or 'off'")
         return PrivateCache(path, note=note)
     base = _user_directory(env)
-    return PrivateCache(base / "runnerctl", note=note) if base and _is_ours(base) else None
+    return PrivateCache(base / "runnerctl" / "github", note=note) if base and _is_ours(base) else None
 
 
 def _user_directory(env: Mapping[str, str]) -> Path | None:
@@ -195,7 +195,7 @@ class PrivateCache:
 
     def _open(self) -> int | None:
         try:
-            self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 self.root.mkdir(mode=0o700)
             directory = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

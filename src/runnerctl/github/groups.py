@@ -9,7 +9,7 @@ from runnerctl.errors import ConfigError
 from runnerctl.github.models import GroupMember, Runner, RunnerGroup
 from runnerctl.github.operations import Operations
 
-__all__ = ["GroupOperations"]
+__all__ = ["GroupOperations", "named_group"]
 
 
 class GroupOperations(Operations):
@@ -27,7 +27,7 @@ class GroupOperations(Operations):
 
         Raises ConfigError when there is none, with the names there are.
         """
-        return _named(self.groups(), name, where=self.scope.name).id
+        return named_group(self.groups(), name, where=self.scope.name).id
 
     def default_group_id(self) -> int | None:
         """The id of the group that runners are in unless told otherwise; None for a repository."""
@@ -88,7 +88,8 @@ class GroupOperations(Operations):
         return self.client.listing(path, Runner, key="runners", what=what) or ()
 
 
-def _named(groups: Sequence[RunnerGroup], name: str, *, where: str) -> RunnerGroup:
+def named_group(groups: Sequence[RunnerGroup], name: str, *, where: str) -> RunnerGroup:
+    """The group of a name, compared without case. Raises ConfigError with the names there are."""
     found = next((group for group in groups if group.name.casefold() == name.casefold()), None)
     if found:
         return found
