@@ -7,10 +7,9 @@ from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
+from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import (
-    bundle_of,
     bundle_problems,
-    bundled_release,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import (
     driver_fact,
@@ -19,8 +18,12 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key, toolkit_keys
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_problems
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import release_fact
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import release_fact, shared_play
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.runner_release import (
+    expected_release,
+    kept_release,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
     plain,
@@ -30,6 +33,9 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
 from runnerctl.core.preflight import HostFacts, host_problems
 from runnerctl.core.spec import HostSpec, Problem
 from runnerctl.reconcile import Fleet
+from runnerctl.redact import redact
+
+display = Display()
 
 
 class ActionModule(TargetAction):
@@ -51,9 +57,9 @@ class ActionModule(TargetAction):
         known = driver_fact(report) if wants_driver else {}
         if spec.github_runner.slots and _wants(variables, "github_runner"):
             try:
-                known = {**known, **release_fact(self._ask_github(spec, facts))}
+                known = {**known, **release_fact(self._ask_github(spec, facts, report, variables))}
             except RunnerctlError as error:
-                raise AnsibleActionFail(f"{spec.host}: {error}") from None
+                raise AnsibleActionFail(redact(f"{spec.host}: {error}")) from None
         return {**report, "changed": False, "host_json": None, "ansible_facts": known}
 
     def _problems(self, spec: HostSpec, facts: HostFacts, variables: dict[str, Any]) -> list[Problem]:
@@ -65,15 +71,17 @@ class ActionModule(TargetAction):
             problems += driver_key(self, spec.nvidia_driver)[1]
         return problems + (toolkit_keys(self, spec.container_toolkit)[1] if toolkit else [])
 
-    def _ask_github(self, spec: HostSpec, facts: HostFacts) -> dict[str, Any]:
+    def _ask_github(
+        self, spec: HostSpec, facts: HostFacts, report: dict[str, Any], variables: dict[str, Any]
+    ) -> dict[str, Any]:
         """Prove that the credential is enough, and learn which release to install."""
-        fleet = Fleet(spec, os.environ)
+        fleet = Fleet(spec, os.environ, play=shared_play(variables))
         new = {slot.name for slot in spec.github_runner.slots} - set(facts.registered)
         fleet.prove_access(register=new if not self._task.check_mode else set())
-        if bundle := bundle_of(self, spec):
-            known = bundled_release(bundle, spec, facts.machine)
-            return {**known, "needs_token": False, "installed": known["version"] in facts.releases}
-        release = fleet.release(facts.machine, installed=facts.releases)
+        release = expected_release(self, spec, fleet, facts.machine, installed=facts.releases)
+        if kept := kept_release(spec, release.version, report):
+            display.warning(kept[1])
+            return {"version": kept[0], "installed": True}
         return {
             "version": release.version,
             "url": release.url,

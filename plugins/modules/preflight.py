@@ -11,6 +11,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_facts import read_driver_facts
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.release_notes import ReleaseNotes
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import versions
 
 DOCUMENTATION = r"""
@@ -62,6 +63,11 @@ releases:
   returned: success
   type: list
   elements: str
+refused:
+  description: Releases that an upgrade rolled back on this host - C(version), C(reason), C(refused_at).
+  returned: success
+  type: list
+  elements: dict
 gpus:
   description: GPUs on the PCI bus, and the driver that is installed for them.
   returned: success
@@ -108,6 +114,7 @@ def main() -> None:
         conda=Path("/opt/miniforge3/conda-meta").is_dir(),
         cli=Path("/opt/runnerctl/bin/runnerctl").exists(),
         releases=versions(),
+        refused=ReleaseNotes().read()["refused"],
         registered=sorted(path.parent.name for path in Path("/var/lib/gha-runner").glob("*/.runner")),
     )
 

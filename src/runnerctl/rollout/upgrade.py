@@ -61,7 +61,7 @@ class Upgrade(HostRun):
             if refusal:
                 self._end(name, "refused", f"{self.target} was rolled back here: {refusal.reason}")
             else:
-                self._end(name, "would upgrade", "runs a job" if self._slots[name].busy else "")
+                self._end(name, "would upgrade", now=self.target)
         return tuple(self.results[name] for name in self._slots)
 
     def _todo(self, *, look_only: bool = False) -> list[str]:

@@ -112,7 +112,10 @@ class Pace(msgspec.Struct, frozen=True):
 
 
 class SlotResult(msgspec.Struct, frozen=True):
-    """What became of one slot. ``was`` and ``now`` are releases, ``seconds`` it was out of service."""
+    """What became of one slot. ``was`` and ``now`` are releases, ``seconds`` it was out of service.
+
+    ``busy``: whether a job ran when it was last looked at.
+    """
 
     slot: str
     result: Result
@@ -120,3 +123,4 @@ class SlotResult(msgspec.Struct, frozen=True):
     now: str | None = None
     seconds: float = 0.0
     note: str = ""
+    busy: bool = False

@@ -75,7 +75,8 @@ class HostRun:
             return
         seconds = self.clock() - self._since.get(name, self.clock())
         was = self._was.get(name)
-        self.results[name] = SlotResult(name, result, was, now or was, round(seconds, 1), note)
+        busy = self._slots[name].busy
+        self.results[name] = SlotResult(name, result, was, now or was, round(seconds, 1), note, busy)
         if result not in ("current", "skipped", "would upgrade"):
             self.say(f"slot {name}: {result}{f': {note}' if note else ''}")
 

@@ -1,0 +1,197 @@
+"""Controller half of ``runner_upgrade``: which release, what GitHub says, and the order of things."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from ansible.errors import AnsibleActionFail
+from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.runner_release import expected_release
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spared import fleet_specs
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
+    RunnerctlError,
+    plain,
+    spec_from_task,
+)
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.upgrade_host import UpgradableHost
+
+from runnerctl.core.spec import HostSpec
+from runnerctl.errors import TryAgainError, UnavailableError
+from runnerctl.reconcile import Fleet, Release
+from runnerctl.rollout.upgrade import Upgrade
+from runnerctl.rollout.upgrade_github import FleetRoutes
+from runnerctl.rollout.upgrade_ports import Pace, SlotResult
+from runnerctl.rollout.version_plan import expiries
+from runnerctl.wheel import cache_directory
+
+display = Display()
+
+ARGUMENTS = {
+    "version": {"type": "str"},
+    "quiet_seconds": {"type": "float"},
+    "timeout_seconds": {"type": "float"},
+    "force": {"type": "bool", "default": False},
+    "retry": {"type": "bool", "default": False},
+    "output_dir": {"type": "path"},
+}
+BAD = ("rolled back", "failed", "stranded", "refused")
+LOCK_SECONDS = 600.0  # a fork may wait for GitHub while it holds the lock
+
+
+class ActionModule(TargetAction):
+    """See the module's documentation: ``ansible-doc runnerctl.gpu_runner.runner_upgrade``."""
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Upgrade the host, or in check mode say what would be done; errors are one line each."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        validate: Any = self.validate_argument_spec
+        given = plain(validate(argument_spec=ARGUMENTS)[1])
+        answer: dict[str, Any] = {"host": str(variables["inventory_hostname"]), "slots": []}
+        try:
+            spec = spec_from_task(self, variables)
+            return self._work(given, _pinned(spec, given["version"]), variables, answer)
+        except RunnerctlError as error:
+            answer |= {"error": str(error), "exit_code": error.exit_code}
+            where = "" if error.where.startswith(answer["host"]) else f"{answer['host']}: "
+            raise AnsibleActionFail(f"{where}{error}", result=answer) from None
+        except AnsibleActionFail as error:
+            answer.setdefault("error", " ".join(str(error).split()))
+            answer.setdefault("exit_code", 78)
+            raise
+        finally:
+            _write(given["output_dir"], answer)
+
+    def _work(
+        self, given: dict[str, Any], spec: HostSpec, variables: dict[str, Any], answer: dict[str, Any]
+    ) -> dict[str, Any]:
+        if not spec.github_runner.slots:
+            return {"changed": False, "skipped": True, **answer, "msg": "the host has no slots"}
+        host = UpgradableHost(self, spec, variables)
+        notes = host.notes()
+        fleet = Fleet(spec, os.environ)
+        release = expected_release(self, spec, fleet, host.machine, installed=notes.installed)
+        engine = self._engine(given, host, fleet, release, variables)
+        results = engine.plan() if self._task.check_mode else engine.run()
+        answer |= {"target": release.version, "slots": msgspec.to_builtins(results)}
+        answer["busy"] = [each.slot for each in results if each.result == "busy"]
+        changed = engine.changed
+        if self._task.check_mode:
+            self._add_days(fleet, results, answer)
+            changed = any(each.result == "would upgrade" for each in results)
+        for slot in answer["busy"]:
+            display.warning(f"{spec.host}: slot {slot} was not upgraded: it is busy; run the upgrade again")
+        if (bad := [each for each in results if each.result in BAD]) and not self._task.check_mode:
+            self._fail(spec.host, bad, answer)
+        return {"changed": changed, **answer}
+
+    def _engine(
+        self,
+        given: dict[str, Any],
+        host: UpgradableHost,
+        fleet: Fleet,
+        release: Release,
+        variables: dict[str, Any],
+    ) -> Upgrade:
+        spec = fleet.spec
+        specs = {**fleet_specs(variables, note=display.warning), spec.host: spec}
+        names: dict[str, list[str]] = {}
+        for each in specs.values():
+            for slot in each.github_runner.slots:
+                names.setdefault(each.slot_scope(slot).url, []).append(each.runner_name(slot))
+        percent = min(each.runnerctl.fleet_max_held_percent for each in specs.values())
+        routes = FleetRoutes(fleet, names=names, percent=percent, force=given["force"], lock=_one_at_a_time)
+        runner = spec.github_runner
+        pace = Pace(
+            quiet=_or(given["quiet_seconds"], runner.drain_quiet_seconds),
+            wait=_or(given["timeout_seconds"], runner.drain_timeout_seconds),
+            online=runner.online_timeout_seconds,
+        )
+
+        def tell(text: str) -> None:
+            display.display(f"runnerctl: {spec.host}: {text}")
+
+        return Upgrade(host, routes, release, pace=pace, retry=given["retry"], tell=tell)
+
+    def _add_days(self, fleet: Fleet, results: tuple[SlotResult, ...], answer: dict[str, Any]) -> None:
+        """How long what runs now still works: for the plan."""
+        now = datetime.now(timezone.utc)
+        registry = fleet.registry(fleet.scopes()[0].url)
+        known = expiries(registry, {each.was for each in results if each.was})
+        for row in answer["slots"]:
+            if found := known.get(row["was"]):
+                row["days_left"], row["expires"] = found.days_left(now), found.text(now)
+        answer["notes"] = sorted({each.note for each in known.values() if each.note})
+
+    def _fail(self, host: str, bad: list[SlotResult], answer: dict[str, Any]) -> None:
+        text = "; ".join(f"slot {each.slot} {each.result}: {each.note}" for each in bad)
+        if all(each.result == "refused" for each in bad):
+            text += "; with upgrade_retry=true (--retry) it is tried again"
+        answer |= {"error": f"{host}: {text}", "exit_code": 69}
+        raise AnsibleActionFail(f"{host}: {text}", result=answer)
+
+
+def _pinned(spec: HostSpec, version: str | None) -> HostSpec:
+    """The spec with the version that was asked for; the checksum of another pin says nothing of it."""
+    runner = spec.github_runner
+    if not version or version == runner.version:
+        return spec
+    if runner.version:
+        display.warning(
+            f"{spec.host}: inventory pins github_runner_version {runner.version}: set it to {version}, "
+            "or the next converge goes back"
+        )
+    changed = msgspec.structs.replace(runner, version=version, sha256=None)
+    return msgspec.structs.replace(spec, github_runner=changed)
+
+
+def _or(value: float | None, default: float) -> float:
+    return float(default if value is None else value)
+
+
+@contextlib.contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """Only one fork of one controller counts the fleet and cuts at a time. Raises TryAgainError."""
+    path = cache_directory().parent / "breaker.lock"
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UnavailableError(reason, where=str(path), remedy="set XDG_CACHE_HOME") from None
+    try:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > deadline:
+                raise TryAgainError(
+                    f"another run holds it for more than {LOCK_SECONDS:.0f} s",
+                    where=str(path),
+                    remedy="wait for that run to end, then run again",
+                )
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _write(directory: str | None, answer: dict[str, Any]) -> None:
+    """The answer for the command line, whole or not at all."""
+    if not directory:
+        return
+    path = Path(directory) / f"{answer['host']}.json"
+    partial = path.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(answer))
+    partial.replace(path)
