@@ -9,7 +9,7 @@ import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import recall_release
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import recall_release, shared_play
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
@@ -21,6 +21,7 @@ from runnerctl.core.plan import LocalSlot, SlotPlan
 from runnerctl.core.spec import HostSpec
 from runnerctl.errors import DataError, TryAgainError
 from runnerctl.reconcile import Fleet, desired_slot
+from runnerctl.redact import redact
 
 display = Display()
 
@@ -33,14 +34,15 @@ class ActionModule(TargetAction):
         super().run(tmp, task_vars)
         variables = task_vars or {}
         spec = spec_from_task(self, variables)
-        fleet = Fleet(spec, os.environ, others=plain(variables.get("groups", {}).get("all", [])))
         try:
+            everyone = plain(variables.get("groups", {}).get("all", []))
+            fleet = Fleet(spec, os.environ, others=everyone, play=shared_play(variables))
             if self._task.args.get("state", "present") == "absent":
                 result = self._absent(fleet, variables)
             else:
                 result = _Present(self, fleet, variables).run()
         except RunnerctlError as error:
-            raise AnsibleActionFail(f"{spec.host}: {error}") from None
+            raise AnsibleActionFail(redact(f"{spec.host}: {error}")) from None
         result["api_calls"] = fleet.calls()
         return result
 
@@ -198,7 +200,7 @@ def _explain(result: dict[str, Any], plans: list[SlotPlan], absent: list[LocalSl
         display.warning(text)
     for plan in plans:
         if plan.waits_for:
-            text = f"{plan.runner_name}: {', '.join(plan.reasons)}: waits until its job has ended"
+            text = redact(f"{plan.runner_name}: {', '.join(plan.reasons)}: waits until its job has ended")
             display.warning(text)
             result.setdefault("waiting", []).append(text)
         if plan.changes:
