@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from runnerctl.core.labels import DRAINED
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
 from runnerctl.core.spec import HostSpec, Slot, host_spec
 
@@ -161,3 +162,18 @@ def test_only_an_adopted_slot_may_bear_another_name() -> None:
     """A renamed record, or one whose name is not the one that was adopted, is registered again."""
     assert _plan(_local(agent_name="build-box"), own=_record(name="build-box")).registration is not None
     assert _plan(_adopted(), own=_record(name="somebody")).registration is not None
+
+
+@pytest.mark.parametrize(
+    ("held_by", "stays"),
+    [(("operator",), True), (("health", "upgrade"), True), (("health",), False), ((), False)],
+)
+def test_a_slot_that_was_cut_from_routing_stays_so_while_it_is_drained(
+    held_by: tuple[str, ...], stays: bool
+) -> None:
+    """Labels and group are no drift then; the mark alone is left of a drain that was killed."""
+    cut = _record(labels=frozenset({DRAINED}), group_id=9, online=False)
+    plan = _plan(_local(active=False, hold_by=held_by), named=cut, group_id=5)
+    assert plan.changes is not stays
+    assert plan.labels == (None if stays else ("gpu",))
+    assert plan.move_to_group == (None if stays else 5)
