@@ -58,6 +58,7 @@ class ActionModule(TargetAction):
         validate: Any = self.validate_argument_spec
         given = plain(validate(argument_spec=ARGUMENTS)[1])
         answer: dict[str, Any] = {"host": str(variables["inventory_hostname"]), "slots": []}
+        answer["hosts"] = plain(variables.get("ansible_play_hosts_all", []))
         try:
             spec = spec_from_task(self, variables)
             return self._work(given, _pinned(spec, given["version"]), variables, answer)
