@@ -151,7 +151,10 @@ class _Present:
         return self._execute({"enrolments": enrolments, "remove": remove}, check=False)
 
     def _repair(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
+        waiting = {text.partition(":")[0] for text in result.get("waiting", ())}
         for plan in plans:
+            if plan.name in waiting:  # a stock runner: it gets the slot's labels when it is the slot's
+                continue
             if plan.labels is not None or plan.move_to_group is not None:
                 if not self.check:
                     self.fleet.write(plan)

@@ -97,7 +97,7 @@ def test_provision_carries_a_claim_out_behind_the_running_job(site: Site) -> Non
     job = site.job("touch ~/began; while [ ! -e ~/go ]; do sleep 0.2; done", labels=["box-a"])
     site.shell("for i in $(seq 100); do [ -e /home/ci/began ] && exit; sleep 0.2; done; exit 1")
     outcome = site.provision()
-    assert "is adopted after it" in outcome.output
+    assert "is adopted when it has ended" in outcome.output
     assert site.host.exec("systemctl", "is-active", STOCK.format("box-a")).stdout.strip() == "active"
     assert _record(site, "box-a")["id"] == before["id"]
     site.shell("touch /home/ci/go")
