@@ -15,7 +15,7 @@ import msgspec
 from runnerctl.core.scope import Scope
 from runnerctl.errors import AccessError, ConfigError
 from runnerctl.github.apptoken import AppToken, KeptToken
-from runnerctl.github.auth import Bearer, CredentialInfo
+from runnerctl.github.auth import Bearer, CredentialInfo, TokenCredential
 from runnerctl.github.permissions import APP_PERMISSIONS
 from runnerctl.redact import register_secret
 
@@ -162,6 +162,26 @@ class AppCredential:
             expires_at=self._minted.expires_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
 
+    def granted(self) -> dict[str, str]:
+        """What the installation was granted, of which `token` asks for the part that runners need."""
+        self.token()
+        found = self._installation_id or self._known_installation or self._find_installation()
+        answer = self._client.get(f"/app/installations/{found}", what="read the App's installation").json()
+        return {str(name): str(level) for name, level in ((answer or {}).get("permissions") or {}).items()}
+
+    def narrowed(self, permissions: dict[str, str]) -> TokenCredential:
+        """A token of the installation with other rights than `token` asks for, until it ends in an hour.
+
+        Raises AccessError when the installation was not granted them.
+        """
+        self.token()
+        found = self._installation_id or self._known_installation or self._find_installation()
+        answer = self._ask_for_token(found, permissions)
+        if answer.status != 201:
+            raise self._cannot_mint(answer, found)
+        token: AppToken = answer.decode(AppToken)
+        return TokenCredential(token.token, source=self.source)
+
     def _mint(self) -> AppToken:
         """A token of the installation that is configured, known from an earlier run, or found now."""
         found = self._installation_id or self._known_installation
@@ -179,8 +199,8 @@ class AppCredential:
     def _wanted(self) -> dict[str, str]:
         return APP_PERMISSIONS[self._scope.kind] if self._scope else {}
 
-    def _ask_for_token(self, installation: int) -> Response:
-        wanted = self._wanted()
+    def _ask_for_token(self, installation: int, permissions: dict[str, str] | None = None) -> Response:
+        wanted = permissions or self._wanted()
         return self._client.post(
             f"/app/installations/{installation}/access_tokens",
             {"permissions": wanted} if wanted else None,
