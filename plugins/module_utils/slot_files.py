@@ -15,6 +15,7 @@ __all__ = [
     "env_text",
     "hold_unit_text",
     "hook_text",
+    "native_environment",
     "read_runner_file",
     "restart_unit_text",
     "runner_fields",
@@ -255,8 +256,24 @@ def slot_unit_text(slot: SlotSpec) -> str:
     lines += [
         f"Environment=CUDA_VISIBLE_DEVICES={gpus or '-1'}",
         f"Environment=NVIDIA_VISIBLE_DEVICES={gpus or 'none'}",
+        *(f"Environment={_quoted(f'{name}={value}')}" for name, value in native_environment(slot).items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def native_environment(slot: SlotSpec) -> dict[str, str]:
+    """What of the slot's environment must be there before the runner reads its ``.env``.
+
+    .NET reads it into its own copy of the environment; OpenSSL, below it, asks the process's
+    (dotnet/runtime, pal_x509_root.cpp: getenv).
+    """
+    return {name: slot.env[name] for name in ("SSL_CERT_DIR", "SSL_CERT_FILE") if name in slot.env}
+
+
+def _quoted(assignment: str) -> str:
+    """As systemd's units have it: quoted, with nothing that it would replace (systemd.exec, systemd.unit)."""
+    escaped = assignment.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"'
 
 
 def env_text(slot: SlotSpec) -> str:

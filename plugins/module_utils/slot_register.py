@@ -12,7 +12,7 @@ import os
 from dataclasses import dataclass
 
 from .errors import HostError
-from .slot_files import Layout, SlotSpec, read_runner_file
+from .slot_files import Layout, SlotSpec, native_environment, read_runner_file
 from .slot_system import System, run
 
 __all__ = ["CREDENTIAL_FILES", "Enrolment", "forget_registration", "refuse_stale", "register"]
@@ -119,6 +119,7 @@ def _transient(layout: Layout, slot: SlotSpec, unit: str) -> list[str]:
         "LANG": "C.UTF-8",
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "RUNNER_ALLOW_RUNASROOT": "1",
+        **native_environment(slot),
     }
     words = [
         "systemd-run",

@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import msgspec
 
@@ -19,9 +19,11 @@ __all__ = [
     "MANIFEST",
     "SCHEMA",
     "BundleFile",
+    "Kind",
     "Manifest",
     "parse",
     "read",
+    "sha256_of",
     "wrong_files",
 ]
 
@@ -128,16 +130,16 @@ def _wrong(path: Path, file: BundleFile, status: os.stat_result | None) -> str |
     if status.st_size != file.size_bytes:
         return f"has {status.st_size} bytes, expected {file.size_bytes}"
     try:
-        with path.open("rb") as source:
-            found = _digest(source)
+        found = sha256_of(path)
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     return None if found == file.sha256 else f"SHA-256 is {found}, expected {file.sha256}"
 
 
-def _digest(source: IO[bytes]) -> str:
-    """The SHA-256 of a stream, in lower-case hexadecimal digits."""
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in lower-case hexadecimal digits. Raises OSError."""
     found = hashlib.sha256()
-    while block := source.read(BLOCK):
-        found.update(block)
+    with path.open("rb") as source:
+        while block := source.read(BLOCK):
+            found.update(block)
     return found.hexdigest()

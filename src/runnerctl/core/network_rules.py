@@ -11,7 +11,7 @@ from runnerctl.core.templates import has_user
 __all__ = ["network_problems"]
 
 # A name, a domain with its dot, an address, a network; perhaps with a port.
-_EXCEPTION = re.compile(r"\*|\*?\.?[0-9A-Za-z_:\[\]][0-9A-Za-z_.:/\[\]-]*")
+_EXCEPTION = re.compile(r"(?!.*//)(?:\*|\*?\.?[0-9A-Za-z_:\[\]][0-9A-Za-z_.:/\[\]-]*)")
 _REMEDY = "give it as http://proxy.example.org:3128"
 
 

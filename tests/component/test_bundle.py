@@ -1,0 +1,316 @@
+"""A bundle: collected from the stand-ins, verified byte by byte, opened once."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runnerctl.bundle import store
+from runnerctl.bundle.archive import unpack
+from runnerctl.bundle.collect import Collector, Wanted
+from runnerctl.bundle.manifest import Manifest, wrong_files
+from runnerctl.bundle.store import open_bundle
+from runnerctl.cli import bundle_parts as parts
+from runnerctl.core.spec import Conda, GithubRunner, HostSpec
+from runnerctl.errors import ConfigError, DataError, RunnerctlError, UsageError
+from tests.component.cli_support import TOKEN, Ran, call
+from tests.fakes.github_api import GithubApi
+from tests.fakes.mirror import Mirror
+
+VERSION = "2.336.0"
+AT = "2026-11-22T12:00:00Z"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[GithubApi, Mirror]]:
+    """GitHub, and a mirror with a runner for two architectures and Miniforge."""
+    with Mirror(tmp_path_factory.mktemp("mirror")) as mirror, GithubApi() as github:
+        github.control.add_token(TOKEN, scopes=["admin:org", "repo"])
+        assets = {}
+        for architecture in ("x64", "arm64"):
+            made = mirror.add_runner(VERSION, architecture)
+            assets[architecture] = {"sha256": made.sha256, "download_url": made.url}
+        github.control.release(VERSION, architectures=assets)
+        mirror.add_miniforge()
+        yield github, mirror
+
+
+def spec(world: tuple[GithubApi, Mirror]) -> HostSpec:
+    """A host that takes Miniforge from the mirror."""
+    github, mirror = world
+    path = "/conda-forge/miniforge/releases/download/{version}/Miniforge3-{version}-Linux-{machine}.sh"
+    runner = GithubRunner(url=f"{github.url}/acme")
+    return HostSpec(host="gpu-1", github_runner=runner, conda=Conda(url=mirror.url + path))
+
+
+def collector(target: Path, *, wheels: bool = True) -> Collector:
+    """One whose wheel costs no index."""
+
+    def one_wheel(folder: Path) -> None:
+        (folder / "tool-1.0-py3-none-any.whl").write_bytes(b"a wheel")
+
+    return Collector(
+        target,
+        fetch=parts.fetch,
+        read_key=lambda url: b"a key of " + url.encode(),
+        wheels=one_wheel if wheels else None,
+        tell=str,
+    )
+
+
+def collect(world: tuple[GithubApi, Mirror], target: Path) -> Manifest:
+    """A bundle with one of each kind."""
+    keys = ("https://download.example.org/linux/debian/gpg",)
+    wanted = parts.wanted([spec(world)], {"GH_TOKEN": TOKEN}, architectures=["x64"], keys=keys)
+    return collector(target).collect(wanted, made_at=AT, tool_version="0.1.0")
+
+
+def verify(path: Path) -> Ran:
+    """The command's own verdict."""
+    return call("bundle", "--verify", str(path))
+
+
+def test_the_command_collects_what_github_offers(world: tuple[GithubApi, Mirror], tmp_path: Path) -> None:
+    """Two architectures, named by the release; JSON and text say what is in it."""
+    github, _ = world
+    target = tmp_path / "site"
+    args = [
+        "--without",
+        "miniforge",
+        "--without",
+        "wheels",
+        "--architecture",
+        "x64",
+        "--architecture",
+        "arm64",
+    ]
+    env = {"GH_TOKEN": TOKEN, "RUNNERCTL_URL": f"{github.url}/acme"}
+    ran = call("bundle", str(target), *args, "-o", "json", env=env)
+    assert ran.code == 0, ran.err
+    assert ran.json["schema"] == "runnerctl.bundled/1"
+    assert [(file["kind"], file["version"], file["architecture"]) for file in ran.json["files"]] == [
+        ("runner", VERSION, "arm64"),
+        ("runner", VERSION, "x64"),
+    ]
+    assert sorted(path.name for path in target.iterdir()) == ["manifest.json", "runner"]
+    assert not target.with_name("site.partial").exists()
+    checked = verify(target)
+    assert checked.code == 0 and "is whole: 2 files" in checked.out
+    again = call("bundle", str(target), *args, env=env)
+    assert again.code == 0 and "is complete" in again.out
+
+
+def test_a_directory_and_an_archive_hold_the_same(world: tuple[GithubApi, Mirror], tmp_path: Path) -> None:
+    """Every kind of file; equal content makes equal bytes; an archive unpacks to the directory."""
+    manifest = collect(world, tmp_path / "site")
+    assert {file.kind for file in manifest.files} == {"runner", "miniforge", "wheel", "key"}
+    assert wrong_files(tmp_path / "site", manifest) == []
+    for name in ("one.tar.gz", "two.tar.gz"):
+        assert collect(world, tmp_path / name) == manifest
+    assert (tmp_path / "one.tar.gz").read_bytes() == (tmp_path / "two.tar.gz").read_bytes()
+    place = tmp_path / "place"
+    place.mkdir()
+    assert unpack(tmp_path / "one.tar.gz", place) == manifest
+    assert wrong_files(place, manifest) == []
+    assert verify(tmp_path / "one.tar.gz").code == 0
+
+
+def test_an_interrupted_run_is_taken_up_again(world: tuple[GithubApi, Mirror], tmp_path: Path) -> None:
+    """A download that breaks off leaves no bundle; what was there already is not fetched again."""
+    _, mirror = world
+    target = tmp_path / "site"
+    mirror.forget_downloads()
+    mirror.fault("drop", "*/Miniforge3-*.sh", times=1)
+    with pytest.raises(RunnerctlError):
+        collect(world, target)
+    assert not target.exists()
+    assert verify(target).code == 64
+    collect(world, target)
+    runners = {path: count for path, count in mirror.downloads().items() if path.endswith(".tar.gz")}
+    assert list(runners.values()) == [1]
+    mirror.forget_downloads()
+    collect(world, target)  # an older bundle gives what it has
+    assert not [path for path in mirror.downloads() if path.endswith((".tar.gz", ".sh"))]
+
+
+def test_a_file_that_was_changed_on_its_way_is_not_kept(
+    world: tuple[GithubApi, Mirror], tmp_path: Path
+) -> None:
+    """The checksum of GitHub's two sources decides."""
+    _, mirror = world
+    mirror.fault("corrupt", "*.tar.gz", times=1)
+    with pytest.raises(RunnerctlError, match="SHA-256 is"):
+        collect(world, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
+
+
+@pytest.mark.parametrize("there", ["directory", "file", "nowhere"])
+def test_only_an_older_bundle_is_replaced(tmp_path: Path, there: str) -> None:
+    """Somebody's directory or file stays as it is."""
+    target = tmp_path / ("missing/site" if there == "nowhere" else "site")
+    if there == "directory":
+        target.mkdir()
+        (target / "thesis.tex").write_text("dear")
+    if there == "file":
+        target.write_text("dear")
+    with pytest.raises(UsageError):
+        collector(target).collect(Wanted(), made_at=AT, tool_version="0.1.0")
+    assert there == "nowhere" or target.exists()
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _swap_for_link(path: Path) -> None:
+    path.rename(path.with_name("elsewhere"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_flip, "SHA-256 is"),
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(b""), "has 0 bytes"),
+        (_swap_for_link, "is no regular file"),
+        (lambda path: (path.parent / "more").write_text("x"), "more: is not in the manifest"),
+        (lambda path: os.mkfifo(path.parent / "pipe"), "pipe: is not in the manifest"),
+    ],
+)
+def test_any_damage_is_found(world: tuple[GithubApi, Mirror], tmp_path: Path, damage: Any, said: str) -> None:
+    """By the command and by the roles alike; a bundle that was whole a moment ago is looked at again."""
+    target, cache = tmp_path / "site", tmp_path / "cache"
+    manifest = collect(world, target)
+    assert open_bundle(target, cache).manifest == manifest
+    damage(next((target / "runner").iterdir()))
+    ran = verify(target)
+    assert ran.code == 65 and said in ran.err and "Traceback" not in ran.err
+    with pytest.raises(DataError, match=said):
+        open_bundle(target, cache)
+
+
+def _read_again(*_: object) -> list[str]:
+    pytest.fail("read again")
+
+
+def test_what_was_verified_is_not_read_again(
+    world: tuple[GithubApi, Mirror], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A play asks for every host; an archive is unpacked once, and again when it was replaced."""
+    collect(world, tmp_path / "site.tar.gz")
+    first = open_bundle(tmp_path / "site.tar.gz", tmp_path / "cache")
+    monkeypatch.setattr(store, "wrong_files", _read_again)
+    second = open_bundle(tmp_path / "site.tar.gz", tmp_path / "cache")
+    assert first.root == second.root
+    monkeypatch.undo()
+    collector(tmp_path / "site.tar.gz").collect(Wanted(), made_at=AT, tool_version="0.1.0")
+    assert [
+        file.kind for file in open_bundle(tmp_path / "site.tar.gz", tmp_path / "cache").manifest.files
+    ] == ["wheel"]
+    assert len([path for path in (tmp_path / "cache").iterdir() if path.is_dir()]) == 1
+
+
+def test_what_a_bundle_lacks_is_said_with_the_option_that_brings_it(
+    world: tuple[GithubApi, Mirror], tmp_path: Path
+) -> None:
+    """Versions and architectures."""
+    manifest = collect(world, tmp_path / "site")
+    bundle = open_bundle(tmp_path / "site", tmp_path / "cache")
+    assert bundle.runner("x86_64").version == VERSION
+    assert bundle.miniforge("x86_64", Conda().version).architecture == "x64"
+    assert bundle.key("https://download.example.org/linux/debian/gpg") == (
+        "a key of https://download.example.org/linux/debian/gpg"
+    )
+    assert bundle.with_sha256(manifest.files[0].sha256) == bundle.path(manifest.files[0])
+    for machine, version in (("aarch64", None), ("x86_64", "2.1.0")):
+        with pytest.raises(ConfigError, match="make it again with `runnerctl bundle"):
+            bundle.runner(machine, version)
+
+
+def _hostile(target: Path, members: list[tuple[str, bytes, bytes]]) -> None:
+    with tarfile.open(target, "w:gz") as archive:
+        for name, kind, data in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.size, member.linkname = kind, len(data), "/etc/passwd"
+            archive.addfile(member, io.BytesIO(data) if kind == tarfile.REGTYPE else None)
+
+
+def _manifest(path: str, data: bytes = b"x") -> bytes:
+    import hashlib
+
+    digest = hashlib.sha256(data).hexdigest()
+    file = {"path": path, "kind": "wheel", "size_bytes": len(data), "sha256": digest}
+    return json.dumps(
+        {"schema": "runnerctl.bundle/1", "made_at": AT, "tool_version": "1", "files": [file]}
+    ).encode()
+
+
+FILE, LINK = tarfile.REGTYPE, tarfile.SYMTYPE
+HOSTILE = {
+    "a name that climbs": [
+        ("manifest.json", FILE, _manifest("../../evil.whl")),
+        ("../../evil.whl", FILE, b"x"),
+    ],
+    "an absolute name": [("manifest.json", FILE, _manifest("/tmp/evil.whl")), ("/tmp/evil.whl", FILE, b"x")],
+    "a folder of its own": [("manifest.json", FILE, _manifest("bin/a.whl")), ("bin/a.whl", FILE, b"x")],
+    "a link": [("manifest.json", FILE, _manifest("wheels/a.whl")), ("wheels/a.whl", LINK, b"")],
+    "another name": [("manifest.json", FILE, _manifest("wheels/a.whl")), ("../a.whl", FILE, b"x")],
+    "more than it says": [
+        ("manifest.json", FILE, _manifest("wheels/a.whl")),
+        ("wheels/a.whl", FILE, b"x"),
+        ("../b.whl", FILE, b"x"),
+    ],
+    "the manifest last": [("wheels/a.whl", FILE, b"x"), ("manifest.json", FILE, _manifest("wheels/a.whl"))],
+    "a manifest that is a link": [("manifest.json", LINK, b"")],
+    "nothing": [],
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_archive_writes_nothing_anywhere(tmp_path: Path, case: str) -> None:
+    """Nothing outside, and nothing that counts inside."""
+    target, cache = tmp_path / "deep/er/site.tar.gz", tmp_path / "deep/cache"
+    target.parent.mkdir(parents=True)
+    _hostile(target, HOSTILE[case])
+    ran = verify(target)
+    assert ran.code == 65 and len(ran.err.splitlines()) == 1, ran.err
+    with pytest.raises(DataError):
+        open_bundle(target, cache)
+    assert sorted(path.name for path in cache.iterdir()) == ["lock"]
+    assert sorted(path.name for path in tmp_path.rglob("*.whl")) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"no archive", gzip.compress(b"no tar file"), b"\x1f\x8b\x08\0cut"])
+def test_what_is_no_archive_is_one_line(tmp_path: Path, data: bytes) -> None:
+    """Whatever was copied in its place."""
+    (tmp_path / "site.tar.gz").write_bytes(data)
+    ran = verify(tmp_path / "site.tar.gz")
+    assert ran.code == 65 and len(ran.err.splitlines()) == 1, ran.err
+
+
+def test_wrong_use_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
+    """No URL, an unknown architecture, a Python that is none, a path that is no bundle."""
+    target = str(tmp_path / "site")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").touch()
+    for args, said in (
+        ([target], "give --url"),
+        ([target, "--architecture", "riscv"], "x64 or arm64"),
+        ([target, "--python", "three"], "give it as 3.11"),
+        ([target, "--limit", "gpu-1"], "add -i INVENTORY"),
+        ([str(tmp_path / "mine"), "--without", "runner"], "is no bundle"),
+        (["--verify", str(tmp_path / "mine")], "is no bundle"),
+    ):
+        ran = call("bundle", *args)
+        assert ran.code == 64 and said in ran.err, (args, ran)
