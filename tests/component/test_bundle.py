@@ -54,6 +54,8 @@ def spec(world: tuple[GithubApi, Mirror]) -> HostSpec:
 def collector(target: Path, *, wheels: bool = True) -> Collector:
     """One whose wheel costs no index."""
 
+    told: list[str] = []
+
     def one_wheel(folder: Path) -> None:
         (folder / "tool-1.0-py3-none-any.whl").write_bytes(b"a wheel")
 
@@ -62,7 +64,7 @@ def collector(target: Path, *, wheels: bool = True) -> Collector:
         fetch=parts.fetch,
         read_key=lambda url: b"a key of " + url.encode(),
         wheels=one_wheel if wheels else None,
-        tell=str,
+        tell=told.append,
     )
 
 
