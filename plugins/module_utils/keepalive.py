@@ -1,0 +1,81 @@
+"""Start a parked slot for a moment although it is on hold, and stop it again. Standard library only.
+
+The hold file stays where it is: it is the truth. The unit's condition is what keeps a held slot from
+starting, and systemd asks it at the start only; a drop-in below /run takes it away for that second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import HostError
+from .hold import STOP_SECONDS, Holds
+from .lock import exclusive
+from .slot_files import Layout, read_runner_file
+from .slot_system import System
+
+__all__ = ["Touches"]
+
+LOCK = "/run/runnerctl/keepalive-{slot}.lock"
+LOCK_SECONDS = 60.0
+# An empty assignment resets the list of conditions (systemd.unit(5)).
+WITHOUT_CONDITION = "# Written by runnerctl keepalive; gone within a second.\n[Unit]\nConditionPathExists=\n"
+
+
+@dataclass(frozen=True)
+class Touches:
+    """The slots of one host."""
+
+    layout: Layout
+    system: System
+    holds: Holds
+
+    def start(self, slot: str) -> bool:
+        """Start the listener of a registered slot; False when it runs already. Raises HostError."""
+        unit = f"gha-runner@{slot}.service"
+        if read_runner_file(self.layout.slot_root(slot) / ".runner") is None:
+            raise HostError("is not registered", where=f"slot {slot}", remedy="converge the host")
+        with exclusive(str(self.layout.path(LOCK.format(slot=slot))), seconds=LOCK_SECONDS):
+            if self.system.unit_states([unit])[unit].running:
+                return False
+            with self._without_condition(slot):
+                self.system.forget_failure(unit)
+                self.system.systemctl("start", unit)
+        return True
+
+    def stop(self, slot: str) -> str:
+        """Stop the listener: ``stopped``, or ``busy`` when it runs a job, which is left alone.
+
+        On a held slot a job's end stops the listener. Raises HostError.
+        """
+        unit = f"gha-runner@{slot}.service"
+        if self.holds.get(slot) is not None:
+            return "busy" if self.holds.settle(slot) == "waits" else "stopped"
+        if not self.system.unit_states([unit])[unit].running:
+            return "stopped"
+        if self.system.busy(unit):
+            return "busy"
+        self.system.systemctl("stop", unit, seconds=STOP_SECONDS)
+        return "stopped"
+
+    @contextlib.contextmanager
+    def _without_condition(self, slot: str) -> Iterator[None]:
+        """The unit without its condition. What a kill leaves behind is gone after the next touch or boot."""
+        path = self.layout.path(f"/run/systemd/system/gha-runner@{slot}.service.d/90-keepalive.conf")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(WITHOUT_CONDITION)
+        try:
+            self.system.systemctl("daemon-reload")
+            yield
+        finally:
+            _remove(path)
+            self.system.systemctl("daemon-reload")
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
