@@ -13,11 +13,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.host_port import AnsibleHost
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spared import (
-    fleet_specs,
-    judge_hosts,
-    out_of_service,
-)
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spared import Standing, fleet_specs
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
     plain,
@@ -65,7 +61,8 @@ class ActionModule(TargetAction):
                 return self._judge(given, variables, answer)
             spec = spec_from_task(self, variables)
             return self._work(given, spec, variables, answer)
-        except RunnerctlError as error:
+        except RunnerctlError as found:
+            error = _with_way_out(found)
             answer |= {"error": str(error), "exit_code": error.exit_code}
             ours = given["state"] == "judged" or error.where.startswith(answer["host"])
             where = "" if ours else f"{answer['host']}: "
@@ -82,9 +79,10 @@ class ActionModule(TargetAction):
         self, given: dict[str, Any], variables: dict[str, Any], answer: dict[str, Any]
     ) -> dict[str, Any]:
         """Of all hosts of this run: those that are drained already count as what they are."""
-        specs = fleet_specs(variables, note=display.warning)
-        out = out_of_service(specs, os.environ) if given["routing"] else set()
-        judgement = judge_hosts(specs, answer["hosts"], slots=given["slots"], out=out)
+        standing = Standing(fleet_specs(variables, note=display.warning))
+        if given["routing"]:
+            standing.ask(os.environ, hosts=answer["hosts"], note=display.warning)
+        judgement = standing.judge(answer["hosts"], slots=given["slots"])
         answer["judgement"] = msgspec.to_builtins(judgement)
         if not judgement.allowed and not given["force"]:
             remedy = "bring others back first, take fewer, or force it (drain_force, --force)"
@@ -105,7 +103,7 @@ class ActionModule(TargetAction):
             slots = [name for name in slots if name in there]
             if not slots:
                 answer |= {"slots": [], "actions": [], "skipped": True}
-                return {"changed": False, **answer, "msg": "the host has none of these slots"}
+                return {"changed": False, **answer, "msg": "the host has no such slot"}
         engine = self._engine(given, host, spec)
         states = self._states(engine, given, spec, slots)
         answer |= {"slots": msgspec.to_builtins(states), "actions": engine.actions}
@@ -128,15 +126,19 @@ class ActionModule(TargetAction):
     def _states(
         self, engine: Drain | Resume, given: dict[str, Any], spec: HostSpec, slots: Sequence[str]
     ) -> tuple[Drained | Resumed, ...]:
-        try:
-            if self._task.check_mode:
-                return engine.predict(slots)
-            if isinstance(engine, Resume):
-                return engine.run(slots, seconds=spec.github_runner.online_timeout_seconds)
-            return engine.run(slots, wait=given["wait"], seconds=_timeout(given, spec))
-        except AccessError as error:
-            remedy = f"{error.remedy}; with drain_routing: false slots are held without cutting routing"
-            raise AccessError(error.what, where=error.where, remedy=remedy.removeprefix("; ")) from None
+        if self._task.check_mode:
+            return engine.predict(slots)
+        if isinstance(engine, Resume):
+            return engine.run(slots, seconds=spec.github_runner.online_timeout_seconds)
+        return engine.run(slots, wait=given["wait"], seconds=_timeout(given, spec))
+
+
+def _with_way_out(error: RunnerctlError) -> RunnerctlError:
+    """Without a credential slots can still be held."""
+    if not isinstance(error, AccessError):
+        return error
+    remedy = "or touch the hosts' holds alone, with --no-routing or drain_routing=false"
+    return AccessError(error.what, where=error.where, remedy=", ".join(filter(None, [error.remedy, remedy])))
 
 
 def _timeout(given: dict[str, Any], spec: HostSpec) -> float:

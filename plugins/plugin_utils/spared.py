@@ -8,11 +8,13 @@ from typing import Any
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain
 
 from runnerctl.core.breaker import Judgement, judge
+from runnerctl.core.scope import Scope
 from runnerctl.core.spec import SECTIONS, HostSpec, Slot, host_spec
+from runnerctl.errors import AccessError
 from runnerctl.reconcile import Fleet, record_of
 from runnerctl.rollout.routing import is_cut
 
-__all__ = ["fleet_specs", "judge_hosts", "out_of_service"]
+__all__ = ["Standing", "fleet_specs"]
 
 GROUP = "runner_hosts"
 
@@ -37,32 +39,54 @@ def fleet_specs(
     return specs
 
 
-def out_of_service(specs: Mapping[str, HostSpec], environment: Mapping[str, str]) -> set[str]:
-    """The runners of the fleet that take no jobs: absent from GitHub, offline, or cut from routing.
+class Standing:
+    """The runners of a fleet, as far as the credential lets them be counted."""
 
-    One list for each scope. Raises RunnerctlError.
-    """
-    able: set[str] = set()
-    asked: set[str] = set()
-    for spec in specs.values():
-        fleet = Fleet(spec, environment)
-        for scope in fleet.scopes():
-            if scope.url.lower() not in asked:
-                asked.add(scope.url.lower())
-                records = map(record_of, fleet.registry(scope.url).runners())
-                serving = (record.name for record in records if record.online and not is_cut(record))
-                able |= {_key(scope.url, name) for name in serving}
-    return {key for spec in specs.values() for key in _keys(spec)} - able
+    def __init__(self, specs: Mapping[str, HostSpec]) -> None:
+        self.specs = specs
+        self.runners = {key for spec in specs.values() for key in _keys(spec)}
+        self.out: set[str] = set()
+
+    def ask(
+        self,
+        environment: Mapping[str, str],
+        *,
+        hosts: Collection[str],
+        note: Callable[[str], None] = lambda _text: None,
+    ) -> None:
+        """Learn from GitHub who takes no jobs: absent, offline, or cut from routing. One list for each scope.
+
+        A scope that the credential may not read, and that none of ``hosts`` is in, is left out of the count.
+        Raises RunnerctlError.
+        """
+        able: set[str] = set()
+        mine = {scope.url for host in hosts if host in self.specs for scope in _scopes(self.specs[host])}
+        asked = {scope: spec for spec in self.specs.values() for scope in _scopes(spec)}
+        for scope, spec in asked.items():
+            try:
+                able |= _able(spec, scope, environment)
+            except AccessError as error:
+                if scope.url in mine:
+                    raise
+                note(f"the runners of {scope.name} are not counted: {error}")
+                self.runners -= {key for key in self.runners if key.startswith(_key(scope.url, ""))}
+        self.out = self.runners - able
+
+    def judge(self, hosts: Collection[str], *, slots: Collection[str]) -> Judgement:
+        """Judge whether the slots of ``hosts``, all or those named, may go; the strictest share counts."""
+        take = {host: _keys(self.specs[host], slots) for host in hosts if host in self.specs}
+        shares = [spec.runnerctl.fleet_max_held_percent for spec in self.specs.values()]
+        return judge(self.runners, out=self.out, take=take, percent=min(shares, default=100))
 
 
-def judge_hosts(
-    specs: Mapping[str, HostSpec], hosts: Collection[str], *, slots: Collection[str], out: Collection[str]
-) -> Judgement:
-    """Judge whether the slots of ``hosts``, all or those named, may go; the strictest share counts."""
-    take = {host: _keys(specs[host], slots) for host in hosts if host in specs}
-    percent = min((spec.runnerctl.fleet_max_held_percent for spec in specs.values()), default=100)
-    fleet = [key for spec in specs.values() for key in _keys(spec)]
-    return judge(fleet, out=out, take=take, percent=percent)
+def _able(spec: HostSpec, scope: Scope, environment: Mapping[str, str]) -> set[str]:
+    """The runners of a scope that take jobs."""
+    records = map(record_of, Fleet(spec, environment).registry(scope.url).runners())
+    return {_key(scope.url, each.name) for each in records if each.online and not is_cut(each)}
+
+
+def _scopes(spec: HostSpec) -> list[Scope]:
+    return list(dict.fromkeys(spec.slot_scope(slot) for slot in spec.github_runner.slots))
 
 
 def _keys(spec: HostSpec, slots: Collection[str] = ()) -> list[str]:

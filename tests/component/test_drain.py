@@ -188,6 +188,7 @@ def test_on_a_host_a_credential_cuts_routing_and_restores_it(place: Place, githu
         (("a", "--all"), "both slots and --all are given"),
         (("a", "--limit", "x"), "--limit needs an inventory"),
         (("a", "-i", "x,"), "are given by --slot"),
+        (("-i", "x,", "--batch", "0"), "'0' is no number of hosts"),
     ],
 )
 def test_a_command_line_that_mixes_host_and_fleet_is_refused(words: tuple[str, ...], says: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -191,22 +190,41 @@ def test_the_command_drains_waits_gives_up_with_75_and_the_job_ends_well(site: S
     assert [line.split()[1:3] for line in ran.out.splitlines()[1:]] == [["a", "running"], ["b", "running"]]
 
 
-def test_the_breaker_refuses_what_the_fleet_cannot_spare(site: Site) -> None:
-    """Before anything is touched, with the numbers; one host may go first, and force goes on."""
-    absent = replace(site.host, name="gpu-absent")
-    site.hosts.append(absent)
+@contextmanager
+def absent(site: Site) -> Iterator[str]:
+    """For a while, inventory begins with a host that nobody ever set up and that does not answer."""
+    site.hosts.insert(0, replace(site.host, name="gpu-absent", ip="127.1.2.3", user="root"))
     try:
+        yield "gpu-absent"
+    finally:
+        site.hosts.pop(0)
+
+
+def test_the_breaker_refuses_what_the_fleet_cannot_spare(site: Site) -> None:
+    """Before anything is touched, with the numbers; force goes on."""
+    name = site.host.name
+    with absent(site):
         site.github.clear_requests()
-        ran = command(site, "drain", "--limit", site.host.name, "--quiet", "1")
+        ran = command(site, "drain", "--limit", name, "--quiet", "1")
         assert ran.code == 75, ran.out + ran.err
         assert "4 of the fleet's 4 runners would be out of service (2 are already, 2 more)" in ran.err
         assert {request["method"] for request in site.github.requests()} == {"GET"}
-        assert active(site, "a")
-        ran = command(site, "drain", "--limit", site.host.name, "--quiet", "1", "--force", "-o", "json")
+        ran = command(site, "drain", "--limit", name, "--quiet", "1", "--force", "-o", "json")
         assert ran.code == 0, ran.out + ran.err
-        assert json.dumps(ran.json["hosts"]).count('"drained"') == 2
-    finally:
-        site.hosts.remove(absent)
+        assert [slot["state"] for slot in ran.json["hosts"][0]["slots"]] == ["drained", "drained"]
+
+
+def test_the_first_bad_batch_is_the_last(site: Site) -> None:
+    """A host that does not answer ends the run before the next is touched; 69, and every host is named."""
+    name = site.host.name
+    with absent(site) as dead:
+        ran = command(site, "drain", "--quiet", "1", "--batch", "1", "--force", "-o", "json")
+    assert ran.code == 69, ran.out + ran.err
+    hosts = {host["host"]: host for host in ran.json["hosts"]}
+    assert hosts[dead]["exit_code"] == 69
+    assert hosts[name]["error"].startswith("not begun")
+    assert labels(site, "a")[0] == {"first"}
+    assert active(site, "a")
 
 
 def test_on_the_host_a_credential_cuts_routing_too(site: Site) -> None:

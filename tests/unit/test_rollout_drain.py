@@ -39,6 +39,7 @@ class World:
     at: dict[float, Callable[[], None]] = field(default_factory=dict)
     killed_after: int | None = None
     comes_online: bool = True
+    silent: tuple[float, float] = (9e9, 9e9)  # the host does not answer from then until then
 
     host = "gpu-1"
 
@@ -71,6 +72,8 @@ class World:
     # -- the host
 
     def observe(self) -> tuple[SlotNow, ...]:
+        if self.silent[0] <= self.seconds < self.silent[1]:
+            raise UnavailableError("no answer", where=self.host)
         return tuple(self.slots.values())
 
     def hold(self, slots: Sequence[str], cause: Cause) -> None:
@@ -293,6 +296,30 @@ def test_one_that_was_resumed_meanwhile_is_said_so() -> None:
     assert [each.state for each in states] == ["resumed"]
     with pytest.raises(RunnerctlError, match="was resumed meanwhile"):
         refuse("gpu-1", states, seconds=600)
+
+
+def test_a_converge_in_the_quiet_period_is_noticed_before_the_hold() -> None:
+    """It takes the cut for one of a drain that was killed, and repairs it: cut again, and quiet again."""
+    made = world("a")
+    labels = frozenset({"gpu"})
+    made.at = {30.0: lambda: made.records.update(a=msgspec.structs.replace(made.records["a"], labels=labels))}
+    (state,) = drain(made).run(wait=True, seconds=60)
+    assert state.state == "drained"
+    assert made.events == ["cut a", "cut a", "hold a"]
+    assert made.seconds >= 150
+
+
+def test_a_network_that_hiccups_ends_no_long_wait() -> None:
+    """One that stays away does; the slot is on hold all the same."""
+    made = world("a", silent=(200.0, 230.0))
+    made.change("a", busy=True)
+    made.at = {400.0: lambda: made.change("a", busy=False)}
+    assert drain(made).run(wait=True, seconds=3600)[0].state == "drained"
+    gone = world("a", silent=(200.0, 9e9))
+    gone.change("a", busy=True)
+    with pytest.raises(UnavailableError):
+        drain(gone).run(wait=True, seconds=3600)
+    assert gone.slots["a"].held
 
 
 def test_an_unknown_slot_and_a_report_of_another_form_are_refused() -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import InventoryOption, LimitOption, OutputOption
+from runnerctl.cli.options import LimitOption, OutputOption
 from runnerctl.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runnerctl.cli.drain_here import Here
 
 __all__ = ["app", "drain", "resume"]
@@ -26,18 +29,38 @@ runnerctl resume main
 runnerctl resume main --force
 GH_TOKEN=... runnerctl resume -i inventory --limit gpu-07
 """
+BATCH = re.compile(r"[1-9][0-9]{0,5}|[1-9][0-9]?%|100%")
 app = new_app()
 SlotsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SLOT...]", help="Slots by name, as in `runnerctl list`.", show_default=False),
+    typer.Argument(metavar="SLOT", help="Slots by name, as in `runnerctl list`.", show_default=False),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every slot of this host.")]
+InventoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--inventory",
+        "-i",
+        metavar="INVENTORY",
+        help="The hosts of this Ansible inventory, instead of slots of this host.",
+        show_default=False,
+    ),
+]
 SlotOption = Annotated[
     list[str] | None,
     typer.Option(
         "--slot",
         metavar="NAME",
         help="With -i: only this slot of each host; again for more.",
+        show_default=False,
+    ),
+]
+BatchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--batch",
+        metavar="N|N%",
+        help="With -i: how many hosts at once. Default: 5.",
         show_default=False,
     ),
 ]
@@ -57,6 +80,7 @@ def drain(
     inventory: InventoryOption = None,
     limit: LimitOption = None,
     slot: SlotOption = None,
+    batch: BatchOption = None,
     reason: Annotated[
         str | None,
         typer.Option("--reason", metavar="TEXT", help="Why, for `list` and for jobs.", show_default=False),
@@ -105,7 +129,8 @@ def drain(
     75: a job still runs, or the breaker refused; 69: a host did not answer.
     """
     command: Context = context.obj
-    _refuse_mixture(inventory, slots=slots, every=all_slots, limit=limit, slot=slot, check=check, force=force)
+    fleet = {"--limit": limit, "--slot": slot, "--batch": batch, "--check": check, "--force": force}
+    _refuse_mixture(inventory, slots=slots, every=all_slots, fleet=fleet)
     if inventory is None:
         from runnerctl.cli.slots import tell
 
@@ -114,15 +139,13 @@ def drain(
             return tell(command, here.finish(timeout), output)
         done = here.drain(reason, seconds=timeout, wait=bool(wait), quiet=quiet)
         return tell(command, done, output)
-    from runnerctl.cli.drain_fleet import drain_variables, rollout
+    from runnerctl.cli.drain_fleet import drain_variables, fleet_variables, rollout
 
-    variables = drain_variables(
-        reason=reason, quiet=quiet, wait=wait is not False, timeout=timeout, force=force
-    )
+    own = drain_variables(reason=reason, quiet=quiet, wait=wait is not False, timeout=timeout, force=force)
     return rollout(
         command,
         "drain",
-        variables={**variables, "drain_routing": not no_routing, "drain_slots": list(slot or [])},
+        variables={**own, **fleet_variables("drain", routing=not no_routing, slots=slot, batch=batch)},
         inventory=inventory,
         limit=limit,
         check=check,
@@ -138,6 +161,7 @@ def resume(
     inventory: InventoryOption = None,
     limit: LimitOption = None,
     slot: SlotOption = None,
+    batch: BatchOption = None,
     force: Annotated[
         bool, typer.Option("--force", help="Lift a hold of the health verdict as well.")
     ] = False,
@@ -153,7 +177,8 @@ def resume(
     inventory back.
     """
     command: Context = context.obj
-    _refuse_mixture(inventory, slots=slots, every=all_slots, limit=limit, slot=slot, check=check)
+    fleet = {"--limit": limit, "--slot": slot, "--batch": batch, "--check": check}
+    _refuse_mixture(inventory, slots=slots, every=all_slots, fleet=fleet)
     if inventory is None:
         from runnerctl.cli.slots import tell
 
@@ -161,12 +186,12 @@ def resume(
         return tell(command, here.resume(force=force), output)
     if force:
         raise UsageError("--force lifts a verdict's hold on its own host only", remedy="run it on that host")
-    from runnerctl.cli.drain_fleet import rollout
+    from runnerctl.cli.drain_fleet import fleet_variables, rollout
 
     return rollout(
         command,
         "resume",
-        variables={"resume_routing": not no_routing, "resume_slots": list(slot or [])},
+        variables=fleet_variables("resume", routing=not no_routing, slots=slot, batch=batch),
         inventory=inventory,
         limit=limit,
         check=check,
@@ -175,24 +200,21 @@ def resume(
 
 
 def _refuse_mixture(
-    inventory: str | None,
-    *,
-    slots: list[str] | None,
-    every: bool,
-    limit: str | None,
-    slot: list[str] | None,
-    check: bool,
-    force: bool = False,
+    inventory: str | None, *, slots: list[str] | None, every: bool, fleet: Mapping[str, object]
 ) -> None:
-    """A host's own slots are arguments, an inventory's are options. Raises UsageError."""
+    """A host's own slots are arguments, an inventory's are options; ``fleet`` has no meaning without one.
+
+    Raises UsageError.
+    """
     if inventory is not None:
+        batch = str(fleet["--batch"] or "5")
+        if not BATCH.fullmatch(batch):
+            raise UsageError(f"{batch!r} is no number of hosts", where="--batch", remedy="give 5, or 20%")
         if slots or every:
-            raise UsageError(
-                "slots of an inventory are given by --slot", remedy="drain -i INVENTORY --slot main"
-            )
+            remedy = "say -i INVENTORY --slot NAME"
+            raise UsageError("slots of an inventory's hosts are given by --slot", remedy=remedy)
         return
-    given = {"--limit": limit, "--slot": slot, "--check": check, "--force": force}
-    if alone := [name for name, value in given.items() if value]:
+    if alone := [name for name, value in fleet.items() if value]:
         raise UsageError(f"{alone[0]} needs an inventory", remedy="give one with -i")
     if bool(slots) == every:
         remedy = "name slots of this host, or give --all, or an inventory with -i"

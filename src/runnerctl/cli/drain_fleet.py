@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runnerctl.cli.context import Context
@@ -10,7 +10,7 @@ from runnerctl.cli.output import escape, table
 from runnerctl.cli.playbook import Played, play
 from runnerctl.errors import ConfigError, UnavailableError
 
-__all__ = ["drain_variables", "rollout"]
+__all__ = ["drain_variables", "fleet_variables", "rollout"]
 
 SCHEMA = "runnerctl.drain/1"
 DAY_SECONDS = 86400.0  # of a whole rollout; each step of it has a deadline of its own
@@ -26,6 +26,15 @@ def drain_variables(
     given = {"drain_reason": reason, "drain_quiet_seconds": quiet, "drain_timeout_seconds": timeout}
     known = {name: value for name, value in given.items() if value is not None}
     return {**known, "drain_wait": wait, "drain_force": force}
+
+
+def fleet_variables(
+    playbook: str, *, routing: bool, slots: Sequence[str] | None, batch: str | None
+) -> dict[str, Any]:
+    """The variables that both playbooks have, each with its own name in front."""
+    known: dict[str, Any] = {"routing": routing, "slots": list(slots or ())}
+    known |= {"batches": batch} if batch else {}
+    return {f"{playbook}_{name}": value for name, value in known.items()}
 
 
 def rollout(
@@ -110,7 +119,7 @@ def _rows(answer: Mapping[str, Any], *, check: bool) -> list[list[object]]:
     rows: list[list[object]] = [[each["slot"], each["state"], each["reason"]] for each in answer["slots"]]
     if error:
         rows.append([None, "failed", error])
-    return rows or [[None, "skipped", "it has none of these slots"]]
+    return rows or [[None, "skipped", "it has no such slot"]]
 
 
 def _exit_code(played: Played, judged: Mapping[str, Any], answers: Mapping[str, dict[str, Any]]) -> int:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from runnerctl.errors import ConfigError
+from runnerctl.errors import ConfigError, UnavailableError
 from runnerctl.rollout.lanes import Lanes
 from runnerctl.rollout.ports import Cause, SlotNow, SlotsPort
 from runnerctl.rollout.routing import is_cut
@@ -24,6 +24,8 @@ __all__ = ["OPERATOR", "Drain", "Drained", "select"]
 OPERATOR = "operator"
 NO_REASON = "drained by hand"
 POLL_SECONDS = 3.0
+LONGEST_POLL_SECONDS = 15.0
+PATIENCE = 4  # looks at a busy host that may fail: a network that hiccups ends no wait of hours
 # A job that has just begun meets the hook first, which turns jobs away from a held slot: let it pass.
 BEGINNING_SECONDS = 10.0
 # GitHub's word lags by up to minutes: busy without a worker for longer than this is no job.
@@ -60,7 +62,9 @@ class Drain:
     tell: Callable[[str], None] = lambda _text: None
     actions: list[str] = field(default_factory=list)
     _routed: dict[str, bool] = field(default_factory=dict)
+    _until: dict[str, float] = field(default_factory=dict)  # the end of each slot's quiet period
     _since: dict[tuple[str, str], float] = field(default_factory=dict)
+    _taking: set[str] = field(default_factory=set)  # busy, as GitHub says
 
     def run(self, slots: Sequence[str] = (), *, wait: bool, seconds: float) -> tuple[Drained, ...]:
         """Drain the slots, none for all; with ``wait`` until their jobs have ended, at most ``seconds``.
@@ -72,7 +76,7 @@ class Drain:
         if not names:
             return ()
         self._cut(before)
-        self._quiet(before)
+        self._begin_quiet(before)
         self._hold(before)
         after = self._wait(names, seconds=seconds if wait else 0.0)
         self._note_changes(before, after)
@@ -108,16 +112,12 @@ class Drain:
             if lanes.cut(now, record):
                 self.actions.append(f"slot {now.name}: cut from routing")
 
-    def _quiet(self, slots: Sequence[SlotNow]) -> None:
-        """Wait for jobs that were on their way; a slot that cannot take one needs no waiting."""
-        open_ = [now.name for now in slots if now.active and not self._is_held(now) and self._is_cut(now)]
-        if not open_ or self.quiet_seconds <= 0:
-            return
-        deadline = self.clock() + self.quiet_seconds
-        self.tell(f"{self._names(open_)} cut from routing; quiet for {self.quiet_seconds:g} s")
-        while (left := deadline - self.clock()) > 0:
-            self.sleep(min(POLL_SECONDS, left))
-            self._begun(self._now(open_))
+    def _begin_quiet(self, slots: Sequence[SlotNow]) -> None:
+        """Jobs that were on their way may still come; where none can come there is nothing to wait for."""
+        names = [now.name for now in slots if now.active and not self._is_held(now) and self._is_cut(now)]
+        if names and self.quiet_seconds > 0:
+            self._until.update(dict.fromkeys(names, self.clock() + self.quiet_seconds))
+            self.tell(f"{_names(names)} cut from routing; quiet for {self.quiet_seconds:g} s")
 
     def _is_cut(self, now: SlotNow) -> bool:
         return self._routed.get(now.name) is False
@@ -127,16 +127,20 @@ class Drain:
     def _hold(self, slots: Sequence[SlotNow]) -> None:
         """Hold each slot as soon as that harms no job."""
         left = [now.name for now in slots]
-        now = {each.name: each for each in slots}
         while left:
-            now = {each.name: each for each in self._now(left)}
-            self._begun(list(now.values()))
-            ready = [name for name in left if name not in now or self._may_be_held(now[name])]
-            wanted = [name for name in ready if name in now and not self._is_done(now[name])]
-            self._hold_now([now[name] for name in wanted])
-            left = [name for name in left if name not in ready]
+            now = self._now(left)
+            self._note_workers(now)
+            ready = [each for each in now if self._may_be_held(each)]
+            self._hold_now([each for each in ready if not self._is_done(each)])
+            gone = {each.name for each in ready} | (set(left) - {each.name for each in now})
+            left = [name for name in left if name not in gone]
             if left:
-                self.sleep(POLL_SECONDS)
+                self.sleep(min(POLL_SECONDS, max(0.1, self._quiet_left(left))))
+
+    def _quiet_left(self, names: Sequence[str]) -> float:
+        """Seconds until the first of them has been quiet for long enough."""
+        ends = [until - self.clock() for name, until in self._until.items() if name in names]
+        return min((left for left in ends if left > 0), default=POLL_SECONDS)
 
     def _hold_now(self, slots: Sequence[SlotNow]) -> None:
         """Without a new reason a hold that is there keeps its own."""
@@ -150,16 +154,33 @@ class Drain:
     def _may_be_held(self, now: SlotNow) -> bool:
         if not now.active or self._is_held(now):
             return True
+        if self.clock() < self._until.get(now.name, 0.0) or not self._still_cut(now):
+            return False
         if now.busy:
             return self._for(now, "worker") >= BEGINNING_SECONDS
-        record = self.lanes.record(now) if self.lanes else None
-        if record is None or not record.busy:
+        if now.name not in self._taking:
             return True
         self._since.setdefault((now.name, "github"), self.clock())
         return self._for(now, "github") >= LAG_SECONDS
 
-    def _begun(self, slots: Sequence[SlotNow]) -> None:
-        """Note since when a worker runs in each slot."""
+    def _still_cut(self, now: SlotNow) -> bool:
+        """Ask GitHub once more: a converge meanwhile takes a cut without a hold for a drain that was killed.
+
+        It is cut again then, and quiet from now on. Notes too whether GitHub sees a job.
+        """
+        record = self.lanes.record(now) if self.lanes else None
+        self._taking.discard(now.name)
+        if record is None or self.lanes is None:
+            return True
+        if record.busy:
+            self._taking.add(now.name)
+        if not self.lanes.cut(now, record):
+            return True
+        self._begin_quiet([now])
+        return self.quiet_seconds <= 0
+
+    def _note_workers(self, slots: Sequence[SlotNow]) -> None:
+        """Since when a worker runs in each slot."""
         for now in slots:
             if now.busy:
                 self._since.setdefault((now.name, "worker"), self.clock())
@@ -183,21 +204,29 @@ class Drain:
     # -- the end of the jobs -----------------------------------------------------------------------------
 
     def _wait(self, names: Sequence[str], *, seconds: float) -> tuple[SlotNow, ...]:
-        deadline = self.clock() + seconds
-        told = False
+        """Poll, more seldom as time goes by: a job may take days, and each look costs the host something."""
+        begin, told = self.clock(), False
         while True:
-            now = self._now(names)
+            now = self._now(names, patience=PATIENCE if told else 0)
             busy = [each.name for each in now if each.active and self._is_held(each)]
-            left = deadline - self.clock()
-            if not busy or left <= 0:
+            waited = self.clock() - begin
+            if not busy or waited >= seconds:
                 return now
             if not told:
-                self.tell(f"{self._names(busy)} on hold; waiting for the running job to end")
+                self.tell(f"{_names(busy)} on hold; waiting for the running job to end")
                 told = True
-            self.sleep(min(POLL_SECONDS, left))
+            self.sleep(min(max(POLL_SECONDS, waited / 10), LONGEST_POLL_SECONDS, seconds - waited))
 
-    def _now(self, names: Sequence[str]) -> tuple[SlotNow, ...]:
-        return tuple(now for now in self.host.observe() if now.name in names)
+    def _now(self, names: Sequence[str], *, patience: int = 0) -> tuple[SlotNow, ...]:
+        """The slots as they are. Raises UnavailableError when the host did not answer ``patience`` times."""
+        while True:
+            try:
+                return tuple(now for now in self.host.observe() if now.name in names)
+            except UnavailableError:
+                if patience <= 0:
+                    raise
+                patience -= 1
+                self.sleep(LONGEST_POLL_SECONDS)
 
     def _note_changes(self, before: Sequence[SlotNow], after: Sequence[SlotNow]) -> None:
         was = {now.name: now for now in before}
@@ -214,9 +243,9 @@ class Drain:
             return Drained(now.name, "resumed", routed, reason)
         return Drained(now.name, "busy" if now.active else "drained", routed, reason)
 
-    @staticmethod
-    def _names(names: Sequence[str]) -> str:
-        return f"slot {', '.join(names)}:"
+
+def _names(names: Sequence[str]) -> str:
+    return f"slot {', '.join(names)}:"
 
 
 def select(found: Sequence[SlotNow], wanted: Sequence[str], *, host: str) -> tuple[SlotNow, ...]:
