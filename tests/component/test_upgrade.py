@@ -1,0 +1,123 @@
+"""Upgrades against the stand-in GitHub while jobs run, and the command's plan, table and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from benchmarks.github_upgrade import simulate
+from runnerctl.cli import upgrade_fleet
+from runnerctl.cli.context import Context
+from runnerctl.cli.main import run
+from runnerctl.cli.playbook import Played
+
+
+def test_a_sample_of_upgrades_loses_no_job_and_leaves_no_runner_offline() -> None:
+    """A few of the benchmark's: bad releases, errors of GitHub, killed controllers."""
+    tally = simulate(4, seed=11, workers=4)
+    assert (tally.upgrades, tally.problems) == (4, [])
+    assert (tally.killed_jobs, tally.offline, tally.left, tally.wrong_version) == (0, 0, 0, 0)
+
+
+# -- the command -------------------------------------------------------------------------------------------
+
+
+def row(slot: str, result: str, **more: Any) -> dict[str, Any]:
+    """What the playbook says of a slot."""
+    known = {"slot": slot, "result": result, "was": "2.336.0", "now": "2.337.0", "seconds": 91.0, "note": ""}
+    return {**known, "busy": False, **more}
+
+
+class Plays:
+    """Stands in for Ansible: the answers of each play, and what was asked."""
+
+    def __init__(self) -> None:
+        self.answers: list[Played] = []
+        self.asked: list[dict[str, Any]] = []
+
+    def __call__(self, _context: Context, playbook: str, **asked: Any) -> Played:
+        self.asked.append({"playbook": playbook, **asked})
+        return self.answers.pop(0)
+
+
+@pytest.fixture
+def plays(monkeypatch: pytest.MonkeyPatch) -> Iterator[Plays]:
+    """Every play of the command."""
+    made = Plays()
+    monkeypatch.setattr(upgrade_fleet, "play", made)
+    yield made
+    assert made.answers == []
+
+
+def call(*words: str) -> tuple[int, str, str]:
+    """Exit code, answer and log of ``runnerctl upgrade``."""
+    out, log = io.StringIO(), io.StringIO()
+    code = run(["upgrade", *words], context=Context({"COLUMNS": "80"}, out, log))
+    return code, out.getvalue(), log.getvalue()
+
+
+def test_the_canary_goes_alone_and_the_others_follow_in_batches(plays: Plays) -> None:
+    """Two plays; what is asked for reaches the playbook."""
+    plays.answers = [
+        Played(0, {"h1": {"host": "h1", "hosts": ["h1"], "slots": [row("a", "upgraded")]}}),
+        Played(0, {"h2": {"host": "h2", "hosts": ["h2"], "slots": [row("a", "current", seconds=0)]}}),
+    ]
+    code, out, _ = call("-i", "inv", "--canary", "h1", "--batch", "5", "--version", "2.337.0", "--quiet", "9")
+    assert code == 0
+    assert [each["limit"] for each in plays.asked] == ["h1", "runner_hosts:!h1"]
+    assert [each["variables"]["upgrade_batches"] for each in plays.asked] == [[1], [5]]
+    assert plays.asked[0]["variables"]["upgrade_quiet_seconds"] == 9.0
+    assert "h1    a     2.336.0  2.337.0  91 s  upgraded" in out
+
+
+def test_a_bad_canary_is_the_last(plays: Plays) -> None:
+    """The other hosts are not touched; 69 and the reason."""
+    slots = [row("a", "rolled back", note="its listener ended"), row("b", "failed", note="is not tried")]
+    error = {"exit_code": 69, "error": "h1: slot a rolled back: exits"}
+    answer = {"host": "h1", "hosts": ["h1"], "slots": slots, **error}
+    plays.answers = [Played(2, {"h1": answer}, "fatal")]
+    code, out, _ = call("-i", "inv", "--canary", "h1")
+    assert code == 69
+    assert "rolled back: its listener ended" in " ".join(out.split())
+
+
+def test_busy_is_75_and_a_batch_that_never_began_is_named(plays: Plays) -> None:
+    """Busy alone is for later; a failure counts more."""
+    busy = {"host": "h1", "hosts": ["h1", "h2"], "slots": [row("a", "busy")], "busy": ["a"]}
+    plays.answers = [Played(0, {"h1": {**busy, "hosts": ["h1"]}}), Played(2, {"h1": busy}, "unreachable")]
+    assert call("-i", "inv")[0] == 75
+    code, out, _ = call("-i", "inv")
+    assert code == 69
+    assert "not begun" in out
+
+
+def test_the_plan_as_table_and_as_json(plays: Plays) -> None:
+    """Days left, an estimate marked as such, a name from outside escaped."""
+    slots = [
+        row("a", "would upgrade", days_left=9, expires="about 9", busy=True),
+        row("b\x1b", "current", now="2.336.0", days_left=None, expires="newest"),
+    ]
+    answer = {"host": "h1", "hosts": ["h1"], "target": "2.337.0", "slots": slots, "notes": ["why"]}
+    plays.answers = [Played(0, {"h1": answer})] * 2
+    code, out, _ = call("-i", "inv", "--check")
+    assert code == 0
+    assert plays.asked[0]["arguments"] == ("--check",)
+    assert "h1    a      2.336.0  2.337.0  about 9    yes" in out
+    assert "note: why" in out
+    assert "\x1b" not in out
+    shown = json.loads(call("-i", "inv", "--check", "-o", "json")[1])
+    assert shown["schema"] == "runnerctl.upgrade/1"
+    assert shown["hosts"][0]["slots"][0]["days_left"] == 9
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("-i", "x", "--batch", "0"), ("-i", "x", "--quiet", "-1"), ("-i", "x", "--version", "v2")]
+)
+def test_a_wrong_command_line_is_one_line(words: tuple[str, ...]) -> None:
+    """64, before Ansible is started."""
+    code, out, log = call(*words)
+    assert (code, out, log.count("\n")) == (64, "", 1)
