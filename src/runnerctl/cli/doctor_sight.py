@@ -15,7 +15,7 @@ import msgspec
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.remote import HOW_TO_AUTHENTICATE, api_url, credential
-from runnerctl.core.doctor_credential import LEVELS, NEEDED_SCOPES, missing_permissions
+from runnerctl.core.doctor_credential import LEVELS, NEEDED_SCOPES, SIGNATURE, missing_permissions
 from runnerctl.core.doctor_readings import (
     CredentialReading,
     GroupReading,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Examiner"]
 
-SKEW_ENDS_APPS_SECONDS = 60.0
+APP_SKEW_SECONDS = 60.0  # a JWT is dated back by as much
 MOST_VERSIONS = 30
 BOUND = timedelta(days=30)  # after the next release; GitHub's rule for runners that do not update themselves
 _READS_SETTINGS = "organization_administration"
@@ -65,9 +65,9 @@ class Examiner:
         if found is None:
             raise AccessError("there is no GitHub credential", where=scope.name, remedy=HOW_TO_AUTHENTICATE)
         skew = self._skew(connect(None))
-        if _app(found) and skew is not None and skew > SKEW_ENDS_APPS_SECONDS:
+        if _app(found) and skew is not None and skew > APP_SKEW_SECONDS:
             reason = "an App cannot sign in while this clock is wrong"
-            return ScopeReading(scope, Unavailable(reason, remedy="see github.clock"), skew)
+            return ScopeReading(scope, Unavailable(reason, call=SIGNATURE), skew)
         needs = frozenset(NEEDED_SCOPES[each.kind] for each, _ in self.scopes)
         desk = _Desk(scope, found, connect, self.prove, needs)
         return replace(desk.read(), skew_seconds=skew)

@@ -9,11 +9,18 @@ from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warni
 from runnerctl.core.reading import Unavailable
 from runnerctl.core.scope import Scope
 
-__all__ = ["CHECKS", "NEEDED_SCOPES", "excess_permissions", "missing_permissions"]
+__all__ = [
+    "CHECKS",
+    "LEVELS",
+    "NEEDED_SCOPES",
+    "SIGNATURE",
+    "excess_permissions",
+    "missing_permissions",
+]
 
 EXPIRY_DAYS = 14
 LOW_SHARE = 0.1
-APP_SKEW_SECONDS = 60  # a JWT is dated back by as much
+SIGNATURE = "signature"  # the call that fails where an App's clock is ahead
 # GitHub's REST reference, "Self-hosted runners" and "Self-hosted runner groups".
 NEEDED_SCOPES = {
     "repository": "repo",
@@ -40,6 +47,8 @@ def _reading(reading: ScopeReading) -> CredentialReading | None:
 def _judge_credential(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
     del site
     if isinstance(reading.credential, Unavailable):
+        if reading.credential.call == SIGNATURE:
+            return  # github.clock says so
         make = critical if reading.credential.kind == "denied" else unknown
         yield make(reading.credential.reason, reading.credential.remedy)
         return
@@ -161,12 +170,11 @@ def _within(name: str, needs: Iterable[str]) -> bool:
 def _judge_clock(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
     if reading.skew_seconds is None:
         return
-    found = _reading(reading)
     skew = reading.skew_seconds
     data = {"skew_seconds": round(skew, 1)}
     text = f"this clock is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} GitHub's"
-    signs = found is not None and found.kind == "app"
-    if abs(skew) > site.limits.health_clock_skew_critical_seconds or (signs and skew > APP_SKEW_SECONDS):
+    signs = isinstance(reading.credential, Unavailable) and reading.credential.call == SIGNATURE
+    if signs or abs(skew) > site.limits.health_clock_skew_critical_seconds:
         yield critical(f"{text}: an App's signature is refused" if signs else text, **data)
     elif abs(skew) > site.limits.health_clock_skew_warning_seconds:
         yield warning(text, **data)

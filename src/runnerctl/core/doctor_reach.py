@@ -80,7 +80,9 @@ def _judge_approval(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
     if reach is None or reach.approval is None:
         return
     may_reach = _strangers_may_reach(reading)
-    if may_reach is False:
+    if may_reach is None:
+        return  # github.public says what is not known
+    if not may_reach:
         yield ok("no public repository reaches the runners: pull requests of strangers do not arise")
     elif isinstance(reach.approval, Unavailable):
         yield _not_known("whose pull requests wait for an approval", reach.approval)

@@ -191,6 +191,9 @@ class Site:
             headers["X-GitHub-Api-Version-Selected"] = version
         if identity.token is not None and identity.kind == "classic":
             headers["X-OAuth-Scopes"] = ", ".join(identity.token.scopes)
+        if identity.token is not None and identity.kind != "installation" and identity.token.expires_at:
+            ends = time.gmtime(identity.token.expires_at)
+            headers["GitHub-Authentication-Token-Expiration"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", ends)
         for name, value in headers.items():
             answer.headers.setdefault(name, value)
 
