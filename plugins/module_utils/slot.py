@@ -179,7 +179,7 @@ class Converger:
             agent_id=agent_id if isinstance(agent_id, int) else None,
             agent_name=runner.get("agentname") or state.get("runner_name"),
             url=runner.get("githuburl") or state.get("url"),
-            exit_status=unit.exit_status,
+            exit_status=0 if unit.running else unit.exit_status,
             adopted=bool(claim) or (state.get("adopted") is not None and state.get("adopted") == agent_id),
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),

@@ -14,7 +14,7 @@ class Report:
 
     ``hold`` is the reason of its hold, ``hold_by`` who gave it: operator, health, driver, upgrade.
     ``adopted``: the registration was taken over from a stock installation, or is about to be;
-    ``exit_status`` is how the listener ended last.
+    ``exit_status`` is how a listener that does not run ended.
     """
 
     name: str

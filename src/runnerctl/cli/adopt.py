@@ -179,7 +179,7 @@ class Desk:
 
     def _find(self, name: str) -> Stock:
         stock = self._stock()
-        found = [each for each in stock if name in (each.agent_name, each.unit, f"{each.unit}.service")]
+        found = [each for each in stock if _is_called(each, name)]
         if len(found) != 1:
             known = ", ".join(sorted(each.unit for each in stock)) or "none"
             what = "more than one installation has this name" if found else "no such installation"
@@ -226,6 +226,13 @@ class Desk:
         else:
             self.context.say("\n".join(escape(action) for action in actions) or "nothing to do")
         return 0
+
+
+def _is_called(stock: Stock, name: str) -> bool:
+    """By the runner's name, the unit's, or the end of the unit's where the runner's cannot be read."""
+    unit = stock.unit.removesuffix(".service")
+    known = name in (stock.agent_name, stock.unit, unit)
+    return known or (stock.agent_name is None and unit.endswith(f".{name}"))
 
 
 def _same(one: str, other: str) -> bool:

@@ -118,7 +118,7 @@ def plan_slot(
             return _register(spec, slot, local, None, f"{reason}: registering again", delete=own.id)
         return _repair(spec, slot, own, group_id)
     if here and own is not None and _adopted(local, own):
-        if local.active or local.exit_status not in WANTS_UPDATE:
+        if local.exit_status not in WANTS_UPDATE:
             return _repair(spec, slot, own, group_id)
         reason = "was adopted, and GitHub wants it to update itself: registering again without that"
         return _register(spec, slot, local, named, reason, delete=own.id)
