@@ -133,11 +133,20 @@ def test_a_slot_that_others_hold_is_switched_and_stays_stopped() -> None:
     assert model.well(NEW) == []
 
 
-def test_an_error_before_the_switch_gives_the_slot_back() -> None:
-    """A host that cannot switch keeps its runner working."""
+@pytest.mark.parametrize("operation", ["hold", "begin"])
+def test_an_error_before_the_switch_gives_the_slot_back(operation: str) -> None:
+    """A host that cannot do it keeps its runner working."""
     model = Model(ModelSlot("a"))
-    model.before = fails("begin")
+    model.before = fails(operation)
     assert model.run()["a"].result == "failed"
+    assert model.well(OLD) == []
+
+
+def test_a_note_of_long_ago_is_no_release_to_go_back_to() -> None:
+    """The slot ran another release since, and was online with it."""
+    model = Model(ModelSlot("a"), bad={NEW: "exits"})
+    model.begin({"a": "2.300.0"})
+    assert model.run()["a"].now == OLD
     assert model.well(OLD) == []
 
 

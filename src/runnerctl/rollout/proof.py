@@ -77,6 +77,7 @@ def _ask(watch: _Watch, routes: Routes, version: str, proof: Proof, *, now: floa
         seen = routes.look(watch.slot)
     except RunnerctlError as error:
         proof.note = f"GitHub cannot be asked: {error}"
+        watch.asked = False  # what it said before is too old to judge by
         return
     watch.asked = True
     if seen is None or not seen.online:

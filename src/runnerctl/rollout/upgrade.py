@@ -71,7 +71,9 @@ class Upgrade(HostRun):
         for slot in self._slots.values():
             seen = self.routes.look(slot) if slot.agent_id is not None else None
             self._was[slot.name] = runs(slot, seen)
-            if seen and not seen.online and not held_by_us(slot) and slot.name not in self._notes.previous:
+            if seen and seen.online and slot.active and not slot.held:
+                self._online.add(slot.name)
+            elif seen and not held_by_us(slot) and slot.name not in self._notes.previous:
                 self._offline.add(slot.name)
             done = self._done(slot, seen)
             if done is None:
@@ -148,6 +150,7 @@ class Upgrade(HostRun):
                 taken = list(self.routes.take([self._slots[name] for name in names]))
             except RunnerctlError as error:
                 self._fail(names, error)
+                self._try(self._rescue, names)  # some may be cut
                 return []
             if taken:
                 self.changed = True
@@ -207,11 +210,18 @@ class Upgrade(HostRun):
 
     def _begin(self, names: Iterable[str]) -> None:
         previous = {name: self._back(name) for name in names}
+        noted = self._notes.previous
+        if old := [name for name in previous if noted.get(name) not in (None, previous[name])]:
+            self.host.finish(old)
         self.host.begin({name: version for name, version in previous.items() if version})
 
     def _back(self, name: str) -> str | None:
-        """The release a slot goes back to: noted by an earlier run, or what it ran."""
-        return self._notes.previous.get(name) or self._was.get(name) or self._slots[name].version
+        """The release a slot goes back to: what it ran, or what an unfinished run noted.
+
+        A note of long ago counts no more when the slot was online since: somebody else proved its release.
+        """
+        was, noted = self._was.get(name), self._notes.previous.get(name)
+        return was if noted is None or (name in self._online and was != self.target) else noted
 
     def _prove_change(self, names: list[str]) -> None:
         proof = self._start(names, self.target)
@@ -269,7 +279,7 @@ class Upgrade(HostRun):
         for name in names:
             back = self._back(name)
             if self._slots[name].active:
-                self._end(name, "busy", "a job runs: the next upgrade takes it back", now=self.target)
+                self._end(name, "failed", "a job runs: the next upgrade takes it back", now=self.target)
             elif back is None or back == self.target:
                 self._strand(name, f"{reason}; there is no release to go back to")
             else:

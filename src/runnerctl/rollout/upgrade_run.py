@@ -1,4 +1,4 @@
-"""What every step of one host's upgrade has at hand: the host, GitHub, the clock, and what came of each slot."""
+"""What every step of one host's upgrade has at hand: host, GitHub, clock, and what came of each slot."""
 
 from __future__ import annotations
 
@@ -55,10 +55,11 @@ class HostRun:
         self._since: dict[str, float] = {}
         self._was: dict[str, str | None] = {}
         self._offline: set[str] = set()  # before we did anything: no release is to blame
+        self._online: set[str] = set()  # before we did anything: what they run works
 
     def _give_back(self, names: Sequence[str], result: Result, note: str) -> None:
         """Undo hold and cut of slots that were not changed: they go on working."""
-        self.host.release(names, by=BY)
+        self.host.release([name for name in names if held_by_us(self._slots[name])], by=BY)
         self._look()
         self.routes.restore([self._slots[name] for name in names if not self._slots[name].held])
         for name in names:
@@ -97,9 +98,8 @@ class HostRun:
     def _rescue(self, names: Sequence[str]) -> None:
         self._look()
         noted = self.host.notes().previous
-        kept = [name for name in names if name not in noted and held_by_us(self._slots[name])]
-        if kept:
-            self._give_back(kept, "failed", "")
+        stranded = {name for name, each in self.results.items() if each.result == "stranded"}
+        self._give_back([name for name in names if name not in noted and name not in stranded], "failed", "")
 
     def _try(self, work: Callable[[T], None], names: T) -> None:
         """What is tried beside a failure never hides it."""
@@ -110,10 +110,12 @@ class HostRun:
 
 
 def held_by_us(slot: SlotNow) -> bool:
+    """Whether an upgrade holds the slot."""
     return any(cause.by == BY for cause in slot.causes)
 
 
 def held_by_others(slot: SlotNow) -> bool:
+    """Whether an operator, the health verdict or a change of driver holds it."""
     return any(cause.by != BY for cause in slot.causes)
 
 
