@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from runnerctl.core.labels import DRAINED
 from runnerctl.core.snapshot import Snapshot
 from runnerctl.core.spec import Conda, ContainerToolkit, NvidiaDriver
 
@@ -32,11 +33,13 @@ _PUBLIC_URLS = frozenset(
 _UUIDS = frozenset({"uuid", "mig", "mig_uuids", "gpus"})
 _SERIALS = frozenset({"serial"})
 _URLS = frozenset({"url", "api_url", "download_url"})
-_NAMES = frozenset({"group", "wheelhouse", "host", "repository_key", "docker_repository_key"})
+_NAMES = frozenset(
+    {"group", "drain_group", "issuer", "wheelhouse", "host", "repository_key", "docker_repository_key"}
+)
 _TEXTS = frozenset({"cdi_devices", "reason", "message", "failure", "hold", "pending_restart", "source"})
 _LABELS = frozenset({"labels"})
 _OWN_AFFAIRS = frozenset({"env", "docker_config"})  # of the site: keys tell enough
-_KEPT_LABELS = frozenset({"gpu", "self-hosted", "linux", "x64", "arm64"})
+_KEPT_LABELS = frozenset({DRAINED, "gpu", "self-hosted", "linux", "x64", "arm64"})
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.IGNORECASE)
 _UUID = re.compile(r"\b(?:GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{3,}")
 _JOB = re.compile(r"(Running job: |: Job )(.+?)(?= completed with result:|$)")

@@ -24,6 +24,7 @@ from runnerctl.core.driver_readings import (
 )
 from runnerctl.core.gpu_readings import Gpu, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu
 from runnerctl.core.reading import Taken, Unavailable, UnavailableKind
+from runnerctl.core.slot_readings import PathFact, ReleaseFiles, SlotFiles
 from runnerctl.core.spec import HostSpec
 from runnerctl.errors import DataError
 
@@ -44,9 +45,12 @@ __all__ = [
     "Nvml",
     "NvmlFailure",
     "NvmlKind",
+    "PathFact",
     "PciGpu",
     "Process",
     "Registration",
+    "ReleaseFiles",
+    "SlotFiles",
     "SlotReading",
     "SlotState",
     "Snapshot",
@@ -106,7 +110,11 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Api(msgspec.Struct, frozen=True):
-    """One unauthenticated request to a GitHub API. ``failed_stage`` names the step that failed."""
+    """One unauthenticated request to a GitHub API. ``failed_stage`` names the step that failed.
+
+    ``via``: the proxy that the runner's environment names, without user and password. ``issuer``: who signed
+    the server's certificate; ``tls_failure``: why it is not trusted (unknown_issuer, expired, wrong_name).
+    """
 
     url: str
     stages: tuple[Stage, ...] = ()
@@ -116,6 +124,9 @@ class Api(msgspec.Struct, frozen=True):
     date: datetime | None = None
     local_time: datetime | None = None
     proxy: bool = False
+    via: str | None = None
+    issuer: str | None = None
+    tls_failure: str | None = None
 
 
 class Clock(Taken, frozen=True):
@@ -162,7 +173,7 @@ class Conda(Taken, frozen=True):
 
 
 class Unit(Taken, frozen=True):
-    """A slot's systemd unit, as ``systemctl show`` prints it."""
+    """A slot's systemd unit, as ``systemctl show`` prints it; ``drop_ins`` are file names."""
 
     name: str
     load_state: str
@@ -177,6 +188,10 @@ class Unit(Taken, frozen=True):
     ever_started: bool = False
     control_group: str = ""
     invocation_id: str = ""
+    user: str = ""
+    fragment: str = ""
+    drop_ins: tuple[str, ...] = ()
+    last_pid: int = 0
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -186,6 +201,7 @@ class Process(msgspec.Struct, frozen=True):
     comm: str
     parent: int = 0
     state: str = ""
+    uid: int | None = None
 
 
 class LogLine(msgspec.Struct, frozen=True):
@@ -233,7 +249,11 @@ class GithubRecord(Taken, frozen=True):
 
 
 class SlotReading(msgspec.Struct, frozen=True):
-    """One slot of this host: from the spec, or found on disk. None: there is no such file."""
+    """One slot of this host: from the spec, or found on disk. None: there is no such file.
+
+    ``oom_kills``: processes that this run of the unit lost because memory ran out; ``oom_at``: the last time,
+    within a day, that systemd noticed.
+    """
 
     name: str
     unit: Unit | Unavailable
@@ -247,6 +267,9 @@ class SlotReading(msgspec.Struct, frozen=True):
     bound_version: str | Unavailable | None = None
     running_version: str | None = None
     github: GithubRecord | Unavailable | None = None
+    files: SlotFiles | Unavailable | None = None
+    oom_kills: int | None = None
+    oom_at: datetime | None = None
 
     @property
     def runs_job(self) -> bool | None:

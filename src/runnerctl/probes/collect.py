@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from runnerctl import __version__
+from runnerctl.core.environment import slot_environment
 from runnerctl.core.scope import api_url_for
 from runnerctl.core.snapshot import (
     Api,
@@ -28,7 +29,7 @@ from runnerctl.core.snapshot import (
     Unavailable,
     Unit,
 )
-from runnerctl.core.spec import HostSpec
+from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.probes import (
     baseline,
     docker_due,
@@ -37,6 +38,7 @@ from runnerctl.probes import (
     memory,
     network,
     nvml,
+    slot_files,
     slots,
     stuck,
     system,
@@ -50,6 +52,8 @@ __all__ = ["DEFAULT_API", "api_urls_of", "collect"]
 
 DEFAULT_API = "https://api.github.com"
 _HERE = Path("/")
+# Of whoever asks: a runner has its own.
+_NOT_THE_RUNNERS = frozenset({"http_proxy", "https_proxy", "no_proxy", "ssl_cert_file", "requests_ca_bundle"})
 
 
 @dataclass(frozen=True)
@@ -189,9 +193,8 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
     deadline, spec = ground.deadline or nvml.BASE_SECONDS, ground.wanted
     gpus = 0 if isinstance(ground.pci, Unavailable) else len(ground.pci)
     tasks = {"nvml": nvml.task(ground.deadline, rootfs=ground.rootfs, gpus=gpus, deep=ground.deep)}
-    # What a runner's jobs get, its own request gets: a proxy may be known to the spec only.
-    environ = {**ground.environ, **(spec.github_runner.env if spec else {})}
     for url in ground.apis:
+        environ = _runner_environ(ground, url)
         call = partial(network.read_api, url=url, environ=environ, timeout_seconds=deadline)
         tasks[f"api {url}"] = Task(call, deadline)
     if spec and spec.container_toolkit.docker:
@@ -202,12 +205,36 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
         tools = units.Tools(ground.names, ground.environ, deadline, ground.host.root)
         tasks["units"] = Task(partial(units.read_units, tools=tools), deadline)
         tasks["journal"] = Task(partial(units.read_journal, tools=tools), deadline)
-    filesystems = partial(system.read_filesystems, rootfs=ground.rootfs)
+        tasks["out of memory"] = Task(partial(units.read_out_of_memory, tools=tools), deadline)
+    if ground.names:
+        files = partial(slot_files.read_slot_files, rootfs=ground.rootfs, slots=ground.names)
+        tasks["slot files"] = Task(files, deadline, guard="slot-files")
+    filesystems = partial(system.read_filesystems, rootfs=ground.rootfs, slots=ground.names)
     tasks["filesystems"] = Task(filesystems, deadline, guard="filesystems")
     # /opt, as any place for programs, may be a network mount whose server is away.
     tasks["conda"] = Task(partial(machine.read_conda, rootfs=ground.rootfs), deadline, guard="conda")
     tasks["time_sync"] = Task(partial(system.read_time_sync, rootfs=ground.rootfs), deadline)
     return tasks
+
+
+def _runner_environ(ground: _Ground, url: str) -> dict[str, str]:
+    """What the runners that talk to this API have in their environment: their request is what counts.
+
+    The ``.env`` of the first such slot, else what the spec gives them. The shell's proxies are not theirs.
+    """
+    spec = ground.wanted
+    if spec is None:
+        return dict(ground.environ)
+    own = {name: value for name, value in ground.environ.items() if name.lower() not in _NOT_THE_RUNNERS}
+    talking = [slot.name for slot in spec.github_runner.slots if url in _apis_of_slot(spec, slot)]
+    files = (slots.slot_environ(ground.rootfs, name) for name in talking)
+    found = next((environ for environ in files if environ is not None), slot_environment(spec))
+    return {**own, **found}
+
+
+def _apis_of_slot(spec: HostSpec, slot: Slot) -> tuple[str, ...]:
+    target = spec.slot_url(slot)
+    return (spec.github_runner.api_url or (_api_of(target) if target else DEFAULT_API),)
 
 
 def _docker_tasks(ground: _Ground, deadline: float) -> dict[str, Task]:
@@ -273,27 +300,41 @@ def _slots(ground: _Ground, outcomes: Mapping[str, Outcome]) -> tuple[SlotReadin
             if ground.rootfs == _HERE
             else "systemd is asked on the host itself only"
         )
-        return tuple(_slot(ground, name, Unavailable(why), Unavailable(why)) for name in ground.names)
+        gone = Unavailable(why)
+        return tuple(_slot(ground, outcomes, name, unit=gone, log=gone) for name in ground.names)
     shown = units.outcome_text(outcomes["units"])
     texts = units.outcome_text(outcomes["journal"])
     found = {} if isinstance(shown, Unavailable) else units.parse_units(shown)
     missing = shown if isinstance(shown, Unavailable) else Unavailable("systemctl did not show it")
-    pids = {slot: unit.main_pid for slot, unit in found.items()}
+    pids = {slot: unit.last_pid for slot, unit in found.items()}
     told = () if isinstance(texts, Unavailable) else texts
     logs = units.parse_journal(told, slots.invocations(found), pids=pids)
     return tuple(
         _slot(
             ground,
+            outcomes,
             name,
-            found.get(name, missing),
-            texts if isinstance(texts, Unavailable) else logs.get(name, ()),
+            unit=found.get(name, missing),
+            log=texts if isinstance(texts, Unavailable) else logs.get(name, ()),
         )
         for name in ground.names
     )
 
 
+def _killed_at(outcomes: Mapping[str, Outcome], name: str) -> datetime | None:
+    """When memory last ran out for a slot; not knowing is no finding of its own."""
+    outcome = outcomes.get("out of memory")
+    texts = outcome.value if outcome and not outcome.failure else ()
+    return units.parse_out_of_memory(texts).get(name)
+
+
 def _slot(
-    ground: _Ground, name: str, unit: Unit | Unavailable, log: tuple[LogLine, ...] | Unavailable
+    ground: _Ground,
+    outcomes: Mapping[str, Outcome],
+    name: str,
+    *,
+    unit: Unit | Unavailable,
+    log: tuple[LogLine, ...] | Unavailable,
 ) -> SlotReading:
     rootfs = ground.rootfs
     processes = slots.read_processes(rootfs, unit)
@@ -310,6 +351,9 @@ def _slot(
         pending_restart=slots.note(under(rootfs, f"{slots.STATE}/pending/{name}")),
         bound_version=slots.bound_version(rootfs, name, state),
         running_version=units.running_version(log),
+        files=slot_files.parse_slot_files(outcomes.get("slot files"), name),
+        oom_kills=slots.count_oom_kills(rootfs, unit),
+        oom_at=_killed_at(outcomes, name),
     )
 
 

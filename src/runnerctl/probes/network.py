@@ -7,8 +7,9 @@ import re
 import socket
 import time
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -21,6 +22,17 @@ from runnerctl.probes.bounded import Outcome, Report
 __all__ = ["clock_of", "parse_api", "proxy_for", "read_api"]
 
 _PORTS = {"https": 443, "http": 80}
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, as `SSLCertVerificationError.verify_code` gives them.
+_DISTRUST = {
+    9: "not_yet_valid",
+    10: "expired",
+    18: "unknown_issuer",
+    19: "unknown_issuer",
+    20: "unknown_issuer",
+    21: "unknown_issuer",
+    62: "wrong_name",
+    64: "wrong_name",
+}
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
@@ -52,6 +64,8 @@ def read_api(
     proxy = proxy_for(url, environ)
     target, via = urlsplit(url), urlsplit(proxy or url)
     started = time.monotonic()
+    if proxy:
+        report.part({"via": _without_user(via)})
 
     def done(stage: str) -> None:
         nonlocal started
@@ -66,13 +80,16 @@ def read_api(
     report.stage("tcp")
     connection = _connect(found, timeout_seconds)
     done("tcp")
-    if proxy and target.scheme == "https":
+    place = f"{target.hostname}:{target.port or 443}"
+    tunnel = via if proxy and target.scheme == "https" else None
+    if tunnel:
         report.stage("proxy")
-        _tunnel(connection, f"{target.hostname}:{target.port or 443}", _authorization(via))
+        _tunnel(connection, place, _authorization(tunnel))
         done("proxy")
     if target.scheme == "https":
         report.stage("tls")
-        connection = _encrypt(connection, target.hostname or "", environ)
+        again = partial(_reach, found, timeout_seconds, place=place, tunnel=tunnel)
+        connection = _trusted(report, connection, target.hostname or "", environ=environ, again=again)
         done("tls")
     report.stage("http")
     status, date = _ask(connection, url, whole=bool(proxy and target.scheme == "http"))
@@ -111,6 +128,56 @@ def _tunnel(connection: socket.socket, place: str, authorization: str) -> None:
         raise ConnectionError(f"the proxy answers {status} to CONNECT {place}")
 
 
+def _reach(
+    found: list[Any], timeout_seconds: float, *, place: str, tunnel: SplitResult | None
+) -> socket.socket:
+    """One more connection to where the first one led."""
+    connection = _connect(found, timeout_seconds)
+    if tunnel:
+        _tunnel(connection, place, _authorization(tunnel))
+    return connection
+
+
+def _trusted(
+    report: Report,
+    connection: socket.socket,
+    host: str,
+    *,
+    environ: Mapping[str, str],
+    again: Callable[[], socket.socket],
+) -> socket.socket:
+    """Encrypt; a certificate that is not trusted is looked at on one more connection, then dropped."""
+    import ssl
+
+    try:
+        return _encrypt(connection, host, environ)
+    except ssl.SSLCertVerificationError as error:
+        report.part(
+            {"tls_failure": _DISTRUST.get(error.verify_code, "other"), "issuer": _issuer(again, host)}
+        )
+        raise
+
+
+def _issuer(again: Callable[[], socket.socket], host: str) -> str | None:
+    """Who issued a server's certificate; None when the server does not answer a second time."""
+    import ssl
+
+    from runnerctl.probes.certificate import issuer_of
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with context.wrap_socket(again(), server_hostname=host) as connection:
+            return issuer_of(connection.getpeercert(binary_form=True) or b"")
+    except OSError:
+        return None
+
+
+def _without_user(proxy: SplitResult) -> str:
+    """A proxy's URL as it may be shown."""
+    return proxy._replace(netloc=proxy.netloc.rpartition("@")[2], path="", query="", fragment="").geturl()
+
+
 def _encrypt(connection: socket.socket, host: str, environ: Mapping[str, str]) -> socket.socket:
     import ssl
 
@@ -145,9 +212,11 @@ def _answer(connection: socket.socket) -> tuple[int, str | None]:
 
 def parse_api(url: str, outcome: Outcome) -> Api:
     """The reading of one API; the stage in which it stopped is a fact, no missing reading."""
-    stages = msgspec.convert(outcome.parts, tuple[Any, ...])
-    timed = {"url": url, "stages": [dict(stage) for stage in stages]}
+    parts = [dict(part) for part in msgspec.convert(outcome.parts, tuple[Any, ...])]
+    facts = {name: value for part in parts if "name" not in part for name, value in part.items()}
+    timed = {"url": url, "stages": [part for part in parts if "name" in part], **facts}
     if outcome.failure:
+        timed["proxy"] = "via" in facts
         message = outcome.failure.reason.partition(": ")[2] or outcome.failure.reason
         message = re.sub(r"^\[Errno -?\d+\] ", "", message)
         if outcome.failure.kind in ("timeout", "slow"):

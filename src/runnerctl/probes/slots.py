@@ -20,10 +20,12 @@ __all__ = [
     "STATE",
     "bound_version",
     "count_connections",
+    "count_oom_kills",
     "note",
     "parse_established",
     "parse_registration",
     "read_processes",
+    "slot_environ",
     "slot_names",
     "slot_state",
 ]
@@ -114,8 +116,48 @@ def read_processes(rootfs: Path, unit: Unit | Unavailable) -> tuple[Process, ...
         comm = read_bytes(under(rootfs, f"/proc/{pid}/comm"), 64)
         if isinstance(comm, bytes):
             state, parent = parse_stat(read_bytes(under(rootfs, f"/proc/{pid}/stat"), 4096))
-            found.append(Process(pid, comm.decode("utf-8", "replace").strip(), parent, state))
+            name, uid = comm.decode("utf-8", "replace").strip(), _owner(under(rootfs, f"/proc/{pid}"))
+            found.append(Process(pid, name, parent, state, uid))
     return tuple(found)
+
+
+def _owner(folder: Path) -> int | None:
+    """The effective user of a process: the owner of its directory (proc(5))."""
+    try:
+        return folder.stat().st_uid
+    except OSError:
+        return None
+
+
+def count_oom_kills(rootfs: Path, unit: Unit | Unavailable) -> int | None:
+    """How many processes of the unit's control group the kernel killed for memory since the unit started.
+
+    None where that is not counted. Version 2 counts those of the groups below, too (kernel, cgroup-v2.rst).
+    """
+    if isinstance(unit, Unavailable) or not unit.control_group:
+        return None
+    for hierarchy, name in (
+        ("/sys/fs/cgroup", "memory.events"),
+        ("/sys/fs/cgroup/memory", "memory.oom_control"),
+    ):
+        data = read_bytes(under(rootfs, f"{hierarchy}{unit.control_group}/{name}"), 4096)
+        words = data.split() if isinstance(data, bytes) else []
+        count = dict(zip(words[::2], words[1::2], strict=False)).get(b"oom_kill", b"")
+        if count.isdigit():
+            return int(count)
+    return None
+
+
+def slot_environ(rootfs: Path, slot: str) -> dict[str, str] | None:
+    """The runner's own ``.env``: ``KEY=VALUE`` lines, split at the first ``=`` (actions/runner, Program.cs).
+
+    None where there is none, or where it may not be read.
+    """
+    data = read_bytes(under(rootfs, f"{ROOTS}/{slot}/.env"))
+    if not isinstance(data, bytes):
+        return None
+    pairs = (line.partition("=") for line in data.decode("utf-8-sig", "replace").splitlines())
+    return {name: value for name, sign, value in pairs if name and sign}
 
 
 def parse_stat(data: bytes | Unavailable | None) -> tuple[str, int]:

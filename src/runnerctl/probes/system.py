@@ -16,6 +16,7 @@ from runnerctl.probes.files import under
 __all__ = ["PATHS", "parse_filesystems", "parse_time_sync", "read_filesystems", "read_time_sync"]
 
 PATHS = ("/", "/var/lib/gha-runner", "/opt", "/tmp")
+_OWN = ("", "/_work", "/_diag", "/home")  # what the runner and its jobs write to, below a slot's root
 _STA_UNSYNC = 0x40  # adjtimex(2)
 _TIMEX_BYTES = 512  # far more than struct timex of any architecture
 _SERVICES = {
@@ -25,10 +26,16 @@ _SERVICES = {
 }
 
 
-def read_filesystems(report: Report, *, rootfs: Path, paths: Sequence[str] = PATHS) -> list[dict[str, Any]]:
-    """statvfs of each path; a path that does not exist is left out. A dead network mount hangs here."""
-    found = []
-    for path in paths:
+def read_filesystems(
+    report: Report, *, rootfs: Path, paths: Sequence[str] = PATHS, slots: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """statvfs of each path; a path that does not exist is left out. A dead network mount hangs here.
+
+    A slot's own directories are listed only where they are mounts of their own, or read-only by themselves.
+    """
+    own = [f"{PATHS[1]}/{slot}{part}" for slot in slots for part in _OWN]
+    found: list[dict[str, Any]] = []
+    for path in [*paths, *own]:
         report.stage(f"statvfs {path}")
         try:
             where = under(rootfs, path)
@@ -36,29 +43,33 @@ def read_filesystems(report: Report, *, rootfs: Path, paths: Sequence[str] = PAT
         except OSError:
             continue
         # What an unprivileged user may use of what it could use at most: the reckoning of df(1).
+        read_only, shown = bool(room.f_flag & os.ST_RDONLY), f"{os.major(device)}:{os.minor(device)}"
+        known = {(row["device"], row["read_only"]) for row in found}
+        if path in own and (shown, read_only) in known:
+            continue
         used = (room.f_blocks - room.f_bfree) * room.f_frsize
         free = room.f_bavail * room.f_frsize
         found.append(
             {
                 "paths": [path],
-                "device": f"{os.major(device)}:{os.minor(device)}",
+                "device": shown,
                 "total_bytes": used + free,
                 "free_bytes": free,
                 "total_inodes": room.f_files,
                 "free_inodes": room.f_favail,
-                "read_only": bool(room.f_flag & os.ST_RDONLY),
+                "read_only": read_only,
             }
         )
     return found
 
 
 def parse_filesystems(outcome: Outcome) -> tuple[Filesystem, ...] | Unavailable:
-    """One reading per device, with all the paths of interest on it."""
+    """One reading per device and per way it is mounted, with all the paths of interest on it."""
     if outcome.failure:
         return outcome.failure
-    merged: dict[str, dict[str, Any]] = {}
-    for row in outcome.value:
-        known = merged.setdefault(row["device"], {**row, "paths": []})
+    merged: dict[tuple[str, bool], dict[str, Any]] = {}
+    for row in outcome.value:  # a bind mount may be read-only where the file system is not
+        known = merged.setdefault((row["device"], row["read_only"]), {**row, "paths": []})
         known["paths"] = [*known["paths"], *row["paths"]]
     return msgspec.convert(tuple(merged.values()), tuple[Filesystem, ...])
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -18,15 +19,17 @@ __all__ = [
     "Tools",
     "outcome_text",
     "parse_journal",
+    "parse_out_of_memory",
     "parse_units",
     "read_journal",
+    "read_out_of_memory",
     "read_units",
     "running_version",
     "slot_of",
     "unit_of",
 ]
 
-LINES = 20  # of the journal, for each slot
+LINES = 40  # of the journal, for each slot
 _MOST_LINES = 400
 _PROPERTIES = (
     "Id",
@@ -38,12 +41,19 @@ _PROPERTIES = (
     "ExecMainStatus",
     "ExecMainStartTimestampMonotonic",
     "MainPID",
+    "ExecMainPID",
     "NRestarts",
     "UnitFileState",
     "ControlGroup",
     "InvocationID",
+    "User",
+    "FragmentPath",
+    "DropInPaths",
 )
 _FIELDS = "MESSAGE,_PID,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID"
+# systemd's own message when the kernel killed a process of a unit (SD_MESSAGE_UNIT_OUT_OF_MEMORY).
+_OUT_OF_MEMORY = "fe6faa94e7774663a0da52717891d8ef"
+_VICTIM = re.compile(r"task_memcg=\S*/gha-runner@([\w.-]+)\.service")  # kernel, mm/oom_kill.c
 _VERSION = re.compile(r"Current runner version: '([^']{1,40})'")
 
 
@@ -103,6 +113,10 @@ def _unit(fields: Mapping[str, str]) -> Unit:
         ever_started=number("ExecMainStartTimestampMonotonic") > 0,
         control_group=fields.get("ControlGroup", ""),
         invocation_id=fields.get("InvocationID", ""),
+        user=fields.get("User", ""),
+        fragment=fields.get("FragmentPath", ""),
+        drop_ins=tuple(path.rpartition("/")[2] for path in fields.get("DropInPaths", "").split()),
+        last_pid=number("MainPID") or number("ExecMainPID"),
     )
 
 
@@ -127,6 +141,37 @@ def _journal(slots: Sequence[str], lines: int, tools: Tools) -> str:
     matches = [f"_SYSTEMD_UNIT={unit_of(slot)}" for slot in slots]
     command = ["journalctl", "--no-pager", "--quiet", f"--lines={lines}", "--output=json"]
     return _run([*command, f"--output-fields={_FIELDS}", *matches], tools)
+
+
+def read_out_of_memory(report: Report, *, tools: Tools) -> list[str]:
+    """What systemd and the kernel wrote in the last day about processes that were killed for memory."""
+    report.stage("journalctl for what the OOM killer did")
+    # Of these two only: a job may write anything to the journal, under its own unit's name.
+    by_systemd = [
+        "_PID=1",
+        f"MESSAGE_ID={_OUT_OF_MEMORY}",
+        *(f"UNIT={unit_of(slot)}" for slot in tools.slots),
+    ]
+    by_kernel = ["--grep=oom-kill:.*gha-runner@", "_TRANSPORT=kernel"]
+    command = ["journalctl", "--no-pager", "--quiet", "--since=-1day", "--lines=100", "--output=json"]
+    command += ["--output-fields=UNIT,MESSAGE"]
+    texts = [_run([*command, *by_systemd], tools)]
+    with suppress(OSError):  # nothing found is status 1; and not every build of systemd can search
+        texts.append(_run([*command, *by_kernel], tools))
+    return texts
+
+
+def parse_out_of_memory(texts: Sequence[str]) -> dict[str, datetime]:
+    """Slot -> when the kernel last killed one of its processes for memory."""
+    found: dict[str, datetime] = {}
+    for row in (row for text in texts for row in _rows(text)):
+        stamp = str(row.get("__REALTIME_TIMESTAMP", ""))
+        victim = _VICTIM.search(str(row.get("MESSAGE", "")))
+        slot = slot_of(str(row.get("UNIT", ""))) or (victim[1] if victim else "")
+        if stamp.isdigit() and slot:
+            time = datetime.fromtimestamp(int(stamp) // 1_000_000, timezone.utc)
+            found[slot] = max(time, found.get(slot, time))
+    return found
 
 
 def _run(command: Sequence[str], tools: Tools) -> str:

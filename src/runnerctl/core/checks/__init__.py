@@ -1,4 +1,8 @@
-"""Every check, in the order in which findings are listed. A new check is one more name here."""
+"""Every check, in the order in which findings are listed. A new check is one more name here.
+
+What may be the cause of others stands before them: among findings of one status the first is the one that a
+pager shows.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ from runnerctl.core.checks import (
     pending,
     ram,
     residue,
+    slot_files,
     state,
 )
 from runnerctl.core.checks.driver import DRIVER_MISMATCH, DRIVER_NVML
@@ -39,9 +44,9 @@ from runnerctl.core.checks.slot import (
     SLOT_LISTENER,
     SLOT_PENDING_RESTART,
     SLOT_REGISTERED,
-    SLOT_UNIT,
     SLOT_VERSION,
 )
+from runnerctl.core.checks.slot_unit import SLOT_UNIT
 from runnerctl.core.findings import Check
 
 __all__ = ["CHECKS"]
@@ -62,23 +67,24 @@ CHECKS: tuple[Check, ...] = (
     *deep.CHECKS,
     *boot.CHECKS,
     *ram.CHECKS,
+    HOST_READ_ONLY,
+    HOST_DISK,
+    HOST_INODES,
+    HOST_API,
+    HOST_CLOCK,
+    HOST_TIME_SYNC,
     SLOT_REGISTERED,
+    GITHUB_RECORD,
+    *slot_files.CHECKS,
     SLOT_UNIT,
     SLOT_LISTENER,
     SLOT_CONNECTION,
     SLOT_VERSION,
     SLOT_PENDING_RESTART,
-    HOST_DISK,
-    HOST_INODES,
-    HOST_READ_ONLY,
-    HOST_API,
-    HOST_CLOCK,
-    HOST_TIME_SYNC,
     DOCKER_ENGINE,
     *pending.CHECKS,
     *containers.CHECKS,
     CONDA_INSTALLED,
-    GITHUB_RECORD,
     GITHUB_ONLINE,
     GITHUB_LABELS,
     GITHUB_GROUP,

@@ -6,14 +6,17 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from runnerctl.core.checks.expect import limits, spec_slot
+from runnerctl.core.checks.slot_log import newest, stamp
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
-from runnerctl.core.labels import READ_ONLY, normalise
-from runnerctl.core.snapshot import GithubRecord, Registration, SlotReading, Snapshot
+from runnerctl.core.labels import DRAINED, READ_ONLY, normalise
+from runnerctl.core.snapshot import GithubRecord, LogLine, Registration, SlotReading, Snapshot, Unit
 from runnerctl.core.spec import HostSpec
 
 __all__ = ["GITHUB_GROUP", "GITHUB_LABELS", "GITHUB_ONLINE", "GITHUB_RECORD", "GITHUB_VERSION"]
 
 _PROVISION = "run the provision playbook for this host again"
+_AGAIN = "it registers the runner again"
+_UNIT = "see slot.unit"
 
 
 def _asked(snapshot: Snapshot) -> bool:
@@ -34,7 +37,8 @@ def _judge_record(
         return
     data = {"id": record.id, "name": record.name}
     if not record.found:
-        yield critical("GitHub has no record of this runner", **data)
+        summary = "its record was deleted on GitHub, by hand or after 14 days offline"
+        yield critical(f"GitHub has no record of this runner: {summary}", f"{_PROVISION}: {_AGAIN}", **data)
     elif registration is None:
         remedy = (
             "another host may use this name; if it is this host's own, set github_runner_replace: offline"
@@ -43,25 +47,64 @@ def _judge_record(
             f"GitHub has a record named {record.name}, and this host no registration", remedy, **data
         )
     elif record.id != registration.agent_id:
-        remedy = "another host took the name: rename one of the two and provision again"
-        yield critical(f"the record has id {record.id}, this host {registration.agent_id}", remedy, **data)
+        remedy = (
+            "find the other host by the runner's name on GitHub; rename one of the two, provision both again"
+        )
+        summary = f"the record has id {record.id}, this host's registration {registration.agent_id}"
+        yield critical(f"two hosts with one name, {record.name}: {summary}", remedy, **data)
     else:
         yield ok(f"record {record.id}, {record.name}", **data)
 
 
 def _judge_online(
-    slot: SlotReading, record: GithubRecord | None, *, spec: HostSpec | None
+    slot: SlotReading,
+    record: GithubRecord | None,
+    unit: Unit | None,
+    log: tuple[LogLine, ...] | None,
+    *,
+    spec: HostSpec | None,
 ) -> Iterable[Verdict]:
     del spec
     if record is None or not record.found:
         return
     data = {"status": record.status, "busy": record.busy}
-    if record.status == "online":
+    if record.status == "online" and record.busy and slot.runs_job is False:
+        summary = (
+            "GitHub holds it for busy, and no job runs here: it took a job and hangs, or a job just ended"
+        )
+        remedy = "ask again in a minute; if it stays so, restart the unit"
+        yield warning(summary, remedy, **data)
+    elif record.status == "online":
         yield ok("online and busy" if record.busy else "online and idle", **data)
     elif isinstance(slot.hold, str):
         yield ok("offline, as it is held", **data)
+    elif unit and unit.active_state != "active":
+        yield warning(f"GitHub shows it {record.status}, as its unit is {unit.active_state}", _UNIT, **data)
     else:
-        yield critical(f"GitHub shows it {record.status}", **data)
+        yield critical(*_offline(record, log or ()), **data)
+
+
+def _offline(record: GithubRecord, log: tuple[LogLine, ...]) -> tuple[str, str]:
+    """Why a listener that runs is offline, as far as its log tells, and what to do."""
+    line, sign = newest(log)
+    shown = f"GitHub shows it {record.status} while its listener runs"
+    if line and sign and sign.wrong:
+        return f"{shown}: since {stamp(line)} it {_spoken(sign.wrong)}", sign.remedy
+    since = f"; its last line is of {stamp(line)}" if line else ""
+    return f"{shown}: it hangs{since}", ""
+
+
+def _spoken(wrong: str) -> str:
+    """A complaint behind 'it'."""
+    return wrong if wrong.split()[0] in ("cannot", "stopped", "may") else f"says that {wrong}"
+
+
+def _cut_from_routing(slot: SlotReading, what: str, data: dict[str, object]) -> Verdict:
+    """Out of routing by a drain: as wished while the slot is held, else a drain or a resume was cut short."""
+    if slot.hold is None:
+        remedy = f"`runnerctl resume {slot.name}`, or {_PROVISION}: both put it back"
+        return warning(f"is out of routing ({what}), and nothing holds it: it gets no jobs", remedy, **data)
+    return ok(f"out of routing ({what}), as it is held", **data)
 
 
 def _judge_labels(
@@ -72,16 +115,20 @@ def _judge_labels(
         return
     have = normalise(record.labels) - READ_ONLY
     want = normalise(spec.slot_labels(wanted_slot)) - READ_ONLY
-    data = {"labels": sorted(have), "missing": sorted(want - have), "extra": sorted(have - want)}
+    data: dict[str, object] = {"labels": sorted(have), "missing": sorted(want - have)}
+    data |= {"extra": sorted(have - want)}
     if have == want:
         yield ok(f"labels as the spec says: {', '.join(sorted(have)) or 'none of its own'}", **data)
+        return
+    if have == {DRAINED}:
+        yield _cut_from_routing(slot, f"label {DRAINED}", data)
         return
     parts = [
         f"{word} {', '.join(sorted(labels))}"
         for word, labels in (("lacks", want - have), ("has besides", have - want))
         if labels
     ]
-    yield warning("; ".join(parts), **data)
+    yield warning(f"wrong labels: {'; '.join(parts)}", **data)
 
 
 def _judge_group(
@@ -90,14 +137,18 @@ def _judge_group(
     wanted_slot = spec_slot(spec, slot.name)
     if record is None or not record.found or spec is None or wanted_slot is None or record.group is None:
         return
-    wanted = spec.slot_group(wanted_slot)
-    data = {"group": record.group, "wanted": wanted}
-    if wanted is None and record.group_is_default is False:
-        yield warning(f"is in group {record.group}, and the spec names none", **data)
-    elif wanted is not None and record.group.casefold() != wanted.casefold():  # as GitHub compares
-        yield warning(f"is in group {record.group}, and should be in {wanted}", **data)
-    else:
+    wanted, drains = spec.slot_group(wanted_slot), spec.github_runner.drain_group
+    have = record.group.casefold()  # as GitHub compares
+    data: dict[str, object] = {"group": record.group, "wanted": wanted}
+    right = have == wanted.casefold() if wanted is not None else record.group_is_default is not False
+    if not right and drains is not None and have == drains.casefold():
+        yield _cut_from_routing(slot, f"group {record.group}", data)
+    elif right:
         yield ok(f"in group {record.group}", **data)
+    elif wanted is None:
+        yield warning(f"is in the wrong group: {record.group}, and the spec names none", **data)
+    else:
+        yield warning(f"is in the wrong group: {record.group}, and should be in {wanted}", **data)
 
 
 def _judge_version(
@@ -144,10 +195,14 @@ GITHUB_RECORD = Check(
 GITHUB_ONLINE = Check(
     id="github.online",
     title="GitHub sees the runner online",
-    docs="Jobs are given to online runners only. GitHub's view may lag behind the unit by a few minutes.",
+    docs=(
+        "Jobs are given to online runners only. A listener may live, hold its connection and be offline for "
+        "hours: only GitHub knows. Its view may lag behind the unit by a few minutes. A runner that GitHub "
+        "holds for busy without a worker here took a job and hangs."
+    ),
     remedy="look at slot.unit and slot.connection; if both are fine, wait five minutes and restart the unit",
     judge=_judge_online,
-    needs=(".github",),
+    needs=(".github", ".unit?", ".log?"),
     over="slots",
     when=_asked,
 )
@@ -156,7 +211,8 @@ GITHUB_LABELS = Check(
     title="The labels are the spec's",
     docs=(
         "Compares the record's custom labels with the spec's, without case and without those that "
-        "GitHub adds itself. A job whose labels no runner has waits for a day and then fails."
+        "GitHub adds itself. A job whose labels no runner has waits for a day and then fails. A drained slot "
+        "has one label only, runnerctl-drained: right while it is held, a drain cut short when it is not."
     ),
     remedy=_PROVISION,
     judge=_judge_labels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 from runnerctl.core.checks.expect import limits
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
@@ -72,25 +73,72 @@ def _judge_read_only(filesystem: Filesystem, *, spec: HostSpec | None) -> Iterab
 def _judge_api(api: Api, *, spec: HostSpec | None) -> Iterable[Verdict]:
     timings = {f"{stage.name}_seconds": round(stage.seconds, 3) for stage in api.stages}
     data = {"status": api.status, "failed_stage": api.failed_stage, "proxy": api.proxy, **timings}
+    data |= {"via": api.via, "issuer": api.issuer}
     if api.failed_stage:
         # Nobody said that this host has to reach GitHub as long as it was never provisioned.
         said = critical if spec else warning
-        yield said(f"{_STAGES.get(api.failed_stage, api.failed_stage)}: {api.message}", **data)
+        summary, remedy = _why_unreachable(api, api.failed_stage)
+        yield said(f"{summary}: {api.message}", remedy, **data)
+    elif api.status == _PROXY_WANTS_USER:
+        said = critical if spec else warning
+        yield said(f"the proxy {api.via or ''} wants a user and a password (407)", _PROXY_REMEDY, **data)
     elif api.status is not None and api.status >= 500:
         remedy = "look at https://www.githubstatus.com or at the site's own GitHub Enterprise Server"
-        yield warning(f"answers {api.status}", remedy, **data)
+        by = f" through the proxy {api.via}" if api.via else ""
+        yield warning(f"answers {api.status}{by}", remedy, **data)
     else:
         took = ", ".join(f"{stage.name} {stage.seconds * 1000:.0f} ms" for stage in api.stages)
         yield ok(f"answers {api.status} ({took})", **data)
 
 
+_PROXY_WANTS_USER = 407
+_PROXY_REMEDY = "check runnerctl_http_proxy, runnerctl_https_proxy and no_proxy, and the proxy itself"
+_DNS_REMEDY = "check the name servers in /etc/resolv.conf (`getent hosts github.com`), and outbound port 53"
 _STAGES = {
-    "dns": "the name cannot be resolved",
-    "tcp": "no TCP connection",
-    "proxy": "the proxy refuses",
-    "tls": "TLS fails",
-    "http": "no HTTP answer",
+    "dns": ("the name cannot be resolved: DNS fails", _DNS_REMEDY),
+    "tcp": ("no TCP connection", "check routes and the firewall: outbound 443 to GitHub must be open"),
+    "proxy": ("the proxy refuses", _PROXY_REMEDY),
+    "tls": ("TLS fails", "check what stands between this host and GitHub: a proxy, a firewall, old OpenSSL"),
+    "http": ("no HTTP answer", ""),
 }
+_DISTRUST = {
+    "expired": ("its certificate has expired, or this host's clock is wrong", "see host.clock"),
+    "not_yet_valid": ("its certificate is not valid yet: this host's clock is wrong", "see host.clock"),
+    "wrong_name": (
+        "its certificate is for another name: something else answers in its place",
+        "check DNS, proxy and firewall for what redirects this host",
+    ),
+}
+
+
+def _why_unreachable(api: Api, stage: str) -> tuple[str, str]:
+    """The cause in words, and what to do."""
+    if api.via and stage == "dns":
+        return f"the name of the proxy {api.via} cannot be resolved: DNS fails, or it is wrong", _PROXY_REMEDY
+    if api.via and stage == "tcp":
+        return f"the proxy {api.via} is down, or does not answer", _PROXY_REMEDY
+    if stage == "tls" and api.tls_failure == "unknown_issuer":
+        return _intercepted(api)
+    if stage == "tls" and api.tls_failure in _DISTRUST:
+        return _DISTRUST[api.tls_failure]
+    return _STAGES.get(stage, (stage, ""))
+
+
+def _intercepted(api: Api) -> tuple[str, str]:
+    """A certificate of an issuer that this host does not trust: GitHub's own ones come from public CAs."""
+    issuer = f"issuer {api.issuer}" if api.issuer else "an unknown issuer"
+    host = (urlsplit(api.url).hostname or "").lower()
+    if host.endswith(_PUBLIC_GITHUB):
+        summary = f"TLS is intercepted on the way to GitHub: the certificate is not GitHub's, but of {issuer}"
+    else:
+        summary = f"TLS is intercepted, or the server's CA is private and not trusted here: {issuer}"
+    remedy = (
+        "give that CA's certificate in runnerctl_ca_bundle and provision, or exempt GitHub from inspection"
+    )
+    return summary, remedy
+
+
+_PUBLIC_GITHUB = ("github.com", ".ghe.com")
 
 
 def _clock_matters(snapshot: Snapshot) -> bool:
@@ -150,8 +198,8 @@ HOST_DISK = Check(
     title="Disk space",
     docs=(
         "Free space, as an unprivileged user may use it, on /, the runners' directory, /opt and /tmp, "
-        "each filesystem once. Limits: runnerctl_health_disk_free_warning_percent and "
-        "..._critical_percent."
+        "and what a slot has for itself, each filesystem once. Limits: "
+        "runnerctl_health_disk_free_warning_percent and ..._critical_percent."
     ),
     remedy="free space: old _work directories, package caches, `docker system prune`",
     judge=_judge_disk,
@@ -181,9 +229,10 @@ HOST_API = Check(
     id="host.api",
     title="GitHub's API can be reached",
     docs=(
-        "One request without a credential to the API of each slot, through the proxy of the environment "
-        "if there is one. Name, connection, TLS and HTTP are timed apart, and the one that failed is "
-        "named."
+        "One request without a credential to the API of each slot, with the proxy and the CA file of the "
+        "runner's own .env. Name, connection, proxy, TLS and HTTP are timed apart, and the one that failed "
+        "is named. A certificate that is not trusted is named by its issuer: so a proxy that intercepts TLS "
+        "shows."
     ),
     remedy="check DNS, proxy, firewall (outbound 443) and the host's CA certificates",
     judge=_judge_api,

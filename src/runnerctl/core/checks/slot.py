@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from runnerctl.core.checks.expect import spec_slot
+from runnerctl.core.checks.slot_log import PROVISION, newest, stamp
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
-from runnerctl.core.snapshot import LogLine, Process, Registration, SlotReading, SlotState, Unit
+from runnerctl.core.snapshot import LogLine, Process, Registration, SlotFiles, SlotReading, SlotState, Unit
 from runnerctl.core.spec import HostSpec
 
 __all__ = [
@@ -15,39 +17,15 @@ __all__ = [
     "SLOT_LISTENER",
     "SLOT_PENDING_RESTART",
     "SLOT_REGISTERED",
-    "SLOT_UNIT",
     "SLOT_VERSION",
 ]
 
+_WORKER_STARTS = timedelta(seconds=60)  # GitHub takes a job back that no runner began in this time
+_CLOCKS_DIFFER = timedelta(seconds=5)  # file system, journal and the line itself
+_PASSES = timedelta(minutes=5)  # what takes longer is an outage, and the slot is lost to its users
 LISTENER = "Runner.Listener"  # exactly the 15 characters that the kernel keeps of a name
 WORKER = "Runner.Worker"
-_PROVISION = "run the provision playbook for this host again"
-# actions/runner, Constants.Runner.ReturnCode
-_EXIT = {
-    1: ("the listener gave up (1): a deleted registration or a broken configuration", _PROVISION),
-    2: ("the listener met an error that passes (2), too often in a row", "see its log; start the unit again"),
-    5: (
-        "another host holds a session of the same runner (5)",
-        "find the copy of this runner's directory on another host and stop it, then start the unit",
-    ),
-    7: (
-        "GitHub refuses this runner version (7)",
-        "run the provision playbook again, with github_runner_version raised where it is pinned",
-    ),
-}
-# The listener's own lines, the newest of which says what it is doing (actions/runner, Runner.Listener).
-_LINES: tuple[tuple[re.Pattern[str], str | None], ...] = (
-    (re.compile(r"Runner connect error"), "cannot reach GitHub and keeps trying"),
-    (
-        re.compile(r"A session for this runner already exists"),
-        "waits: another host holds a session of this runner",
-    ),
-    (re.compile(r"registration has been deleted"), "its registration was deleted on GitHub"),
-    (re.compile(r"clock (?:may be|is)? ?(?:out of sync|skew)", re.IGNORECASE), "the clock is too far off"),
-    (re.compile(r"AAD Correlation ID"), "stopped in the middle of a login, and may hang"),
-    (re.compile(r"Runner reconnected|Listening for Jobs|Running job:|completed with result:"), None),
-)
-_RUNNING = re.compile(r"Running job:")
+_DROP_IN = "10-slot.conf"
 _VERSION_FLOOR = (2, 329, 0)  # below it github.com refuses registrations since 29 September 2026
 
 
@@ -60,7 +38,7 @@ def _judge_registered(
 ) -> Iterable[Verdict]:
     wanted = spec_slot(spec, slot.name)
     if spec and not wanted:
-        remedy = f"{_PROVISION}, which removes it, or name it in github_runner_slots"
+        remedy = f"{PROVISION}, which removes it, or name it in github_runner_slots"
         yield warning("is on this host, but not in its spec", remedy)
     elif state and state.registering:
         yield warning("a registration was begun and not finished")
@@ -85,67 +63,6 @@ def _plain(url: str) -> str:
     return url.rstrip("/").lower()
 
 
-def _judge_unit(
-    slot: SlotReading, unit: Unit, hold: str | None, *, spec: HostSpec | None
-) -> Iterable[Verdict]:
-    del spec
-    data = {
-        "unit": unit.name,
-        "active_state": unit.active_state,
-        "sub_state": unit.sub_state,
-        "exec_main_status": unit.exec_main_status,
-        "restarts": unit.restarts,
-        "enabled": unit.enabled,
-    }
-    if hold is not None:
-        yield _held(slot.name, hold, data)
-    elif unit.load_state == "not-found":
-        yield critical("has no systemd unit", _PROVISION, **data)
-    elif unit.active_state == "active":
-        yield _active(unit, data)
-    elif unit.active_state == "activating":
-        summary = f"is starting again after exit status {unit.exec_main_status} ({unit.restarts} restarts)"
-        again = unit.restarts or unit.sub_state.startswith("auto-restart")  # counted when it does start
-        yield warning(summary if again else "is starting", **data)
-    else:
-        yield _stopped(unit, data)
-
-
-def _held(slot: str, hold: str, data: dict[str, object]) -> Verdict:
-    """The file's first line is the reason; below stands who gave it."""
-    lines = hold.strip().splitlines()
-    remedy = f"when the reason is gone: `runnerctl resume {slot}`"
-    if "by: health" in lines:
-        remedy = "mend what the reason says: it is released after clean verdicts in a row"
-    return warning(f"held: {lines[0].strip() if lines else 'no reason given'}", remedy, **data)
-
-
-def _active(unit: Unit, data: dict[str, object]) -> Verdict:
-    if unit.enabled not in ("enabled", "enabled-runtime", "static", "generated", "indirect", "alias"):
-        remedy = f"`systemctl enable {unit.name}`"
-        return warning("runs, but will not start at the next boot", remedy, **data)
-    return ok(f"active ({unit.sub_state})", **data)
-
-
-def _stopped(unit: Unit, data: dict[str, object]) -> Verdict:
-    """A unit that ended: status 0 is no good sign, the listener ends so when its record was deleted."""
-    if unit.result == "oom-kill":
-        return critical(
-            "was killed because memory ran out", "give jobs less parallelism, or more memory", **data
-        )
-    if unit.active_state == "failed" and unit.exec_main_status in _EXIT:
-        summary, remedy = _EXIT[unit.exec_main_status]
-        return critical(f"failed: {summary}", remedy, **data)
-    if unit.active_state == "failed":
-        return critical(f"failed: {unit.result}, exit status {unit.exec_main_status}", **data)
-    if not unit.ever_started:
-        return critical("was never started", _PROVISION, **data)
-    if unit.exec_main_status == 0:
-        summary = "ended by itself with status 0: its record was deleted on GitHub, or someone stopped it"
-        return critical(summary, f"{_PROVISION}, or `systemctl start {unit.name}`", **data)
-    return critical(f"is {unit.active_state}, exit status {unit.exec_main_status}", **data)
-
-
 def _judge_listener(
     slot: SlotReading, unit: Unit, processes: tuple[Process, ...], *, spec: HostSpec | None
 ) -> Iterable[Verdict]:
@@ -164,8 +81,12 @@ def _judge_listener(
         )
     else:
         running = ", ".join(sorted({process.comm for process in processes})) or "nothing"
+        others = [name for name in unit.drop_ins if name != _DROP_IN]
         remedy = f"`systemctl restart {unit.name}`, and look at its log"
-        yield critical(f"the unit is active without a listener (in it: {running})", remedy, busy=busy)
+        if others:
+            remedy += f"; it has drop-ins of somebody else: {', '.join(others)}"
+        summary = f"the unit is active ({unit.sub_state}) without a listener (in it: {running})"
+        yield critical(summary, remedy, busy=busy, drop_ins=list(unit.drop_ins))
 
 
 def _is_listener(process: Process, unit: Unit) -> bool:
@@ -173,33 +94,48 @@ def _is_listener(process: Process, unit: Unit) -> bool:
 
 
 def _judge_connection(
-    slot: SlotReading, unit: Unit, log: tuple[LogLine, ...], connections: int, *, spec: HostSpec | None
+    slot: SlotReading,
+    unit: Unit,
+    log: tuple[LogLine, ...],
+    connections: int,
+    time: datetime,
+    *,
+    spec: HostSpec | None,
 ) -> Iterable[Verdict]:
-    del slot, spec
+    del spec
     if unit.active_state != "active":
         return
-    line, complaint = _newest(log)
+    line, sign = newest(log)
     data = {
         "connections": connections,
         "last_line": line.message if line else None,
         "last_line_at": line.time.isoformat().replace("+00:00", "Z") if line else None,
     }
-    if line and complaint:
-        yield warning(f"since {line.time:%Y-%m-%d %H:%M:%SZ}: {complaint}", **data)
+    age = time - line.time if line else timedelta()
+    if line and sign and sign.takes_job and slot.runs_job is False and (hung := _hung(slot, line, time)):
+        yield critical(hung, f"`systemctl restart {unit.name}`, then run the job again", **data)
+    elif line and sign and sign.wrong:
+        said = critical if age > _PASSES and not connections else warning
+        yield said(f"since {stamp(line)}: {sign.wrong}", sign.remedy, **data)
     elif not connections:
         yield warning("the listener has no TCP connection to GitHub", **data)
     else:
-        doing = "running a job" if line and _RUNNING.search(line.message) else "connected"
+        doing = "running a job" if sign and sign.takes_job else "connected"
         yield ok(f"{doing}, {connections} TCP connection{'' if connections == 1 else 's'}", **data)
 
 
-def _newest(log: tuple[LogLine, ...]) -> tuple[LogLine | None, str | None]:
-    """The newest line that means something, and what is wrong by it; the log is oldest first."""
-    for line in reversed(log):
-        for pattern, complaint in _LINES:
-            if pattern.search(line.message):
-                return line, complaint
-    return (log[-1], None) if log else (None, None)
+def _hung(slot: SlotReading, line: LogLine, time: datetime) -> str | None:
+    """What is wrong with a job that was taken and has no worker; None while that may be its beginning or end.
+
+    Each worker begins a log of its own: without one since then, none was started.
+    """
+    written = slot.files.worker_log_at if isinstance(slot.files, SlotFiles) else None
+    worked = written is not None and written >= line.time - _CLOCKS_DIFFER
+    if time - max(line.time, written if written and worked else line.time) <= _WORKER_STARTS:
+        return None
+    if worked:
+        return f"its worker of the job of {stamp(line)} is gone, and the listener has not noticed: it hangs"
+    return f"acknowledged a job at {stamp(line)} and started no worker for it: the listener hangs"
 
 
 def _judge_version(
@@ -243,22 +179,9 @@ SLOT_REGISTERED = Check(
         "Reads the runner's own .runner and compares its URL and name with the spec. A slot on disk "
         "that the spec does not name is reported too."
     ),
-    remedy=_PROVISION,
+    remedy=PROVISION,
     judge=_judge_registered,
     needs=(".registration", ".state"),
-    over="slots",
-)
-SLOT_UNIT = Check(
-    id="slot.unit",
-    title="Each slot's unit is active",
-    docs=(
-        "Asks systemd for all slots at once. The listener's exit codes are named: 1 terminated, 5 "
-        "session conflict, 7 version refused. An end with status 0 is a fault as well: so it ends when "
-        "its record was deleted. A held slot is a warning with the reason of the hold."
-    ),
-    remedy="look at the slot's log with `runnerctl logs SLOT`",
-    judge=_judge_unit,
-    needs=(".unit", ".hold"),
     over="slots",
 )
 SLOT_LISTENER = Check(
@@ -278,11 +201,12 @@ SLOT_CONNECTION = Check(
     title="The listener is connected",
     docs=(
         "The newest telling line that this run of the unit wrote to the journal, and the listener's "
-        "established TCP connections. A listener can hang without ending, or try to connect for hours."
+        "established TCP connections. A listener can hang without ending: it takes a job and starts no "
+        "worker for it. Or it tries to connect for hours: after five minutes that is critical."
     ),
     remedy="check the network with host.api; if that is fine, restart the unit while no job runs",
     judge=_judge_connection,
-    needs=(".unit", ".log", ".connections"),
+    needs=(".unit", ".log", ".connections", "time"),
     over="slots",
 )
 SLOT_VERSION = Check(
@@ -293,7 +217,7 @@ SLOT_VERSION = Check(
         "and the pin of the spec. How long GitHub accepts a version is judged by github.version, where "
         "a credential is."
     ),
-    remedy=f"{_PROVISION}, with github_runner_version raised where it is pinned",
+    remedy=f"{PROVISION}, with github_runner_version raised where it is pinned",
     judge=_judge_version,
     needs=(".bound_version", ".registration"),
     over="slots",
