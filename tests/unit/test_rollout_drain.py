@@ -12,7 +12,7 @@ import pytest
 
 from runnerctl.core.labels import DRAINED
 from runnerctl.core.plan import Record
-from runnerctl.errors import ConfigError, DataError, RunnerctlError, UnavailableError
+from runnerctl.errors import ConfigError, DataError, RunnerctlError, TryAgainError, UnavailableError
 from runnerctl.rollout.drain import BEGINNING_SECONDS, LAG_SECONDS, Drain
 from runnerctl.rollout.ports import Cause, SlotNow, slots_now
 from runnerctl.rollout.resume import Resume
@@ -307,6 +307,16 @@ def test_a_converge_in_the_quiet_period_is_noticed_before_the_hold() -> None:
     assert state.state == "drained"
     assert made.events == ["cut a", "cut a", "hold a"]
     assert made.seconds >= 150
+
+
+def test_labels_that_are_restored_again_and_again_end_the_drain() -> None:
+    """Nothing is held behind the back of whoever does that."""
+    made = world("a")
+    restored = msgspec.structs.replace(made.records["a"])
+    made.at = {each * 10.0: lambda: made.records.update(a=restored) for each in range(1, 90)}
+    with pytest.raises(TryAgainError, match="gpu-1: slot a: its labels are restored again and again"):
+        drain(made).run(wait=True, seconds=60)
+    assert not made.slots["a"].held
 
 
 def test_a_network_that_hiccups_ends_no_long_wait() -> None:

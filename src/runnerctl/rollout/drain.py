@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from runnerctl.errors import ConfigError, UnavailableError
+from runnerctl.errors import ConfigError, TryAgainError, UnavailableError
 from runnerctl.rollout.lanes import Lanes
 from runnerctl.rollout.ports import Cause, SlotNow, SlotsPort
 from runnerctl.rollout.routing import is_cut
@@ -30,6 +30,7 @@ PATIENCE = 4  # looks at a busy host that may fail: a network that hiccups ends 
 BEGINNING_SECONDS = 10.0
 # GitHub's word lags by up to minutes: busy without a worker for longer than this is no job.
 LAG_SECONDS = 120.0
+MOST_CUTS = 3  # of one slot, in one drain
 
 
 class Drained(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ class Drain:
     _routed: dict[str, bool] = field(default_factory=dict)
     _until: dict[str, float] = field(default_factory=dict)  # the end of each slot's quiet period
     _since: dict[tuple[str, str], float] = field(default_factory=dict)
-    _taking: set[str] = field(default_factory=set)  # busy, as GitHub says
+    _cuts: dict[str, int] = field(default_factory=dict)
 
     def run(self, slots: Sequence[str] = (), *, wait: bool, seconds: float) -> tuple[Drained, ...]:
         """Drain the slots, none for all; with ``wait`` until their jobs have ended, at most ``seconds``.
@@ -158,34 +159,38 @@ class Drain:
             return False
         if now.busy:
             return self._for(now, "worker") >= BEGINNING_SECONDS
-        if now.name not in self._taking:
-            return True
-        self._since.setdefault((now.name, "github"), self.clock())
-        return self._for(now, "github") >= LAG_SECONDS
+        return (now.name, "github") not in self._since or self._for(now, "github") >= LAG_SECONDS
 
     def _still_cut(self, now: SlotNow) -> bool:
         """Ask GitHub once more: a converge meanwhile takes a cut without a hold for a drain that was killed.
 
-        It is cut again then, and quiet from now on. Notes too whether GitHub sees a job.
+        It is cut again then, and quiet from now on. Notes too since when GitHub sees a job. Raises
+        TryAgainError when somebody undoes the cut again and again.
         """
         record = self.lanes.record(now) if self.lanes else None
-        self._taking.discard(now.name)
         if record is None or self.lanes is None:
             return True
-        if record.busy:
-            self._taking.add(now.name)
+        self._note(now, "github", is_so=record.busy)
         if not self.lanes.cut(now, record):
             return True
+        self._cuts[now.name] = self._cuts.get(now.name, 0) + 1
+        if self._cuts[now.name] > MOST_CUTS:
+            where = f"{self.host.host}: slot {now.name}"
+            remedy = "let no converge run on the host meanwhile, and drain it again"
+            raise TryAgainError("its labels are restored again and again", where=where, remedy=remedy)
         self._begin_quiet([now])
         return self.quiet_seconds <= 0
 
     def _note_workers(self, slots: Sequence[SlotNow]) -> None:
         """Since when a worker runs in each slot."""
         for now in slots:
-            if now.busy:
-                self._since.setdefault((now.name, "worker"), self.clock())
-            else:
-                self._since.pop((now.name, "worker"), None)
+            self._note(now, "worker", is_so=now.busy)
+
+    def _note(self, now: SlotNow, what: str, *, is_so: bool) -> None:
+        if is_so:
+            self._since.setdefault((now.name, what), self.clock())
+        else:
+            self._since.pop((now.name, what), None)
 
     def _for(self, now: SlotNow, what: str) -> float:
         return self.clock() - self._since.get((now.name, what), self.clock())
