@@ -15,12 +15,14 @@ from .errors import HostError
 from .hold import STOP_SECONDS, Holds
 from .lock import exclusive
 from .slot_files import Layout, read_runner_file
-from .slot_system import System
+from .slot_system import System, run
 
 __all__ = ["Touches"]
 
 LOCK = "/run/runnerctl/keepalive-{slot}.lock"
 LOCK_SECONDS = 60.0
+TIMER = "runnerctl-keepalive-{slot}"
+LONGEST_SECONDS = 900  # above any wait for a runner to come online
 # An empty assignment resets the list of conditions (systemd.unit(5)).
 WITHOUT_CONDITION = "# Written by runnerctl keepalive; gone within a second.\n[Unit]\nConditionPathExists=\n"
 
@@ -41,10 +43,20 @@ class Touches:
         with exclusive(str(self.layout.path(LOCK.format(slot=slot))), seconds=LOCK_SECONDS):
             if self.system.unit_states([unit])[unit].running:
                 return False
+            if self.holds.get(slot) is not None:
+                self._stop_later(slot)
             with self._without_condition(slot):
                 self.system.forget_failure(unit)
                 self.system.systemctl("start", unit)
         return True
+
+    def _stop_later(self, slot: str) -> None:
+        """Should the controller die: a held slot is stopped all the same, when it is idle."""
+        timer = TIMER.format(slot=slot)
+        self.system.forget_failure(f"{timer}.timer")
+        run(["systemctl", "stop", f"{timer}.timer"], check=False)
+        command = ["systemd-run", "--quiet", "--collect", f"--unit={timer}", f"--on-active={LONGEST_SECONDS}"]
+        run([*command, "systemctl", "start", "--no-block", f"gha-hold@{slot}.service"])
 
     def stop(self, slot: str) -> str:
         """Stop the listener: ``stopped``, or ``busy`` when it runs a job, which is left alone.
@@ -52,6 +64,7 @@ class Touches:
         On a held slot a job's end stops the listener. Raises HostError.
         """
         unit = f"gha-runner@{slot}.service"
+        run(["systemctl", "stop", f"{TIMER.format(slot=slot)}.timer"], check=False)
         if self.holds.get(slot) is not None:
             return "busy" if self.holds.settle(slot) == "waits" else "stopped"
         if not self.system.unit_states([unit])[unit].running:

@@ -17,6 +17,16 @@ from tests.hosts.world import World
 from tests.system.site import Site
 
 UNIT = "gha-runner@a.service"
+# What a controller has done of a touch when it is killed right after the start.
+STARTED = """
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import Holds
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.keepalive import Touches
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
+
+layout, system = Layout(), System()
+assert Touches(layout, system, Holds(layout, system)).start("a")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +41,7 @@ def site(
     variables = {
         "conda_manage": False,
         "nvidia_driver_manage": False,
+        "runnerctl_health_timer": False,
         "github_runner_slots": [{"name": "a", "labels": ["first"]}, {"name": "b"}],
     }
     site = Site([module_hosts()], module_world, controller, variables)
@@ -102,3 +113,21 @@ def test_a_held_runner_is_touched_and_stays_held(site: Site) -> None:
     assert site.host.exec("systemctl", "is-active", UNIT, check=False).rc != 0
     site.shell("runnerctl resume a")
     assert site.result(waiting)[0] == "success"
+
+
+def test_a_controller_killed_in_between_leaves_nothing_running(site: Site) -> None:
+    """A timer on the host stops the listener; a later run goes on from there."""
+    site.shell("runnerctl drain a --reason 'parked for the winter'")
+    timer = "runnerctl-keepalive-a.timer"
+    site.host.exec("/opt/runnerctl/bin/python", "-c", STARTED)
+    assert site.host.exec("systemctl", "is-active", UNIT, timer, check=False).stdout.split() == ["active"] * 2
+    site.github.wait_runner(site.world.scope, f"{site.host.name}-a")
+    ran = runnerctl(site, "keepalive", "--start")
+    assert {each["status"] for each in ran.json["runners"]} == {"online"}, "nothing is offline, nothing to do"
+    site.shell("systemctl start gha-hold@a.service")  # what the timer does
+    site.github.wait_runner(site.world.scope, f"{site.host.name}-a", status="offline")
+    ran = runnerctl(site, "keepalive", "--start")
+    assert "touched" in {each["outcome"] for each in ran.json["runners"]}, ran.out
+    assert site.host.exec("systemctl", "is-active", timer, check=False).rc != 0
+    assert site.custom_labels("a") == {"first"}
+    site.shell("runnerctl resume a")

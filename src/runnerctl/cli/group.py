@@ -9,7 +9,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, Group, new_app
-from runnerctl.cli.options import ApiUrlOption, OutputOption, UrlOption
+from runnerctl.cli.options import ApiUrlOption, MaxWaitOption, OutputOption, UrlOption
 from runnerctl.cli.select import (
     AllOption,
     DryRunOption,
@@ -36,8 +36,8 @@ runnerctl group list --url https://github.com/acme
 runnerctl group list --runners -o json
 """
 CREATE_EXAMPLE = """
-runnerctl group create gpu --visibility selected --for acme/model --for acme/data
-runnerctl group create drained --visibility selected
+runnerctl group create gpu --for acme/model --for acme/data
+runnerctl group create drained
 """
 MOVE_EXAMPLE = """
 runnerctl group move gpu --runner gpu-01-main --runner gpu-02-main
@@ -74,11 +74,12 @@ def list_command(
     runners: RunnersOption = False,
     url: UrlOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """List the runner groups of an organisation or enterprise."""
     command: Context = context.obj
-    registry = _registry(command, url, api_url)
+    registry = _registry(command, url, api_url, max_wait)
     groups = sorted(registry.groups(), key=lambda group: (not group.default, group.name.lower()))
     counts = _counts(registry) if runners else None
     if command.wants_json(output):
@@ -99,6 +100,7 @@ def create(
     dry_run: DryRunOption = False,
     url: UrlOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """Make a runner group.
@@ -111,7 +113,7 @@ def create(
         raise UsageError("names who may use the group", where="--for", remedy="add --visibility selected")
     if not name.strip() or not name.isprintable():
         raise UsageError("a group's name cannot be empty or hold control characters", where="GROUP")
-    registry = _registry(command, url, api_url)
+    registry = _registry(command, url, api_url, max_wait)
     if registry.scope.kind == "enterprise" and visibility == "private":
         raise UsageError("an enterprise has no such visibility", where="--visibility private")
     maker = _Maker(registry, name, visibility, tuple(members or ()), public=public)
@@ -137,16 +139,17 @@ def move(
     dry_run: DryRunOption = False,
     url: UrlOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """Move runners into a group; those that are in it already stay.
 
-    The runners are chosen by name, by filters that must all hold, or with --all. Where inventory names a
-    group, the next converge moves the runner back. Runners that are drained are left out.
+    The runners are chosen by name, by filters that must all hold, or with --all. The next
+    converge puts a runner into the group that inventory says. Runners that are drained are left out.
     """
     command: Context = context.obj
     chosen = Selection.given(names=runner, labels=label, status=status, everything=everything)
-    registry = _registry(command, url, api_url)
+    registry = _registry(command, url, api_url, max_wait)
     group_id = registry.group_id(name)
     rows: list[dict[str, Any]] = []
     failure: RunnerctlError | None = None
@@ -190,7 +193,7 @@ def _tell_moves(context: Context, group: str, rows: Sequence[dict[str, Any]], ou
     context.note(f"group {escape(group)}: {text}")
 
 
-def _registry(context: Context, url: str | None, api: str | None) -> Registry:
+def _registry(context: Context, url: str | None, api: str | None, max_wait: str | None) -> Registry:
     from runnerctl.cli.remote import registry
 
     scope = scope_needed(context, url)
@@ -200,7 +203,7 @@ def _registry(context: Context, url: str | None, api: str | None) -> Registry:
             where=scope.name,
             remedy=f"ask for its organisation: --url {scope.url.rpartition('/')[0]}",
         )
-    return registry(context, scope, api=api)
+    return registry(context, scope, api=api, max_wait=max_wait)
 
 
 def _counts(registry: Registry) -> dict[int, int]:

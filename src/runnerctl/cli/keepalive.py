@@ -10,7 +10,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import ApiUrlOption, InventoryOption, LimitOption, OutputOption
+from runnerctl.cli.options import ApiUrlOption, InventoryOption, LimitOption, MaxWaitOption, OutputOption
 from runnerctl.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ def keepalive(
     start: StartOption = False,
     fail_under_days: DaysOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
-    """Tell when GitHub removes the records of parked runners.
+    """Keep the records of parked hosts from running out.
 
     GitHub removes a runner that has not connected for 14 days, and does not tell since when it has not. So
     every run notes what it sees, in runnerctl/keepalive.json below XDG_STATE_HOME or ~/.local/state: run it
@@ -62,7 +63,7 @@ def keepalive(
     """
     if not inventory:
         raise UsageError("parked runners are those of an inventory, and none is given", where="-i")
-    asked = _Asked(context.obj, inventory, limit, api_url, _days(fail_under_days))
+    asked = _Asked(context.obj, inventory, limit, api_url, _days(fail_under_days), max_wait)
     return asked.run(start=start, output=output)
 
 
@@ -105,6 +106,7 @@ class _Asked:
     limit: str | None
     api: str | None
     fail_under_days: float | None
+    max_wait: str | None = None
     parked: list[Parked] = field(default_factory=list)
     apis: dict[str, str | None] = field(default_factory=dict)  # scope -> the API's base, where inventory says
 
@@ -169,7 +171,7 @@ class _Asked:
 
         known = {}
         for url, api in self.apis.items():
-            for runner in registry(self.context, parse_scope(url), api=api).runners():
+            for runner in registry(self.context, parse_scope(url), api=api, max_wait=self.max_wait).runners():
                 known[url, runner.name.lower()] = runner
         return known
 

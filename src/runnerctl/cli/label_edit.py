@@ -135,7 +135,9 @@ def _one(registry: Registry, runner: Runner, edit: Edit, *, dry_run: bool) -> Re
     before = fresh.custom_labels()
     _write(registry, fresh, edit)
     now = registry.runner(runner.id)
-    after = now.custom_labels() if now else frozenset()
+    if now is None:
+        return _result(registry, runner, edit, "absent", before, before)
+    after = now.custom_labels()
     if not edit.holds(after):
         return _result(registry, fresh, edit, "conflict", before, after)
     return _result(registry, fresh, edit, "changed", before, after)

@@ -27,13 +27,19 @@ class Wanted:
 
 
 def sync_labels(
-    context: Context, inventory: str, *, limit: str | None, api: str | None, dry_run: bool
+    context: Context,
+    inventory: str,
+    *,
+    limit: str | None,
+    api: str | None,
+    max_wait: str | None,
+    dry_run: bool,
 ) -> tuple[list[Result], RunnerctlError | None]:
     """Bring the labels of the inventory's runners to its specs. Raises RunnerctlError before any change."""
     specs = inventory_specs(resolve(context, inventory, limit=limit), inventory)
     results: list[Result] = []
     for scope, runners in wanted_by_scope(specs):
-        at = registry(context, scope, api=api or runners[0].api)
+        at = registry(context, scope, api=api or runners[0].api, max_wait=max_wait)
         known = {runner.name.lower(): runner for runner in at.runners()}
         edits = [
             (known[runner.name.lower()], Edit("set", runner.labels, lenient=True))

@@ -9,7 +9,14 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, Group, new_app
-from runnerctl.cli.options import ApiUrlOption, InventoryOption, LimitOption, OutputOption, UrlOption
+from runnerctl.cli.options import (
+    ApiUrlOption,
+    InventoryOption,
+    LimitOption,
+    MaxWaitOption,
+    OutputOption,
+    UrlOption,
+)
 from runnerctl.cli.select import (
     AllOption,
     DryRunOption,
@@ -49,7 +56,7 @@ runnerctl labels sync -i inventory --limit rack-7 -o json
 app = new_app(
     cls=Group,
     name="labels",
-    help="Change the custom labels of runners at GitHub.",
+    help="Change the labels of runners at GitHub.",
     epilog="runnerctl labels add big-memory --runner gpu-01-main\nrunnerctl labels sync -i inventory",
 )
 LabelsArgument = Annotated[list[str], typer.Argument(metavar="LABEL", help="A label, compared without case.")]
@@ -67,6 +74,7 @@ def add(
     dry_run: DryRunOption = False,
     url: UrlOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """Give runners labels; those they have stay.
@@ -75,7 +83,7 @@ def add(
     is taken back by the next converge. Runners that are drained are left out.
     """
     chosen = Selection.given(names=runner, labels=label, status=status, everything=everything)
-    desk = _Desk(context.obj, url, api_url, dry_run=dry_run)
+    desk = _Desk(context.obj, url, api_url, max_wait=max_wait, dry_run=dry_run)
     return desk.edit("add", names, chosen, output)
 
 
@@ -90,6 +98,7 @@ def remove(
     dry_run: DryRunOption = False,
     url: UrlOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """Take labels away from runners; other labels stay.
@@ -98,7 +107,7 @@ def remove(
     are left out.
     """
     chosen = Selection.given(names=runner, labels=label, status=status, everything=everything)
-    desk = _Desk(context.obj, url, api_url, dry_run=dry_run)
+    desk = _Desk(context.obj, url, api_url, max_wait=max_wait, dry_run=dry_run)
     return desk.edit("remove", names, chosen, output)
 
 
@@ -116,6 +125,7 @@ def set_command(
     dry_run: DryRunOption = False,
     url: UrlOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """Give runners exactly these custom labels.
@@ -125,7 +135,7 @@ def set_command(
     if bool(names) == none:
         raise UsageError("give labels, or --none to take every custom label away")
     chosen = Selection.given(names=runner, labels=label, status=status, everything=everything)
-    desk = _Desk(context.obj, url, api_url, dry_run=dry_run)
+    desk = _Desk(context.obj, url, api_url, max_wait=max_wait, dry_run=dry_run)
     return desk.edit("set", names or (), chosen, output)
 
 
@@ -136,6 +146,7 @@ def sync(
     limit: LimitOption = None,
     dry_run: DryRunOption = False,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """Give the runners of an inventory the labels it says.
@@ -147,17 +158,22 @@ def sync(
 
     if not inventory:
         raise UsageError("labels come from an inventory, and none is given", where="-i")
-    results, failure = sync_labels(context.obj, inventory, limit=limit, api=api_url, dry_run=dry_run)
+    results, failure = sync_labels(
+        context.obj, inventory, limit=limit, api=api_url, max_wait=max_wait, dry_run=dry_run
+    )
     return tell(context.obj, results, output, dry_run=dry_run, failure=failure)
 
 
 class _Desk:
     """One change by hand, of the runners of one scope."""
 
-    def __init__(self, context: Context, url: str | None, api: str | None, *, dry_run: bool) -> None:
+    def __init__(
+        self, context: Context, url: str | None, api: str | None, *, max_wait: str | None, dry_run: bool
+    ) -> None:
         self.context = context
         self.url = url
         self.api = api
+        self.max_wait = max_wait
         self.dry_run = dry_run
 
     def edit(self, verb: str, names: Sequence[str], selection: Selection, output: str | None) -> int:
@@ -168,7 +184,7 @@ class _Desk:
         _check(names)
         edit = Edit(verb, frozenset(name.lower() for name in names), tuple(names))
         scope = scope_needed(self.context, self.url)
-        at = registry(self.context, scope, api=self.api)
+        at = registry(self.context, scope, api=self.api, max_wait=self.max_wait)
         runners = selection.choose(at)
         _refuse_read_only(runners, edit)
         results, failure = self._change(at, runners, edit)

@@ -10,7 +10,14 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import ApiUrlOption, InventoryOption, LimitOption, OutputOption, UrlOption
+from runnerctl.cli.options import (
+    ApiUrlOption,
+    InventoryOption,
+    LimitOption,
+    MaxWaitOption,
+    OutputOption,
+    UrlOption,
+)
 from runnerctl.errors import RunnerctlError, TryAgainError, UsageError
 
 if TYPE_CHECKING:
@@ -57,11 +64,12 @@ def prune(
     apply: ApplyOption = False,
     url: UrlOption = None,
     api_url: ApiUrlOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
-    """Delete records at GitHub of runners that no longer exist.
+    """Remove records of runners that no longer exist.
 
-    A record is deleted only when it is offline and idle, bears the name of a slot of a host of the
+    A record at GitHub is deleted only when it is offline and idle, bears the name of a slot of a host of the
     inventory, and that host, asked by Ansible, does not hold its id; or when its host is named with --host.
     Records of hosts that cannot be asked are kept. Without --apply nothing is deleted. The scopes are those
     of the inventory, and --url. Do not run it beside a converge of the same hosts.
@@ -73,7 +81,7 @@ def prune(
         )
     if limit and not inventory:
         raise UsageError("limits an inventory, and none is given", where="--limit", remedy="add -i INVENTORY")
-    asked = Asked(inventory, limit, tuple(host or ()), tuple(runner or ()), url, api_url)
+    asked = Asked(inventory, limit, tuple(host or ()), tuple(runner or ()), url, api_url, max_wait)
     return Prune(command, asked).run(apply=apply, output=output)
 
 
@@ -87,6 +95,7 @@ class Asked:
     vouched: tuple[str, ...]
     url: str | None
     api: str | None
+    max_wait: str | None = None
 
 
 @dataclass
@@ -142,7 +151,7 @@ class Prune:
 
         found = []
         for scope, api in scopes:
-            at = registry(self.context, scope, api=self.asked.api or api)
+            at = registry(self.context, scope, api=self.asked.api or api, max_wait=self.asked.max_wait)
             runners = sorted(at.runners(), key=lambda runner: runner.name.lower())
             found += [(at, _record(at, runner)) for runner in runners]
         return found

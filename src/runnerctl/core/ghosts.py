@@ -156,7 +156,9 @@ def _of_a_slot(record: RunnerRecord, owner: _Owner, word: HostWord) -> Verdict:
 def _ambiguous(owner: _Owner) -> Verdict:
     """A slot with a hyphen could as well be the slot of a host that nobody named."""
     other = f"{owner.host}-{owner.slot.rpartition('-')[0]}"
-    return _keep("ambiguous", f"may be of a host {other} that is not ours; vouch for it by its full name")
+    return _keep(
+        "ambiguous", f"may be of a host {other} that is not ours; --runner with its name vouches for it"
+    )
 
 
 def _of_no_slot(record: RunnerRecord, owner: _Owner, evidence: Evidence) -> Verdict:

@@ -102,6 +102,8 @@ class Touch:
     def _slot(self, now: SlotNow) -> tuple[str, str]:
         if reason := _why_not(now):
             return "skipped", reason
+        if now.active:  # on hold and idle: a controller that was killed left it so
+            self.host.stop(now.name)
         record = self.lanes.record(now)
         if record is None:
             return "skipped", "GitHub has no record of it: the next converge registers it again"
@@ -165,7 +167,7 @@ def _why_not(now: SlotNow) -> str | None:
     """Why a slot is left alone."""
     if now.agent_id is None:
         return "is not registered: the next converge registers it"
-    if now.active:
+    if now.active and (now.busy or not now.held):
         return "runs: if GitHub sees it offline, `runnerctl health` on its host says why"
     if busy_with := sorted({cause.by for cause in now.causes} & UNDER_WORK):
         return f"is held by {busy_with[0]}: work on it is in progress"
