@@ -291,6 +291,15 @@ def test_scopes_are_judged_one_by_one(github: GithubApi) -> None:
     assert len(ran.json["scopes"]) == 2
 
 
+def test_a_github_that_does_not_answer_is_unknown() -> None:
+    """Asked once with its retries, then it is said; the rest is not even tried."""
+    out, slept = io.StringIO(), list[float]()
+    context = Context({"GH_TOKEN": TOKEN}, out, io.StringIO(), sleep=slept.append)
+    code = run(["doctor", "--url", "http://127.0.0.1:9/acme", "-o", "json"], context)
+    assert (code, bad(Ran(code, out.getvalue(), ""))) == (3, {"github.credential": "UNKNOWN"})
+    assert len(slept) <= 4
+
+
 def test_without_a_credential_it_is_unknown(github: GithubApi) -> None:
     """Its own failure: 3, one line, no answer."""
     ran = ask(github, env={})

@@ -155,9 +155,6 @@ def group(**fields: Any) -> ScopeReading:
     return replace(HEALTHY, groups=(DEFAULT, made), reach=reach, runners=(runner(group_id=2),))
 
 
-EPHEMERAL = runner(group_id=2, ephemeral=True)
-
-
 def repository(approval: str = "all_external_contributors", **fields: Any) -> ScopeReading:
     """A public repository."""
     return replace(PRIVATE, reach=ReachReading(public=True, approval=approval), **fields)
@@ -209,9 +206,6 @@ def repository(approval: str = "all_external_contributors", **fields: Any) -> Sc
 def test_reach(reading: ScopeReading, found: dict[str, str]) -> None:
     """Who can reach the runners; runners that are online prove that they were let in."""
     assert statuses(reading) == found
-
-
-GHOSTS = {"github.ghosts": "WARNING"}
 
 
 def version(**fields: Any) -> ScopeReading:

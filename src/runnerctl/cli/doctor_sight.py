@@ -60,11 +60,13 @@ class Examiner:
     def read(self, scope: Scope, api: str | None) -> ScopeReading:
         """Everything of one scope. Raises AccessError without a credential, ConfigError for a broken one."""
         base = api_url(self.context, scope, api)
-        connect = Connector(self.context.env, base, max_wait=self.max_wait)
+        connect = Connector(self.context.env, base, max_wait=self.max_wait, sleep=self.context.sleep)
         found = credential(self.context, scope, api=base, connect=connect)
         if found is None:
             raise AccessError("there is no GitHub credential", where=scope.name, remedy=HOW_TO_AUTHENTICATE)
         skew = self._skew(connect(None))
+        if isinstance(skew, Unavailable):  # no answer at all: nor will anything else get one
+            return ScopeReading(scope, skew)
         if _app(found) and skew is not None and skew > APP_SKEW_SECONDS:
             reason = "an App cannot sign in while this clock is wrong"
             return ScopeReading(scope, Unavailable(reason, call=SIGNATURE), skew)
@@ -72,14 +74,14 @@ class Examiner:
         desk = _Desk(scope, found, connect, self.prove, needs)
         return replace(desk.read(), skew_seconds=skew)
 
-    def _skew(self, client: GitHubClient) -> float | None:
-        """This clock minus GitHub's, by the Date of any answer: also of a refusal."""
+    def _skew(self, client: GitHubClient) -> float | Unavailable | None:
+        """This clock minus GitHub's, by the Date of any answer: also of a refusal. None: it gave no time."""
         found = _try(lambda: client.get("/rate_limit", what="ask for the time", accept=(401, 403, 404)))
         date = client.last_date
-        if isinstance(found, Unavailable) or not date:
-            return None
+        if isinstance(found, Unavailable) and not date:
+            return found
         try:
-            return self.context.clock() - parsedate_to_datetime(date).timestamp()
+            return self.context.clock() - parsedate_to_datetime(date or "").timestamp()
         except (TypeError, ValueError, OverflowError):
             return None
 

@@ -13,6 +13,7 @@ from runnerctl.cli.options import (
     ApiUrlOption,
     InventoryOption,
     LimitOption,
+    MaxWaitOption,
     OutputOption,
     RootfsOption,
     UrlOption,
@@ -40,7 +41,7 @@ app = new_app()
 NameArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[NAME]", help="Only slots or runners of this name; * and ? match.", show_default=False
+        metavar="NAME", help="Only slots or runners of this name; * and ? match.", show_default=False
     ),
 ]
 LabelOption = Annotated[
@@ -116,6 +117,7 @@ def list_command(
     columns: ColumnsOption = None,
     watch: WatchOption = False,
     interval: IntervalOption = None,
+    max_wait: MaxWaitOption = None,
     api_url: ApiUrlOption = None,
     rootfs: RootfsOption = None,
     output: OutputOption = None,
@@ -139,7 +141,7 @@ def list_command(
     labels = frozenset(each.lower() for each in label or ())
     wanted = Wanted(labels, status, name, host, group, version)
     listing = Listing(command, wanted, sort, check_columns(columns), json=command.wants_json(output))
-    return listing.show(Place(url, inventory, limit, api_url, rootfs), interval if watch else "")
+    return listing.show(Place(url, inventory, limit, api_url, rootfs, max_wait), interval if watch else "")
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,9 @@ class Listing:
         from runnerctl.cli.listing_watch import Watch, interval_seconds
 
         seconds = interval_seconds(interval)
-        return Watch(self.context, lambda: listing.block(sight), seconds, plain=self.json).run()
+        return Watch(
+            self.context, lambda: listing.block(sight), seconds, plain=self.json, low=lambda: sight.low
+        ).run()
 
     def block(self, sight: Sight) -> str:
         """One picture of a watch."""
@@ -248,8 +252,8 @@ class Listing:
         if not place.url and not place.inventory:
             spec = load_host_spec(paths.host_file)
             if slot_names(paths, spec):
-                return HostSight(self.context, paths, spec, place.api, self._needs())
+                return HostSight(self.context, paths, spec, place, self._needs())
         specs = specs_of(self.context, place.inventory, place.limit)
         scopes = scopes_of(self.context, specs, place.url, place.api)
         claims = claims_of(specs)
-        return ScopesSight(self.context, scopes, self._needs(), claims, only_claimed=place.limit is not None)
+        return ScopesSight(self.context, scopes, self._needs(), place, claims)

@@ -20,8 +20,9 @@ class Place:
     url: str | None
     inventory: str | None
     limit: str | None
-    api: str | None
-    rootfs: str | None
+    api: str | None = None
+    rootfs: str | None = None
+    max_wait: str | None = None
 
 
 def specs_of(context: Context, inventory: str | None, limit: str | None) -> list[HostSpec]:

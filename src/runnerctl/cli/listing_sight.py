@@ -12,6 +12,7 @@ from runnerctl.cli.listing_rows import Expiry, Row
 from runnerctl.errors import AccessError, RunnerctlError
 
 if TYPE_CHECKING:
+    from runnerctl.cli.listing_places import Place
     from runnerctl.core.scope import Scope
     from runnerctl.core.spec import HostSpec
     from runnerctl.github.models import Runner, RunnerGroup
@@ -45,6 +46,11 @@ class Sight(Protocol):
     """Something to list."""
 
     on_host: bool
+
+    @property
+    def low(self) -> bool:
+        """Whether little is left of a rate limit: then the next look can wait."""
+        ...
 
     def look(self) -> Look:
         """All rows. Raises RunnerctlError."""
@@ -91,17 +97,24 @@ class ScopesSight:
     context: Context
     scopes: Sequence[tuple[Scope, str | None]]
     needs: Needs
+    place: Place
     claims: dict[tuple[str, str], tuple[str, str]] = field(default_factory=dict)
-    only_claimed: bool = False
     on_host: bool = False
 
     def __post_init__(self) -> None:
         from runnerctl.cli.remote import registry
 
         self._desks = [
-            _Desk(self.context, registry(self.context, scope, api=api), self.needs)
+            _Desk(
+                self.context, registry(self.context, scope, api=api, max_wait=self.place.max_wait), self.needs
+            )
             for scope, api in self.scopes
         ]
+
+    @property
+    def low(self) -> bool:
+        """Whether a client is near the end of its rate limit."""
+        return any(desk.registry.client.low for desk in self._desks)
 
     def look(self) -> Look:
         """Every runner of every scope, through all pages, and the claimed names that no runner has."""
@@ -119,7 +132,7 @@ class ScopesSight:
         rows = []
         for runner in runners:
             host, slot = left.pop(runner.name.casefold(), (None, None))
-            if self.only_claimed and host is None:
+            if self.place.limit is not None and host is None:
                 continue
             rows.append(_row(runner, host, slot, groups=groups, expiries=expiries))
         return rows + [Row(f"{host}-{slot}", slot, host, asked=True) for host, slot in left.values()]
@@ -151,10 +164,15 @@ class HostSight:
     context: Context
     paths: Paths
     spec: HostSpec | None
-    api: str | None
+    place: Place
     needs: Needs
     on_host: bool = True
     _desks: dict[str, _Desk] = field(default_factory=dict)
+
+    @property
+    def low(self) -> bool:
+        """Whether a client is near the end of its rate limit."""
+        return any(desk.registry.client.low for desk in self._desks.values())
 
     def look(self) -> Look:
         """A row for each slot. What GitHub does not tell leaves its columns empty, and is a problem."""
@@ -194,8 +212,7 @@ class HostSight:
         from runnerctl.core.scope import parse_scope
 
         if url not in self._desks:
-            api = self.api or (self.spec.github_runner.api_url if self.spec else None)
-            self._desks[url] = _Desk(
-                self.context, registry(self.context, parse_scope(url), api=api), self.needs
-            )
+            api = self.place.api or (self.spec.github_runner.api_url if self.spec else None)
+            found = registry(self.context, parse_scope(url), api=api, max_wait=self.place.max_wait)
+            self._desks[url] = _Desk(self.context, found, self.needs)
         return self._desks[url]

@@ -114,10 +114,10 @@ def summary(rows: Sequence[Row], scope: str, hidden: Sequence[str] = ()) -> str:
     """How many there are, and which columns were left out for want of room."""
     online = sum(row.status == "online" for row in rows)
     busy = sum(row.busy is True for row in rows)
-    drained = sum(row.drained is True for row in rows)
-    noun = "runner" if len(rows) == 1 else "runners"
-    text = f"{len(rows)} {noun} of {scope}: {online} online, {busy} busy"
-    text += f", {drained} drained" if drained else ""
+    there = sum(row.record is not None for row in rows)
+    others = {"drained": sum(row.drained is True for row in rows), "absent": len(rows) - there}
+    text = f"{there} runner{'' if there == 1 else 's'} of {scope}: {online} online, {busy} busy"
+    text += "".join(f", {count} {word}" for word, count in others.items() if count)
     return text + (f"; not shown: {', '.join(hidden)} (--columns)" if hidden else "")
 
 

@@ -15,6 +15,7 @@ __all__ = ["DEFAULT_SECONDS", "Watch", "interval_seconds"]
 DEFAULT_SECONDS = 15.0
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 3600.0
 SLOWEST_FACTOR = 16.0  # how much rarer it asks after failures in a row
+SPARING_FACTOR = 8.0  # and where less than a tenth of the rate limit is left
 HOME, CLEAR, END_OF_LINE, BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
 
 
@@ -37,13 +38,15 @@ class Watch:
     """Shows what ``block`` answers until somebody ends it. ``plain``: never draw over what was shown.
 
     ``block`` looks and renders; on a failure that may pass the last block stays, the failure below it, and
-    the next look comes later. GitHub's own limits are kept by the client; unchanged lists cost it nothing.
+    the next look comes later. GitHub's limits are kept by the client, and what has not changed costs nothing;
+    ``low`` says that little is left all the same.
     """
 
     context: Context
     block: Callable[[], str]
     seconds: float
     plain: bool = False
+    low: Callable[[], bool] = lambda: False
 
     def run(self) -> int:
         """Never returns but by an exception: KeyboardInterrupt ends a watch."""
@@ -53,7 +56,8 @@ class Watch:
         last, factor = "", 1.0
         while True:
             try:
-                last, problem, factor = self.block(), "", 1.0
+                last, problem = self.block(), ""
+                factor = SPARING_FACTOR if self.low() else 1.0
             except (TryAgainError, UnavailableError) as error:
                 problem, factor = str(error), min(factor * 2.0, SLOWEST_FACTOR)
             if redraw:

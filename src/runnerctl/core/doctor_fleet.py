@@ -55,10 +55,11 @@ def _judge_absent(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
 def _judge_version(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
     if reading.versions is None:
         return
-    counts = Counter(runner.version for runner in reading.known_runners)
+    counts = Counter(runner.version for runner in site.ours(reading))
     for found in reading.versions:
-        yield _judge_one_version(found, counts[found.version], site)
-    if counts[None] and not reading.versions:
+        if counts[found.version]:
+            yield _judge_one_version(found, counts[found.version], site)
+    if counts[None] and len(counts) == 1:
         yield unknown(f"GitHub does not tell which version {_count(counts[None], 'runner')} run")
 
 
@@ -241,7 +242,7 @@ CHECKS: tuple[Check, ...] = (
         id="github.expiry",
         title="No version is about to end",
         docs=(
-            "Asks GitHub once for each version that runners of the scope run when its end is. "
+            "Asks GitHub once for each version that the runners run, with -i the inventory's, when it ends. "
             "Where GitHub does not tell, thirty days after the next release count, and a version that is in "
             "no list of releases is UNKNOWN. Limit: runnerctl_health_version_expiry_warning_days."
         ),
