@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 import msgspec
 from requests.structures import CaseInsensitiveDict
+from requests.utils import parse_header_links
 
 from runnerctl.github.cache import PrivateCache, digest
-from runnerctl.github.transport import Response
+from runnerctl.github.transport import Response, origin
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "conditions", "confirmed"]
 
 _KIND = "answer"
 _KEPT_BYTES = 8 * 1024 * 1024  # in memory, where there is no disk
@@ -47,8 +48,11 @@ class Answers:
         return _unpack(self._disk.read(_KIND, self._key(url)), url)
 
     def keep(self, url: str, response: Response) -> None:
-        """Keep an answer that says how to ask for it conditionally."""
-        if not conditions(response):
+        """Keep an answer that says how to ask for it conditionally.
+
+        One whose links lead to another host is not: as long as it is confirmed, it would lead there again.
+        """
+        if not conditions(response) or _leads_away(response):
             return
         if self._disk is not None and not any(field in response.body for field in _SECRET_FIELDS):
             self._disk.write(_KIND, self._key(url), _pack(response, url))
@@ -68,6 +72,17 @@ def conditions(response: Response) -> dict[str, str]:
         return {"If-None-Match": etag}
     moment = response.headers.get("last-modified", "")
     return {"If-Modified-Since": moment} if moment else {}
+
+
+def confirmed(known: Response, answer: Response) -> Response:
+    """What was kept, after 304; the headers that came with that are newer (RFC 9111, section 4.3.4)."""
+    newer = {name: answer.headers[name] for name in ("link", "date") if name in answer.headers}
+    return known._replace(headers=CaseInsensitiveDict({**known.headers, **newer})) if newer else known
+
+
+def _leads_away(response: Response) -> bool:
+    links = parse_header_links(response.headers.get("link", ""))
+    return any(origin(str(link["url"])) != origin(response.url) for link in links)
 
 
 def _pack(response: Response, url: str) -> bytes:

@@ -17,7 +17,7 @@ from runnerctl import __version__
 from runnerctl.core.scope import check_transport
 from runnerctl.errors import ConfigError
 from runnerctl.github import pages
-from runnerctl.github.answers import Answers, conditions
+from runnerctl.github.answers import Answers, conditions, confirmed
 from runnerctl.github.cache import PrivateCache
 from runnerctl.github.failures import Subject, failure, limit_error, lost_error
 from runnerctl.github.retry import (
@@ -223,9 +223,13 @@ class GitHubClient:
             self._await_limit(ask, progress)
             outcome = self._attempt(ask, progress)
             if isinstance(outcome, Response):
-                if outcome.status < 400 or outcome.status in ask.accept:
+                if outcome.status < 400:
                     return outcome
-                if self._repair(outcome, progress) or self._note_limit(outcome, progress):
+                if self._note_limit(outcome, progress):  # first: an accepted 403 may be a rate limit, too
+                    continue
+                if outcome.status in ask.accept:
+                    return outcome
+                if self._repair(outcome, progress):
                     continue
             if not self._back_off(ask, outcome, progress):
                 raise self._error(ask, outcome)
@@ -243,7 +247,7 @@ class GitHubClient:
         self._record(ask, response.status)
         self._notice(response)
         if response.status == 304 and known is not None:
-            return known
+            return confirmed(known, response)
         if ask.method == "GET" and response.status == 200:
             self._answers.keep(ask.url, response)
         return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -41,10 +42,13 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 256
     allow_reuse_address = True
 
-    def __init__(self, address: tuple[str, int], site: Site) -> None:
+    def __init__(self, address: tuple[str, int], site: Site, tls: ssl.SSLContext | None = None) -> None:
         self.site = site
+        self.scheme = "https" if tls else "http"
         self.connections: set[socket.socket] = set()
         super().__init__(address, _Handler)
+        if tls is not None:  # each connection's own thread shakes hands, at its first read
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def close_all(self) -> None:
         """Stop listening and cut every connection."""
@@ -107,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
             query=dict(parse_qsl(parts.query, keep_blank_values=True)),
             headers={name.lower(): value for name, value in self.headers.items()},
             body=self.rfile.read(length) if length else b"",
-            origin=f"http://{host}",
+            origin=f"{self.server.scheme}://{host}",
             client_gone=self._client_gone,
         )
 
@@ -157,10 +161,19 @@ class _Handler(BaseHTTPRequestHandler):
 class GithubApi:
     """The stand-in in this process: ``with GithubApi() as github: ... github.url``.
 
-    ``state`` names a file that keeps the records over a restart; ``port`` 0 takes a free one.
+    ``state`` names a file that keeps the records over a restart; ``port`` 0 takes a free one; ``tls`` is a
+    server's context: then it speaks HTTPS only.
     """
 
-    def __init__(self, *, host: str = "127.0.0.1", port: int = 0, state: Path | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        state: Path | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.tls = tls
         self.host = host
         self.port = port
         self.site = Site(state)
@@ -172,7 +185,7 @@ class GithubApi:
     @property
     def url(self) -> str:
         """Base URL; the API is under ``/`` and under ``/api/v3``."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     @property
     def control(self) -> Control:
@@ -189,7 +202,7 @@ class GithubApi:
         return self
 
     def _listen(self) -> None:
-        server = self._server = _Server((self.host, self.port), self.site)
+        server = self._server = _Server((self.host, self.port), self.site, self.tls)
         self.port = int(server.server_address[1])
         loop = threading.Thread(target=server.serve_forever, args=(0.05,), name="github-api", daemon=True)
         loop.start()
