@@ -39,6 +39,7 @@ class World:
     at: dict[float, Callable[[], None]] = field(default_factory=dict)
     killed_after: int | None = None
     comes_online: bool = True
+    forgets: bool = False  # to stop a slot on hold when its job has ended
     silent: tuple[float, float] = (9e9, 9e9)  # the host does not answer from then until then
 
     host = "gpu-1"
@@ -61,7 +62,7 @@ class World:
     def change(self, name: str, **fields: Any) -> None:
         """A slot is otherwise; one on hold whose job has ended is stopped, as its host does."""
         now = msgspec.structs.replace(self.slots[name], **fields)
-        if now.held and not now.busy and now.active:
+        if now.held and not now.busy and now.active and not self.forgets:
             now = msgspec.structs.replace(now, active=False)
         if now.busy:
             assert not any(cause.by == "operator" for cause in now.causes) or self.slots[name].busy, "killed"
@@ -80,7 +81,10 @@ class World:
         for name in slots:
             self.event(f"hold {name}")
             others = tuple(each for each in self.slots[name].causes if each.by != cause.by)
+            again = cause in self.slots[name].causes
             self.change(name, causes=(*others, cause))
+            self.forgets = self.forgets and not again
+            self.change(name)
 
     def release(self, slots: Sequence[str], *, by: str) -> None:
         for name in slots:
@@ -203,6 +207,15 @@ def test_a_job_that_outlives_the_timeout_is_left_alone() -> None:
         "it stops when its job has ended"
     )
     refuse("gpu-1", states, seconds=None)
+
+
+def test_a_host_that_forgets_to_stop_an_idle_slot_is_told_again() -> None:
+    """Whatever became of its own unit that waits for the job's end."""
+    made = world("a", forgets=True)
+    made.change("a", busy=True)
+    made.at = {200.0: lambda: made.change("a", busy=False)}
+    assert drain(made).run(wait=True, seconds=3600)[0].state == "drained"
+    assert made.events == ["cut a", "hold a", "hold a"]
 
 
 def test_without_routing_only_the_hold_is_set() -> None:

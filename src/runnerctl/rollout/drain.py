@@ -210,10 +210,13 @@ class Drain:
 
     def _wait(self, names: Sequence[str], *, seconds: float) -> tuple[SlotNow, ...]:
         """Poll, more seldom as time goes by: a job may take days, and each look costs the host something."""
-        begin, told = self.clock(), False
+        begin, told, idle = self.clock(), False, set[str]()
         while True:
             now = self._now(names, patience=PATIENCE if told else 0)
             busy = [each.name for each in now if each.active and self._is_held(each)]
+            # Its own host should have stopped it by now; if that went wrong there, it is told once more.
+            self._hold_now([each for each in now if each.name in idle.intersection(busy) and not each.busy])
+            idle = {each.name for each in now if not each.busy}
             waited = self.clock() - begin
             if not busy or waited >= seconds:
                 return now
