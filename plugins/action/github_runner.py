@@ -107,6 +107,7 @@ class _Present:
     def run(self) -> dict[str, Any]:
         """Read, plan, act."""
         observed = self._execute({}, check=True)
+        _warn_of_upgrades(self.spec.host, observed["slots"])
         plans = self.fleet.plans({report["name"]: _local(report) for report in observed["slots"]})
         if errors := [plan.error for plan in plans if plan.error]:
             raise AnsibleActionFail(f"{self.spec.host}: {'; '.join(errors)}")
@@ -183,6 +184,16 @@ class _Present:
                 f"{self.spec.host}: slot {', '.join(offline)} is registered, not online after {seconds} s; "
                 f"see `runnerctl logs {offline[0]}` and `runnerctl health` on the host",
                 result=result,
+            )
+
+
+def _warn_of_upgrades(host: str, reports: list[dict[str, Any]]) -> None:
+    """A hold of an upgrade is for the next upgrade to end: it knows what the slot goes back to."""
+    for report in reports:
+        if "upgrade" in report.get("hold_by", ()):
+            display.warning(
+                f"{host}: slot {report['name']} stays stopped: {report['hold']}; "
+                "that upgrade did not end: run playbook upgrade (or `runnerctl upgrade`) again"
             )
 
 
