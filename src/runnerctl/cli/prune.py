@@ -134,12 +134,13 @@ class Prune:
     def run(self, *, apply: bool, output: str | None) -> int:
         """Judge every record, delete when asked to, and tell."""
         from runnerctl.cli.prune_evidence import gather
-        from runnerctl.core.ghosts import judge
+        from runnerctl.core.ghosts import Judge
 
         gathering = gather(self.context, self.asked)
         listed = self._list(gathering.scopes)
         evidence = gathering.ask_hosts()  # after the records: what was registered since then is in neither
-        self.cases = [Case(at, record, judge(record, evidence)) for at, record in listed]
+        bench = Judge(evidence)
+        self.cases = [Case(at, record, bench.judge(record)) for at, record in listed]
         failure = self._delete_all(evidence, apply=apply)
         self._tell(output, apply=apply)
         if failure:

@@ -16,7 +16,7 @@ import msgspec
 
 from runnerctl.core.sections import SLOT_NAME
 
-__all__ = ["Evidence", "HostWord", "RunnerRecord", "Verdict", "judge"]
+__all__ = ["Evidence", "HostWord", "Judge", "RunnerRecord", "Verdict", "judge"]
 
 
 class RunnerRecord(msgspec.Struct, frozen=True):
@@ -74,29 +74,60 @@ class _Owner(msgspec.Struct, frozen=True):
 
 
 def judge(record: RunnerRecord, evidence: Evidence) -> Verdict:
-    """Decide about one record.
+    """Decide about one record. For many records make one `Judge`."""
+    return Judge(evidence).judge(record)
 
-    Rules ``unknown-state``, ``online``, ``busy``, ``foreign``, ``held``, ``unproven``, ``ephemeral`` and
-    ``ambiguous`` keep it; ``duplicate``, ``left-behind``, ``retired-slot`` and ``removed-host`` delete it.
-    """
-    if kept := _state(record):
-        return kept
-    owners = sorted(_owners(record.name, evidence), key=lambda owner: len(owner.host), reverse=True)
-    if not owners:
-        return _keep("foreign", "is not named after a host of this fleet")
-    for word in evidence.hosts.values():
-        for place, held in word.held.items():
-            if held == record.id:
-                return _keep("held", f"host {word.host} holds this id, in {place}")
-    for owner in owners:
-        if doubt := _doubt(owner, evidence):
-            return _keep("unproven", f"may be slot {owner.slot} of host {owner.host}, which {doubt}")
-    owner = next((owner for owner in owners if _claims(owner, evidence)), owners[0])
-    if "-" in owner.slot and record.name.lower() not in {name.lower() for name in evidence.vouched}:
-        return _ambiguous(owner)
-    if _claims(owner, evidence):
-        return _of_a_slot(record, owner, evidence.hosts[owner.host])
-    return _of_no_slot(record, owner, evidence)
+
+class Judge:
+    """The rules over one body of evidence."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        names = (*evidence.hosts, *evidence.others, *evidence.removed)
+        self._hosts: dict[str, list[str]] = {}  # GitHub compares names without case
+        for host in dict.fromkeys(names):
+            self._hosts.setdefault(host.lower(), []).append(host)
+        self._vouched = {name.lower() for name in evidence.vouched}
+        self._held: dict[int, tuple[str, str]] = {}
+        for word in evidence.hosts.values():
+            self._held |= {held: (word.host, place) for place, held in word.held.items()}
+
+    def judge(self, record: RunnerRecord) -> Verdict:
+        """Decide about one record.
+
+        Kept by rule ``unknown-state``, ``online``, ``busy``, ``foreign``, ``held``, ``unproven``,
+        ``ephemeral``, ``ambiguous``; deleted by ``duplicate``, ``left-behind``, ``retired-slot``,
+        ``removed-host``.
+        """
+        if kept := _state(record):
+            return kept
+        owners = list(self._owners(record.name.lower()))
+        if not owners:
+            return _keep("foreign", "is not named after a host of this fleet")
+        if record.id in self._held:
+            host, place = self._held[record.id]
+            return _keep("held", f"host {host} holds this id, in {place}")
+        for owner in owners:
+            if doubt := _doubt(owner, self.evidence):
+                return _keep("unproven", f"may be slot {owner.slot} of host {owner.host}, which {doubt}")
+        owner = next((owner for owner in owners if _claims(owner, self.evidence)), owners[0])
+        if "-" in owner.slot and record.name.lower() not in self._vouched:
+            return _ambiguous(owner)
+        if _claims(owner, self.evidence):
+            return _of_a_slot(record, owner, self.evidence.hosts[owner.host])
+        return _of_no_slot(record, owner, self.evidence)
+
+    def _owners(self, lowered: str) -> Iterator[_Owner]:
+        """Every host that a name could be of, with the slot it would be; the longest name of a host first."""
+        at = lowered.rfind("-")
+        slots = []
+        while at > 0:
+            slots.append(at)
+            at = lowered.rfind("-", 0, at)
+        for at in slots:
+            if SLOT_NAME.fullmatch(lowered[at + 1 :]):
+                for host in self._hosts.get(lowered[:at], ()):
+                    yield _Owner(host, lowered[at + 1 :])
 
 
 def _keep(rule: str, reason: str) -> Verdict:
@@ -112,15 +143,6 @@ def _state(record: RunnerRecord) -> Verdict | None:
     if record.status != "offline" or record.busy is None:
         return _keep("unknown-state", f"GitHub says {record.status!r}, which is neither online nor offline")
     return None
-
-
-def _owners(name: str, evidence: Evidence) -> Iterator[_Owner]:
-    """Every host that the name could be of, with the slot it would be. GitHub compares without case."""
-    lowered = name.lower()
-    for host in {*evidence.hosts, *evidence.others, *evidence.removed}:
-        prefix = f"{host.lower()}-"
-        if lowered.startswith(prefix) and SLOT_NAME.fullmatch(lowered[len(prefix) :]):
-            yield _Owner(host, lowered[len(prefix) :])
 
 
 def _claims(owner: _Owner, evidence: Evidence) -> bool:
