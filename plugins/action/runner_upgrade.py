@@ -37,6 +37,8 @@ from runnerctl.wheel import cache_directory
 display = Display()
 
 ARGUMENTS = {
+    "state": {"type": "str", "choices": ["upgraded", "counted"], "default": "upgraded"},
+    "fleet": {"type": "dict"},
     "version": {"type": "str"},
     "quiet_seconds": {"type": "float"},
     "timeout_seconds": {"type": "float"},
@@ -60,6 +62,8 @@ class ActionModule(TargetAction):
         answer: dict[str, Any] = {"host": str(variables["inventory_hostname"]), "slots": []}
         answer["hosts"] = plain(variables.get("ansible_play_hosts_all", []))
         try:
+            if given["state"] == "counted":
+                return {"changed": False, "fleet": _count(variables)}
             spec = spec_from_task(self, variables)
             return self._work(given, _pinned(spec, given["version"]), variables, answer)
         except RunnerctlError as error:
@@ -71,7 +75,8 @@ class ActionModule(TargetAction):
             answer.setdefault("exit_code", 78)
             raise
         finally:
-            _write(given["output_dir"], answer)
+            if given["state"] == "upgraded":
+                _write(given["output_dir"], answer)
 
     def _work(
         self, given: dict[str, Any], spec: HostSpec, variables: dict[str, Any], answer: dict[str, Any]
@@ -105,13 +110,14 @@ class ActionModule(TargetAction):
         variables: dict[str, Any],
     ) -> Upgrade:
         spec = fleet.spec
-        specs = {**fleet_specs(variables, note=display.warning), spec.host: spec}
-        names: dict[str, list[str]] = {}
-        for each in specs.values():
-            for slot in each.github_runner.slots:
-                names.setdefault(each.slot_scope(slot).url, []).append(each.runner_name(slot))
-        percent = min(each.runnerctl.fleet_max_held_percent for each in specs.values())
-        routes = FleetRoutes(fleet, names=names, percent=percent, force=given["force"], lock=_one_at_a_time)
+        counted = given["fleet"] or _count(variables)
+        routes = FleetRoutes(
+            fleet,
+            names=counted["names"],
+            percent=int(counted["percent"]),
+            force=given["force"],
+            lock=_one_at_a_time,
+        )
         runner = spec.github_runner
         pace = Pace(
             quiet=_or(given["quiet_seconds"], runner.drain_quiet_seconds),
@@ -140,6 +146,17 @@ class ActionModule(TargetAction):
             text += "; with upgrade_retry=true (--retry) it is tried again"
         answer |= {"error": f"{host}: {text}", "exit_code": 69}
         raise AnsibleActionFail(f"{host}: {text}", result=answer)
+
+
+def _count(variables: dict[str, Any]) -> dict[str, Any]:
+    """The runner names of the whole inventory by scope, and the strictest share that may be out."""
+    specs = fleet_specs(variables, note=display.warning).values()
+    names: dict[str, list[str]] = {}
+    for spec in specs:
+        for slot in spec.github_runner.slots:
+            names.setdefault(spec.slot_scope(slot).url, []).append(spec.runner_name(slot))
+    percent = min((spec.runnerctl.fleet_max_held_percent for spec in specs), default=100)
+    return {"names": names, "percent": percent}
 
 
 def _pinned(spec: HostSpec, version: str | None) -> HostSpec:

@@ -26,6 +26,17 @@ description:
   - At no time are more runners of the inventory out of service than C(runnerctl_fleet_max_held_percent) says.
   - No job is ever killed. A run that was killed is carried on by the next one.
 options:
+  state:
+    description:
+      - V(upgraded) upgrades the host.
+      - V(counted) only reads the inventory, for the circuit breaker of the hosts that follow. Let it come
+        first in a play, with C(run_once), and give its answer to O(fleet); without that each host counts anew.
+    type: str
+    choices: [upgraded, counted]
+    default: upgraded
+  fleet:
+    description: What V(counted) answered as C(fleet).
+    type: dict
   version:
     description: The release to go to. By default the inventory's pin, or the one that GitHub expects.
     type: str
@@ -82,6 +93,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+fleet:
+  description: The inventory's runner names by scope, and the share of them that may be out of service.
+  returned: with O(state=counted)
+  type: dict
 target:
   description: The release that the slots go to.
   returned: success
