@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import spec_from_task
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import part_of_spec
 
 
 class ActionModule(TargetAction):
@@ -16,5 +16,5 @@ class ActionModule(TargetAction):
         """Run the module, through the site's proxies."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        network = network_argument(self, spec_from_task(self, variables))
+        network = network_argument(self, part_of_spec(self, variables, "runnerctl"))
         return self.execute("host_packages", {**self._task.args, **network}, variables)

@@ -8,7 +8,7 @@ from ansible.errors import AnsibleActionFail
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import bundle_of
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import RunnerctlError, spec_from_task
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import RunnerctlError, part_of_spec
 
 from runnerctl.core.spec import HostSpec
 
@@ -20,7 +20,7 @@ class ActionModule(TargetAction):
         """Run the module; with a bundle ask the host first whether it needs the installer at all."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        spec = spec_from_task(self, variables)
+        spec = part_of_spec(self, variables, "runnerctl")
         args = {**self._task.args, **network_argument(self, spec)}
         if spec.runnerctl.bundle is None or self._task.check_mode:
             return self.execute("miniforge", args, variables)

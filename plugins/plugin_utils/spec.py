@@ -17,7 +17,7 @@ except ImportError as error:
         "in the environment that holds ansible-playbook"
     ) from error
 
-__all__ = ["RunnerctlError", "plain", "read_spec", "spec_from_task"]
+__all__ = ["RunnerctlError", "part_of_spec", "plain", "read_spec", "spec_from_task"]
 
 
 def plain(value: Any) -> Any:
@@ -33,10 +33,12 @@ def plain(value: Any) -> Any:
     return value
 
 
-def read_spec(action: ActionBase, task_vars: Mapping[str, Any]) -> tuple[HostSpec | None, list[Problem]]:
-    """The spec, or None and every problem with it."""
-    prefixes = tuple(f"{section}_" for section in SECTIONS)
-    values: dict[str, Any] = {}
+def read_spec(
+    action: ActionBase, task_vars: Mapping[str, Any], *, part: str | None = None
+) -> tuple[HostSpec | None, list[Problem]]:
+    """The spec, or None and every problem with it. ``part``: of one section alone, for a host without slots."""
+    prefixes = (f"{part}_",) if part else tuple(f"{section}_" for section in SECTIONS)
+    values: dict[str, Any] = {"github_runner_slots": []} if part else {}
     problems = []
     for name in map(plain, sorted(task_vars)):
         if not name.startswith(prefixes):
@@ -56,7 +58,15 @@ def spec_from_task(action: ActionBase, task_vars: Mapping[str, Any]) -> HostSpec
 
     Raises AnsibleActionFail with one line a problem: the variable, what is wrong, what to do.
     """
-    spec, problems = read_spec(action, task_vars)
+    return _sound(task_vars, *read_spec(action, task_vars))
+
+
+def part_of_spec(action: ActionBase, task_vars: Mapping[str, Any], part: str) -> HostSpec:
+    """The same from one section, for modules that are used without roles and so without a runner."""
+    return _sound(task_vars, *read_spec(action, task_vars, part=part))
+
+
+def _sound(task_vars: Mapping[str, Any], spec: HostSpec | None, problems: list[Problem]) -> HostSpec:
     if spec is None:
         host = str(task_vars["inventory_hostname"])
         raise AnsibleActionFail("\n".join(problem.line(host) for problem in problems))

@@ -154,14 +154,14 @@ def test_a_file_that_was_changed_on_its_way_is_not_kept(
     assert not (tmp_path / "site").exists()
 
 
-@pytest.mark.parametrize("there", ["directory", "file", "nowhere"])
+@pytest.mark.parametrize("there", ["directory", "file", "archive", "nowhere"])
 def test_only_an_older_bundle_is_replaced(tmp_path: Path, there: str) -> None:
     """Somebody's directory or file stays as it is."""
-    target = tmp_path / ("missing/site" if there == "nowhere" else "site")
+    target = tmp_path / {"nowhere": "missing/site", "archive": "site.tar.gz"}.get(there, "site")
     if there == "directory":
         target.mkdir()
         (target / "thesis.tex").write_text("dear")
-    if there == "file":
+    if there in ("file", "archive"):
         target.write_text("dear")
     with pytest.raises(UsageError):
         collector(target).collect(Wanted(), made_at=AT, tool_version="0.1.0")

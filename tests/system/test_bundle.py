@@ -106,7 +106,9 @@ def test_the_second_run_brings_nothing(site: Site) -> None:
     """`changed=0`, nothing written to GitHub; a bundle that is gone from the controller is still missed."""
     site.github.clear_requests()
     outcome = site.provision()
-    assert outcome.recap[site.host.name].changed == 0, outcome.changed()
+    assert outcome.recap[site.host.name].changed == 0, [
+        each.data.get("actions") for each in outcome.results if each.status == "changed"
+    ]
     assert site.github.counts()[1] == 0
     sound = dict(site.variables)
     site.variables = {**sound, "runnerctl_bundle": f"{sound['runnerctl_bundle']}-gone"}

@@ -16,7 +16,7 @@ from typing import IO
 from runnerctl.bundle.manifest import BLOCK, FOLDERS, MANIFEST, MANIFEST_BYTES, BundleFile, Manifest, parse
 from runnerctl.errors import DataError, UnavailableError
 
-__all__ = ["check_archive", "is_archive", "pack", "unpack"]
+__all__ = ["begins_as_bundle", "check_archive", "is_archive", "pack", "unpack"]
 
 _REMEDY = "make it again with `runnerctl bundle`, or copy it again"
 
@@ -52,6 +52,16 @@ def _add(archive: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> N
     member = tarfile.TarInfo(name)
     member.size, member.mode = size, 0o644
     archive.addfile(member, source)
+
+
+def begins_as_bundle(path: Path) -> bool:
+    """Whether a file is an archive whose first member is a bundle's manifest; the rest is not read."""
+    try:
+        with _opened(path) as archive:
+            _members(archive, str(path))
+    except DataError:
+        return False
+    return True
 
 
 def check_archive(path: Path) -> Manifest:

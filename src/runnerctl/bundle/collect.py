@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from runnerctl.bundle.archive import is_archive, pack
+from runnerctl.bundle.archive import begins_as_bundle, is_archive, pack
 from runnerctl.bundle.manifest import FOLDERS, MANIFEST, BundleFile, Kind, Manifest, read, sha256_of
 from runnerctl.errors import DataError, RunnerctlError, TryAgainError, UnavailableError, UsageError
 
@@ -186,7 +186,7 @@ def target_problem(target: Path) -> str | None:
     if not target.parent.is_dir():
         return "has no directory to be in"
     if is_archive(target):
-        return "is a directory" if target.is_dir() else None
+        return None if not os.path.lexists(target) or begins_as_bundle(target) else "is no bundle"
     if target.is_dir() and not target.is_symlink():
         return None if (target / MANIFEST).is_file() or not any(target.iterdir()) else "is no bundle"
     return "is no directory (an archive ends in .tar.gz)" if os.path.lexists(target) else None
