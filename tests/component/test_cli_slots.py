@@ -263,6 +263,20 @@ def test_unregister_waits_for_a_job(host: Host) -> None:
     assert (host.root / "var/lib/gha-runner/one/.runner").exists()
 
 
+def test_unregister_lets_idle_slots_go_at_once(host: Host) -> None:
+    """A busy slot keeps no other waiting, and what was done before the error is told."""
+    host.slots().register(None)
+    record = host.github.control.runner(SCOPE, "gpu-1-one")
+    assert record is not None
+    host.github.control.change_runner(record["id"], busy=True)
+    slots = host.slots()
+    with pytest.raises(TryAgainError, match="slot one"):
+        slots.unregister(None, seconds=0)
+    assert [runner["name"] for runner in host.github.control.runners(SCOPE)] == ["gpu-1-one"]
+    assert isinstance(slots.context.stderr, io.StringIO)
+    assert "of slot two removed from GitHub" in slots.context.stderr.getvalue()
+
+
 def test_restart_when_idle(host: Host) -> None:
     """It polls until no worker is left, restarts once and takes the marker away."""
     host.slots().register("one")

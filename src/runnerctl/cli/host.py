@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
@@ -30,10 +30,14 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system i
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.local import require_slot, unit_name
+from runnerctl.cli.output import escape
 from runnerctl.core.plan import LocalSlot, SlotPlan
 from runnerctl.core.spec import HostSpec, Slot
-from runnerctl.errors import AccessError, ConfigError, TryAgainError, UnavailableError
+from runnerctl.errors import AccessError, ConfigError, RunnerctlError, TryAgainError, UnavailableError
 from runnerctl.hostfile import load_host_spec
+
+if TYPE_CHECKING:
+    from runnerctl.reconcile import Fleet
 
 __all__ = ["Done", "Slots", "host_errors"]
 
@@ -80,12 +84,10 @@ class Slots:
 
     # -- register ----------------------------------------------------------------------------------------
 
-    def register(self, name: str | None) -> Done:
+    def register(self, name: str | None, *, max_wait: str | None = None) -> Done:
         """Register and start the slots of the spec, or one of them."""
-        from runnerctl.reconcile import Fleet
-
         slots = self._wanted(name)
-        fleet = Fleet(self.spec, self.context.env, sleep=self.context.sleep)
+        fleet = self._fleet(max_wait)
         specs = [self._slot_spec(slot) for slot in slots]
         with host_errors():
             before = self._converge(specs, check=True)
@@ -143,22 +145,42 @@ class Slots:
 
     # -- unregister --------------------------------------------------------------------------------------
 
-    def unregister(self, name: str | None, *, seconds: float | None) -> Done:
-        """Remove the records of the host's slots, or of one, and stop them; their directories stay."""
-        from runnerctl.reconcile import Fleet
+    def unregister(self, name: str | None, *, seconds: float | None, max_wait: str | None = None) -> Done:
+        """Remove the records of the host's slots, or of one, and stop them; their directories stay.
 
+        Idle slots go at once, those with a job within ``seconds``, all together. What was done before an
+        error is told on stderr.
+        """
         names = self._known(name)
         limit = self.spec.github_runner.drain_timeout_seconds if seconds is None else seconds
-        fleet = Fleet(self.spec, self.context.env, sleep=self.context.sleep)
-        done = Done()
-        with host_errors():
-            # Nothing is wanted of these slots: the engine reports them as absent, and removes none.
-            reports = {report.name: report for report in self._converge([], check=True).absent}
-            for slot in names:
-                report = reports.get(slot)
-                if report is not None:
-                    self._unregister(fleet, report, limit, done)
+        fleet, done = self._fleet(max_wait), Done()
+        try:
+            with host_errors():
+                # Nothing is wanted of these slots: the engine reports them as absent, and removes none.
+                reports = [each for each in self._converge([], check=True).absent if each.name in names]
+                self._unregister_all(fleet, reports, limit, done)
+        except RunnerctlError:
+            for action in done.actions:
+                self.context.note(f"runnerctl: {escape(action)}")
+            raise
         return done
+
+    def _unregister_all(self, fleet: Any, reports: list[Any], seconds: float, done: Done) -> None:
+        busy: list[Any] = []
+        for report in reports:
+            try:
+                self._unregister(fleet, report, 0.0, done)
+            except TryAgainError:
+                busy.append(report)
+        ends = self.clock() + seconds
+        late: list[TryAgainError] = []
+        for report in busy:
+            try:
+                self._unregister(fleet, report, max(ends - self.clock(), 0.0), done)
+            except TryAgainError as error:
+                late.append(error)
+        if late:
+            raise late[0]
 
     def _unregister(self, fleet: Any, report: Any, seconds: float, done: Done) -> None:
         local = _local(report)
@@ -221,6 +243,11 @@ class Slots:
             self.context.sleep(POLL_SECONDS)
 
     # -- helpers -----------------------------------------------------------------------------------------
+
+    def _fleet(self, max_wait: str | None) -> Fleet:
+        from runnerctl.reconcile import Fleet
+
+        return Fleet(self.spec, self.context.env, max_wait=max_wait, sleep=self.context.sleep)
 
     def _wanted(self, name: str | None) -> list[Slot]:
         slots = list(self.spec.github_runner.slots)

@@ -8,7 +8,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import OutputOption
+from runnerctl.cli.options import MaxWaitOption, OutputOption
 
 if TYPE_CHECKING:
     from runnerctl.cli.host import Done
@@ -42,7 +42,12 @@ TimeoutOption = Annotated[
 
 
 @app.command("register", cls=Command, epilog=REGISTER_EXAMPLE)
-def register(context: typer.Context, slot: SlotArgument = None, output: OutputOption = None) -> int:
+def register(
+    context: typer.Context,
+    slot: SlotArgument = None,
+    max_wait: MaxWaitOption = None,
+    output: OutputOption = None,
+) -> int:
     """Register this host's slots at GitHub and start them.
 
     It does what a converge does for the slots of /etc/runnerctl/host.json: a slot that is registered and runs
@@ -51,7 +56,7 @@ def register(context: typer.Context, slot: SlotArgument = None, output: OutputOp
     from runnerctl.cli.host import Slots
 
     command: Context = context.obj
-    return tell(command, Slots(command).register(slot), output)
+    return tell(command, Slots(command).register(slot, max_wait=max_wait), output)
 
 
 @app.command("unregister", cls=Command, epilog=UNREGISTER_EXAMPLE)
@@ -59,17 +64,20 @@ def unregister(
     context: typer.Context,
     slot: SlotArgument = None,
     timeout: TimeoutOption = None,
+    max_wait: MaxWaitOption = None,
     output: OutputOption = None,
 ) -> int:
     """Stop this host's slots and remove them from GitHub.
 
-    A job that runs is waited for, up to --timeout seconds (default: github_runner_drain_timeout_seconds).
+    Idle slots go at once; a job that runs is waited for, up to --timeout seconds (default:
+    github_runner_drain_timeout_seconds).
     Directories and caches stay; `runnerctl register` brings the slot back. It needs root and a credential.
     """
     from runnerctl.cli.host import Slots
 
     command: Context = context.obj
-    return tell(command, Slots(command).unregister(slot, seconds=timeout), output)
+    done = Slots(command).unregister(slot, seconds=timeout, max_wait=max_wait)
+    return tell(command, done, output)
 
 
 @app.command("restart", cls=Command, epilog=RESTART_EXAMPLE)
