@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests import browser
 from tests.hosts import gpu
 from tests.hosts.engine import engine, stop_engine
 from tests.hosts.engine import network as hosts_network
@@ -77,7 +78,7 @@ def standins(arguments: argparse.Namespace) -> int:
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Make all that is slow the first time: the GPU library, and also engine, images and wheels."""
+    """Make all that is slow the first time: the GPU library, and also engine, images, wheels and a browser."""
     gpu.library()
     if arguments.no_hosts:
         return 0
@@ -85,6 +86,7 @@ def prepare(arguments: argparse.Namespace) -> int:
         wheels = pool.submit(wheelhouse)
         images(engine(), tuple(arguments.suite or SUITES))
         wheels.result()
+    browser.prepare()
     return 0
 
 

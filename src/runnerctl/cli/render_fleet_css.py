@@ -64,7 +64,7 @@ background:var(--solid);color:var(--on);--mark:var(--solid)}
 .bar i{background:var(--tone);border-radius:.3rem;min-width:.55rem}
 #stale{margin-top:.7rem;border-radius:.7rem;padding:.7rem 1.3rem;background:var(--text);color:var(--bg);
 font-size:1.35rem;font-weight:700}
-.old .verdict{filter:grayscale(1)}.old main{opacity:.72}
+.old .verdict,.old .bar,.old main{filter:grayscale(1)}
 .counts{display:grid;grid-template-columns:repeat(4,1fr);gap:.6rem;margin:.6rem 0}
 .counts>div{background:var(--card);border-radius:.7rem;padding:.3rem 1rem;border:1px solid var(--line);
 display:flex;flex-direction:row-reverse;justify-content:flex-end;align-items:center;gap:.7rem}
@@ -95,11 +95,11 @@ code{font:600 .94em ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono
 background:var(--chip);
 border-radius:.25rem;padding:.05em .35em;display:inline-block;max-width:100%}
 .slots{display:inline-flex;flex-wrap:wrap;gap:.3rem;vertical-align:middle}
-.slots span,.ready b{background:var(--chip);border-radius:.35rem;padding:.02rem .5rem;font-size:.95rem;
+.slots span{background:var(--chip);border-radius:.35rem;padding:.02rem .5rem;font-size:.95rem;
 font-weight:600}
 .ok{--tone:var(--ok)}.warning{--tone:var(--warning)}.critical{--tone:var(--critical)}
 .unknown{--tone:var(--unknown)}.busy{--tone:var(--busy)}
-.ready{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:.35rem .5rem}
+.ready{display:grid;grid-template-columns:repeat(auto-fill,minmax(18.2rem,1fr));gap:.3rem .5rem}
 .ready>li{background:var(--card);border:1px solid var(--line);border-radius:.5rem;
 padding:.16rem .3rem .16rem .6rem;
 display:flex;flex-wrap:wrap;align-items:center;justify-content:space-between;gap:.2rem .6rem}
@@ -110,7 +110,8 @@ display:flex;flex-wrap:wrap;align-items:center;justify-content:space-between;gap
 .ready .ok{--tint:var(--ok-t)}.ready .busy{--tint:var(--busy-t)}
 em{font-style:normal;font-weight:500}
 .many .ready em{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
-.many .ready li li{position:relative}
+.many .ready li li{position:relative;padding:.02rem .34rem;gap:.22rem}
+.many .ready>li{padding:.1rem .3rem .1rem .6rem}
 .key{display:inline-flex;align-items:center;gap:.3rem;font-size:1rem;font-weight:550;color:var(--tone)}
 .few .key{display:none}
 .few .ready{grid-template-columns:repeat(auto-fill,minmax(26rem,1fr));gap:.7rem}
@@ -118,69 +119,6 @@ em{font-style:normal;font-weight:500}
 .few .ready li li{font-size:1.2rem;padding:.12rem .6rem}
 .few tbody th{font-size:1.45rem}.few .able span{font-size:1.45rem}.few tbody td{font-size:1.22rem}
 .few th,.few td{padding-top:.8rem;padding-bottom:.8rem}.few thead th{padding-top:.4rem;padding-bottom:.4rem}
-footer{max-width:120rem;margin:0 auto;padding:0 1.1rem}
-header{padding-top:1rem}
-.verdict{display:flex;align-items:center;gap:.6rem 1.3rem;border-radius:.7rem;padding:.7rem 1.3rem;
-background:var(--solid);color:var(--on);--mark:var(--solid)}
-.verdict.ok{--solid:#0a6a3b;--on:#fff}.verdict.warning{--solid:#ffbe3d;--on:#1d1400}
-.verdict.critical{--solid:#b1121f;--on:#fff}.verdict.unknown{--solid:#5a3aa8;--on:#fff}
-.verdict>svg{font-size:4.3rem}
-.verdict h1{font-size:2.9rem;line-height:1.1;font-weight:750;letter-spacing:-.015em}
-.verdict p{font-size:1.12rem;font-weight:500}
-.verdict p b{font-weight:800;letter-spacing:.03em}
-.made{margin-left:auto;text-align:right;flex:none}
-.made strong{display:block;font-size:1.9rem;line-height:1.15;font-weight:700}
-.bar{display:flex;gap:.25rem;height:.55rem;margin-top:.6rem}
-.bar i{background:var(--tone);border-radius:.3rem;min-width:.55rem}
-#stale{margin-top:.7rem;border-radius:.7rem;padding:.7rem 1.3rem;background:var(--text);color:var(--bg);
-font-size:1.35rem;font-weight:700}
-.old .verdict{filter:grayscale(1)}.old main{opacity:.72}
-.counts{display:grid;grid-template-columns:repeat(4,1fr);gap:.6rem;margin:.6rem 0}
-.counts>div{background:var(--card);border-radius:.7rem;padding:.3rem 1rem;border:1px solid var(--line);
-display:flex;flex-direction:row-reverse;justify-content:flex-end;align-items:center;gap:.7rem}
-.counts dt{color:var(--soft);font-size:1.05rem;font-weight:550}
-.counts dd{font-size:2.1rem;font-weight:750;line-height:1.2;display:flex;align-items:center;gap:.5rem;
-color:var(--tone,var(--text))}
-.counts dd svg{font-size:.72em}
-.counts .zero dd{color:var(--soft);font-weight:500}
-.note{background:var(--card);border:1px solid var(--line);border-left:.4rem solid var(--soft);
-border-radius:.5rem;
-padding:.5rem .9rem;margin:.7rem 0}
-section{margin:0 0 1rem}
-h2{font-size:1.15rem;font-weight:700;margin:.8rem 0 .4rem;display:flex;align-items:center;gap:.6rem}
-h2 small{font-size:1em;font-weight:500;color:var(--soft)}
-table{width:100%;border-collapse:separate;border-spacing:0;background:var(--card);
-border:1px solid var(--line);
-border-radius:.7rem;overflow:hidden}
-th,td{text-align:left;vertical-align:top;padding:.42rem .9rem;border-top:1px solid var(--line)}
-thead th{border-top:0;color:var(--soft);font-size:.9rem;font-weight:600;padding:.4rem .9rem}
-tbody th{font-weight:700;font-size:1.2rem;box-shadow:inset .38rem 0 var(--tone);padding-left:1.3rem}
-tbody td{font-size:1.08rem}
-.able{white-space:nowrap}
-.able span{display:inline-flex;align-items:center;gap:.45rem;font-weight:750;font-size:1.2rem;
-color:var(--tone)}
-.why{font-weight:600}
-.why small,.do small{display:block;color:var(--soft);font-weight:450;font-size:.92rem;margin-top:.15rem}
-code{font:600 .94em ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;
-background:var(--chip);
-border-radius:.25rem;padding:.05em .35em;display:inline-block;max-width:100%}
-.slots{display:inline-flex;flex-wrap:wrap;gap:.3rem;vertical-align:middle}
-.slots span,.ready b{background:var(--chip);border-radius:.35rem;padding:.02rem .5rem;font-size:.95rem;
-font-weight:600}
-.ok{--tone:var(--ok)}.warning{--tone:var(--warning)}.critical{--tone:var(--critical)}
-.unknown{--tone:var(--unknown)}.busy{--tone:var(--busy)}
-.ready{display:grid;grid-template-columns:repeat(auto-fill,minmax(14.5rem,1fr));gap:.5rem}
-.ready>li{background:var(--card);border:1px solid var(--line);border-radius:.55rem;padding:.4rem .7rem}
-.ready h3{margin:0 0 .25rem;font-size:1.05rem;font-weight:700;line-height:1.2}
-.ready ul{display:flex;flex-wrap:wrap;gap:.3rem}
-.ready li li{display:inline-flex;align-items:center;gap:.35rem;color:var(--tone);background:var(--tint);
---mark:var(--tint);border-radius:.35rem;padding:.06rem .5rem;font-size:.98rem;font-weight:650}
-.ready .ok{--tint:var(--ok-t)}.ready .busy{--tint:var(--busy-t)}
-.ready em{font-style:normal;font-weight:500}
-.few .key{display:none}
-.few .ready{grid-template-columns:repeat(auto-fill,minmax(21rem,1fr));gap:.7rem}
-.few .ready>li{padding:.7rem 1rem}.few .ready h3{font-size:1.4rem}.few .ready li li{font-size:1.2rem}
-.few tbody th{font-size:1.45rem}.few .able span{font-size:1.45rem}.few tbody td{font-size:1.22rem}
 footer{color:var(--soft);font-size:.9rem;padding-bottom:1.2rem}
 @media(min-width:761px){tbody th{width:22%}.able{width:11%}.why{width:36%}}
 @media(max-width:1100px){.verdict{flex-wrap:wrap}.verdict>div:first-of-type{flex:1;min-width:13rem}
@@ -205,8 +143,7 @@ tbody tr td.why,tbody tr td.do{margin-top:.3rem;font-size:1.02rem}
 td.why::before,td.do::before{content:attr(data-label);display:block;color:var(--soft);font-size:.875rem;
 font-weight:500}
 .few tbody th,.few .able span,tbody th,.able span{font-size:1.25rem}
-.ready,.few .key{display:none}
-.few .ready{grid-template-columns:1fr}.ready>li,.few .ready>li{padding:.4rem .6rem}
+.ready,.few .ready{grid-template-columns:1fr}.ready>li,.few .ready>li{padding:.4rem .6rem}
 .few .ready h3{font-size:1.1rem}.few .ready li li{font-size:1rem}
 }
 @media print{:root{color-scheme:light}.verdict{border:2px solid}}
