@@ -36,7 +36,7 @@ def plain(value: Any) -> Any:
 def read_spec(
     action: ActionBase, task_vars: Mapping[str, Any], *, part: str | None = None
 ) -> tuple[HostSpec | None, list[Problem]]:
-    """The spec, or None and every problem with it. ``part``: of one section alone, for a host without slots."""
+    """The spec, or None and every problem with it. ``part``: of one section, for a host without slots."""
     prefixes = (f"{part}_",) if part else tuple(f"{section}_" for section in SECTIONS)
     values: dict[str, Any] = {"github_runner_slots": []} if part else {}
     problems = []
