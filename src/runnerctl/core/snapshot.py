@@ -221,7 +221,10 @@ class Registration(Taken, frozen=True):
 
 
 class SlotState(Taken, frozen=True):
-    """What the toolkit wrote down about a slot when it registered it."""
+    """What the toolkit wrote down about a slot when it registered it.
+
+    ``adopted``: the runner's id, when a stock installation's registration was taken over with its name.
+    """
 
     name: str
     url: str | None = None
@@ -229,6 +232,7 @@ class SlotState(Taken, frozen=True):
     agent_id: int | None = None
     version: str | None = None
     registering: bool = False
+    adopted: int | None = None
 
 
 class GithubRecord(Taken, frozen=True):

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from runnerctl.core.checks.expect import spec_slot
 from runnerctl.core.checks.slot_log import PROVISION, newest, stamp
+from runnerctl.core.checks.slot_unit import DROP_IN
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
 from runnerctl.core.snapshot import LogLine, Process, Registration, SlotFiles, SlotReading, SlotState, Unit
 from runnerctl.core.spec import HostSpec
@@ -25,7 +26,6 @@ _CLOCKS_DIFFER = timedelta(seconds=5)  # file system, journal and the line itsel
 _PASSES = timedelta(minutes=5)  # what takes longer is an outage, and the slot is lost to its users
 LISTENER = "Runner.Listener"  # exactly the 15 characters that the kernel keeps of a name
 WORKER = "Runner.Worker"
-_DROP_IN = "10-slot.conf"
 _VERSION_FLOOR = (2, 329, 0)  # below it github.com refuses registrations since 29 September 2026
 
 
@@ -45,7 +45,9 @@ def _judge_registered(
     elif registration is None:
         yield critical("is not registered: it has no .runner")
     elif spec and wanted:
-        yield _as_wanted(registration, url=spec.slot_url(wanted), name=spec.runner_name(wanted))
+        adopted = state is not None and state.adopted == registration.agent_id
+        name = registration.name if adopted else spec.runner_name(wanted)
+        yield _as_wanted(registration, url=spec.slot_url(wanted), name=name)
     else:
         yield ok(f"registered as {registration.name}", agent_id=registration.agent_id)
 
@@ -81,7 +83,7 @@ def _judge_listener(
         )
     else:
         running = ", ".join(sorted({process.comm for process in processes})) or "nothing"
-        others = [name for name in unit.drop_ins if name != _DROP_IN]
+        others = [name for name in unit.drop_ins if name != DROP_IN]
         remedy = f"`systemctl restart {unit.name}`, and look at its log"
         if others:
             remedy += f"; it has drop-ins of somebody else: {', '.join(others)}"

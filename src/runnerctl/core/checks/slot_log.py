@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from runnerctl.core.snapshot import LogLine
 
@@ -24,6 +25,8 @@ class Sign:
     """What a line means. ``wrong`` is None for a line of a listener at work.
 
     ``lasts``: it does not pass by itself. ``takes_job``: from here on a worker must run.
+    ``decides``: what is complained of after it follows from it. A listener whose record is gone also fails to
+    clean up what is root's.
     """
 
     pattern: re.Pattern[str]
@@ -31,10 +34,11 @@ class Sign:
     remedy: str = ""
     lasts: bool = True
     takes_job: bool = False
+    decides: bool = False
 
 
-def _sign(pattern: str, wrong: str | None = None, remedy: str = "", *, lasts: bool = True) -> Sign:
-    return Sign(re.compile(pattern, re.IGNORECASE), wrong, remedy, lasts=lasts)
+def _sign(pattern: str, wrong: str, remedy: str, *, lasts: bool = True, decides: bool = False) -> Sign:
+    return Sign(re.compile(pattern, re.IGNORECASE), wrong, remedy, lasts=lasts, decides=decides)
 
 
 _CONNECT = r"(?:Runner connect error|An error occurred).*"
@@ -47,11 +51,13 @@ _SIGNS = (
         r"is deprecated and cannot receive messages|runner version.*is (?:too old|no longer supported)",
         "GitHub refuses this runner version: it has expired",
         RAISE,
+        decides=True,
     ),
     _sign(
         r"registration has been deleted|no longer exists on the server",
         "its record was deleted on GitHub, by hand or after 14 days offline",
         AGAIN,
+        decides=True,
     ),
     _sign(
         r"session for this runner already exists",
@@ -115,17 +121,28 @@ _SIGNS = (
     ),
     Sign(re.compile(r"Runner reconnected|Listening for Jobs")),
 )
+_NEAR, _SOON = 5, timedelta(minutes=6)  # a job that still runs is given five minutes to end
 _ASKED = re.compile(r"^Exiting\.\.\.")
 
 
 def newest(log: Iterable[LogLine]) -> tuple[LogLine | None, Sign | None]:
-    """The newest line that means something, and its meaning; the log is oldest first."""
+    """The newest line that means something, and its meaning; the log is oldest first.
+
+    A complaint gives way to one that decides, when that stands within the lines just before it.
+    """
     lines = tuple(log)
-    for line in reversed(lines):
-        for sign in _SIGNS:
-            if sign.pattern.search(line.message):
-                return line, sign
-    return (lines[-1], None) if lines else (None, None)
+    telling = [(line, sign) for line in lines if (sign := _meaning(line))]
+    if not telling:
+        return (lines[-1], None) if lines else (None, None)
+    last = telling[-1]
+    if last[1].wrong:
+        near = (pair for pair in telling[-_NEAR:] if last[0].time - pair[0].time < _SOON)
+        return next((pair for pair in near if pair[1].decides), last)
+    return last
+
+
+def _meaning(line: LogLine) -> Sign | None:
+    return next((sign for sign in _SIGNS if sign.pattern.search(line.message)), None)
 
 
 def was_asked_to_stop(log: Iterable[LogLine]) -> bool:

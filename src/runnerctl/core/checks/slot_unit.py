@@ -9,8 +9,9 @@ from runnerctl.core.findings import Check, Verdict, critical, ok, warning
 from runnerctl.core.snapshot import LogLine, SlotReading, Unit
 from runnerctl.core.spec import HostSpec
 
-__all__ = ["SLOT_UNIT"]
+__all__ = ["DROP_IN", "SLOT_UNIT"]
 
+DROP_IN = "10-slot.conf"  # our own
 _SESSION_CONFLICT = 5
 _AT_BOOT = ("enabled", "enabled-runtime", "static", "generated", "indirect", "alias")
 # actions/runner, Constants.Runner.ReturnCode; from 200 on systemd's own (systemd.exec): nothing ran.
@@ -59,6 +60,11 @@ def _judge_unit(
         yield _masked(unit, data)
     elif unit.load_state == "not-found":
         yield critical("has no systemd unit", PROVISION, **data)
+    elif unit.load_state in ("bad-setting", "error"):
+        names = ", ".join(name for name in unit.drop_ins if name != DROP_IN)
+        remedy = f"`systemd-analyze verify {unit.name}`; {PROVISION}"
+        summary = f"has a unit file that systemd refuses ({unit.load_state})"
+        yield critical(f"{summary}; somebody added {names}" if names else summary, remedy, **data)
     elif unit.active_state == "active":
         yield _active(unit, data)
     elif unit.active_state == "activating":
