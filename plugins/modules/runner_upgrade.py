@@ -30,7 +30,7 @@ options:
     description:
       - V(upgraded) upgrades the host.
       - V(counted) only reads the inventory, for the circuit breaker of the hosts that follow. Let it come
-        first in a play, with C(run_once), and give its answer to O(fleet); without that each host counts anew.
+        first in a play, with C(run_once), and give its answer to O(fleet); else each host counts anew.
     type: str
     choices: [upgraded, counted]
     default: upgraded
