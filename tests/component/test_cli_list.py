@@ -12,8 +12,10 @@ import pytest
 
 from runnerctl.cli.context import Context, Paths
 from runnerctl.cli.inventory import Resolved
-from runnerctl.cli.listing_rows import Row
+from runnerctl.cli.listing_host import gpu_states
+from runnerctl.cli.listing_rows import Row, sort_rows
 from runnerctl.cli.listing_view import text_table
+from runnerctl.cli.local import LocalSlot
 from runnerctl.cli.main import run
 from runnerctl.core.labels import DRAINED
 from runnerctl.github.models import Label, Runner
@@ -160,6 +162,30 @@ def test_gpus_of_a_host_without_a_verdict_are_not_known(tmp_path: Path) -> None:
     """Nothing was taken out, and nobody looked: that is not "in service"."""
     host_json(tmp_path, url="https://github.com/acme", slots=[{"name": "one", "gpus": GPUS}])
     assert "2 not known" in call("list", root=tmp_path).out
+
+
+@pytest.mark.parametrize(
+    ("ago", "text"), [(60, "2 in service"), (3600, "2 not known"), (None, "2 not known")]
+)
+def test_gpus_are_in_service_where_a_verdict_was_made_lately(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ago: int | None, text: str
+) -> None:
+    """systemd tells when the timer's verdict ended; one of an hour ago tells nothing of now."""
+    ended = 0 if ago is None else int((time.monotonic() - ago) * 1e6)
+    program = tmp_path / "systemctl"
+    program.write_text(f"#!/bin/sh\necho {ended}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    context = Context({}, io.StringIO(), io.StringIO())
+    state = gpu_states(context, Paths(), [LocalSlot("no-such-slot", gpus=tuple(GPUS), in_spec=True)])
+    assert [each.text for each in state.values() if each] == [text]
+
+
+def test_names_with_numbers_are_in_their_order() -> None:
+    """As people count, whatever the letters' case."""
+    names = ["gpu-10-a", "GPU-2-a", "10", "gpu-2-b", "gpu"]
+    rows = sort_rows([Row(name) for name in names], "name")
+    assert [row.runner for row in rows] == ["10", "gpu", "GPU-2-a", "gpu-2-b", "gpu-10-a"]
 
 
 class _Terminal(io.StringIO):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,6 +21,7 @@ STATES = ("online", "offline", "absent", "busy", "idle", "held", "drained", "exp
 SORTS = ("name", "host", "status", "busy", "group", "version", "expiry")
 EXPIRING_DAYS = 14  # where no host says otherwise (runnerctl_health_version_expiry_warning_days)
 DAY_SECONDS = 86400.0
+_PARTS = re.compile(r"([^0-9]*)([0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -185,23 +187,26 @@ def _match(pattern: str | None, text: str | None) -> bool:
 
 
 def sort_rows(rows: Iterable[Row], by: str) -> list[Row]:
-    """In the order asked for, equal ones by name; what is not known comes last."""
-    named = sorted(rows, key=lambda row: ((row.runner or row.slot or "").lower(), row.slot or ""))
+    """In the order asked for, equal ones by name; numbers count as numbers, what is not known comes last."""
+    named = sorted(rows, key=lambda row: _natural(row.runner or row.slot or ""))
     if by == "name":
         return named
     return sorted(named, key=lambda row: _key(row, by))
 
 
-def _key(row: Row, by: str) -> tuple[int, Sequence[int | str]]:
+def _key(row: Row, by: str) -> tuple[int, Sequence[tuple[str, int]]]:
     if by == "expiry":
         if row.expiry is None:
             return 2, ()
-        return (1, ()) if row.expiry.days is None else (0, (row.expiry.days,))
+        return (1, ()) if row.expiry.days is None else (0, [("", row.expiry.days)])
     if by == "busy":
-        return (1, ()) if row.busy is None else (0, (not row.busy,))
+        return (1, ()) if row.busy is None else (0, [("", not row.busy)])
     text: str | None = getattr(row, by)
     if text is None:
         return 1, ()
-    if by == "version":
-        return 0, [int(part) if part.isdigit() else 0 for part in text.split(".")]
-    return 0, (text.lower(),)
+    return 0, _natural(text)
+
+
+def _natural(text: str) -> list[tuple[str, int]]:
+    """``gpu-2`` before ``gpu-10``: words, each with the number behind it."""
+    return [(word, int(number or -1)) for word, number in _PARTS.findall(text.lower())]

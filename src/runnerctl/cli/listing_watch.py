@@ -75,7 +75,7 @@ class Watch:
         room = max(shutil.get_terminal_size().lines - 1, 4)
         if len(lines) > room:
             more = len(lines) - room + 1
-            lines = [*lines[: room - 1], f"... {more} more lines; narrow it down with filters"]
+            lines = [*lines[: room - 2], f"... {more} more lines; narrow it down with filters", lines[-1]]
         self.context.say(HOME + "\n".join(line + END_OF_LINE for line in lines) + BELOW)
 
     def _append(self, block: str, problem: str) -> None:
