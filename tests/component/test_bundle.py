@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from runnerctl.bundle import store
 from runnerctl.bundle.archive import unpack
@@ -123,6 +124,24 @@ def test_a_directory_and_an_archive_hold_the_same(world: tuple[GithubApi, Mirror
     assert unpack(tmp_path / "one.tar.gz", place) == manifest
     assert wrong_files(place, manifest) == []
     assert verify(tmp_path / "one.tar.gz").code == 0
+
+
+def test_a_fleet_asks_once(world: tuple[GithubApi, Mirror]) -> None:
+    """Hosts that want the same are one question; one with another pin is one more file."""
+    github, _ = world
+    same = [replace(spec(world), host=f"gpu-{number}") for number in range(50)]
+    github.control.clear_requests()
+    wanted = parts.wanted(same, {"GH_TOKEN": TOKEN}, architectures=["x64"])
+    assert (len(wanted.runners), len(wanted.installers)) == (1, 1)
+    assert github.control.counts()[0] <= 3
+    sha256 = "0" * 64
+    pinned = GithubRunner(
+        url=f"{github.url}/acme", version="2.1.0", sha256=sha256, download_url="http://a/r.tgz"
+    )
+    wanted = parts.wanted(
+        [*same, replace(same[0], github_runner=pinned)], {"GH_TOKEN": TOKEN}, architectures=["x64"]
+    )
+    assert {runner.version for runner in wanted.runners} == {VERSION, "2.1.0"}
 
 
 def test_an_interrupted_run_is_taken_up_again(world: tuple[GithubApi, Mirror], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import download
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.cli_venv import pip_error
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
@@ -15,10 +16,11 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.repository_ke
     armoured,
     key_packets,
 )
+from msgspec.structs import replace
 
 from runnerctl.bundle.collect import Download, Wanted
 from runnerctl.core.repository_keys import key_address
-from runnerctl.core.spec import HostSpec
+from runnerctl.core.spec import HostSpec, NvidiaDriver, Runnerctl, Slot
 from runnerctl.core.templates import fill
 from runnerctl.core.toolkit_rules import upstream_key
 from runnerctl.errors import DataError, UnavailableError
@@ -47,7 +49,7 @@ def wanted(
     runners: dict[str, Download] = {}
     installers: dict[str, Download] = {}
     addresses = dict.fromkeys(keys)
-    for spec in specs:
+    for spec in _unlike(specs):
         addresses |= dict.fromkeys(_keys(spec))
         for architecture in architectures:
             if spec.github_runner.slots and "runner" not in without:
@@ -56,6 +58,21 @@ def wanted(
             if spec.conda.manage and "miniforge" not in without:
                 _add(installers, _installer(spec, architecture))
     return Wanted(tuple(runners.values()), tuple(installers.values()), tuple(addresses))
+
+
+def _unlike(specs: Iterable[HostSpec]) -> list[HostSpec]:
+    """One spec of those that want the same: a fleet's hosts mostly do, and each would be asked for again."""
+    found: dict[bytes, HostSpec] = {}
+    for spec in specs:
+        runner = spec.github_runner
+        slots = tuple(Slot(name=url) for url in sorted({slot.url or "" for slot in runner.slots}))
+        runner = replace(runner, slots=slots, labels=(), group=None, env={})
+        driver = NvidiaDriver(
+            manage=spec.nvidia_driver.manage, repository_key=spec.nvidia_driver.repository_key
+        )
+        like = replace(spec, host="", runnerctl=Runnerctl(), nvidia_driver=driver, github_runner=runner)
+        found.setdefault(msgspec.json.encode(like), spec)
+    return list(found.values())
 
 
 def _add(found: dict[str, Download], new: Download) -> None:
