@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.host_port import AnsibleHost
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.runner_release import install_release
 
-from runnerctl.errors import DataError
+from runnerctl.errors import DataError, UnavailableError
 from runnerctl.rollout.ports import SlotNow
 from runnerctl.rollout.upgrade_ports import HostNotes
 
@@ -27,6 +29,17 @@ class UpgradableHost(AnsibleHost):
         """The slots that inventory has, now; others are for a converge to remove."""
         ours = {slot.name for slot in self.spec.github_runner.slots}
         return tuple(slot for slot in super().observe() if slot.name in ours)
+
+    def install(self, *, version: str, url: str, sha256: str, token: str | None = None) -> None:
+        """Bring a verified copy of a release to the host, from the bundle or over the site's network."""
+        known = {"version": version, "url": url, "sha256": sha256}
+        try:
+            result = install_release(self.action, self.spec, known, self.variables, token=token)
+        except AnsibleConnectionFailure as error:
+            raise UnavailableError(_first_line(error), where=self.host, remedy="see that SSH works") from None
+        except AnsibleActionFail as error:
+            raise UnavailableError(_first_line(error), where=self.host) from None
+        self.actions += [f"release {version}"] if result.get("changed") else []
 
     def notes(self) -> HostNotes:
         """What the host remembers; it writes nothing and is right in check mode too."""
@@ -62,3 +75,7 @@ class UpgradableHost(AnsibleHost):
 
     def _note(self, **args: Any) -> None:
         self._execute("runner_upgrade", args)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no answer")
