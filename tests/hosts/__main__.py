@@ -78,7 +78,7 @@ def standins(arguments: argparse.Namespace) -> int:
 
 
 def prepare(arguments: argparse.Namespace) -> int:
-    """Make all that is slow the first time: the GPU library, and also engine, images, wheels and a browser."""
+    """Make all that is slow the first time: GPU library, engine, images, wheels, browser."""
     gpu.library()
     if arguments.no_hosts:
         return 0

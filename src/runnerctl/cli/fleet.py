@@ -125,16 +125,21 @@ def _seconds(text: str | None, option: str, least: float, most: float) -> float 
 
 
 def _watch(context: Context, look: _Look) -> int:
-    """Again and again. What fails once may work the next time: it is said, and the page shows its age."""
+    """Again and again. What worked once may fail and work again: it is said, and the page shows its age."""
     from runnerctl.cli.output import escape
 
     assert look.watch_seconds is not None
+    worked = False
     while True:
         begin = time.monotonic()
         try:
             _once(context, look)
+            context.say("")
             context.flush()
+            worked = True
         except RunnerctlError as error:
+            if not worked:
+                raise
             context.note(f"runnerctl: {escape(str(error))}")
         context.sleep(max(look.watch_seconds - (time.monotonic() - begin), 1.0))
 

@@ -24,7 +24,7 @@ __all__ = [
     "untold",
 ]
 
-ABLE_WORDS: dict[Able, str] = {"yes": "yes", "busy": "busy", "no": "NO", "unknown": "?"}
+ABLE_WORDS: dict[Able, str] = {"yes": "yes", "busy": "busy", "no": "NO", "unknown": "unknown"}
 _COLOURS: dict[Status, str] = {"OK": "32", "WARNING": "33", "UNKNOWN": "35", "CRITICAL": "31"}
 _ABLE_ORDER: dict[Able, int] = {"no": 0, "unknown": 1, "busy": 2, "yes": 3}
 _HEAD = ("HOST", "SLOT", "TAKES JOBS", "WHY NOT, AND WHAT TO DO")
@@ -108,16 +108,14 @@ def sorted_rows(fleet: Fleet) -> list[FleetRow]:
 
 def untold(fleet: Fleet) -> list[FleetHost]:
     """Hosts with something wrong that no row tells: it hurts no slot, and counts for the verdict."""
-    told = {(row.host, cause.summary) for row in fleet.rows for cause in row.causes}
-    silent = {row.host for row in fleet.rows if row.status == "UNKNOWN"}
+    told: dict[str, set[str]] = {}
+    for row in fleet.rows:
+        told.setdefault(row.host, set()).update(cause.summary for cause in row.causes)
     found = []
     for host in fleet.hosts:
-        left = tuple(
-            each
-            for each in host.findings
-            if not any(name == host.host and each.summary in summary for name, summary in told)
-        )
-        if left and not (not host.answered and host.host in silent):
+        here = told.get(host.host, set())
+        left = tuple(each for each in host.findings if not any(each.summary in summary for summary in here))
+        if left:
             found.append(msgspec.structs.replace(host, findings=left, status=left[0].status))
     return found
 
@@ -169,7 +167,7 @@ def _hosts(fleet: Fleet, *, width: int, colour: bool, verbose: bool) -> Iterator
     if not found:
         return
     yield ""
-    yield "ALSO"
+    yield "BESIDES, ON HOSTS"
     for host in found:
         shown = host.findings if verbose else host.findings[:1]
         for number, each in enumerate(shown):

@@ -127,7 +127,8 @@ def judge_fleet(
 ) -> Fleet:
     """Merge both views. ``whole``: ``answers`` are all of the inventory's hosts, so that a record which looks
     like one of theirs and is none can be told."""
-    rows = [row for answer in answers for row in _Rows(answer, github, time).rows()]
+    names = {url: _by_name(records) for url, records in github.records.items()}
+    rows = [row for answer in answers for row in _Rows(answer, github, names, time).rows()]
     rows += _unowned(answers, github) if whole else ()
     hosts = tuple(_host(answer) for answer in answers)
     statuses: list[Status] = [*(row.status for row in rows), *(host.status for host in hosts)]
@@ -197,6 +198,7 @@ class _Rows:
 
     answer: HostAnswer
     github: GithubView
+    names: Mapping[str, Mapping[str, FleetRecord]]
     time: datetime
 
     def rows(self) -> Iterator[FleetRow]:
@@ -232,9 +234,9 @@ class _Rows:
 
     def _sight(self, name: str, slot: Slot | None, spec: HostSpec) -> SlotSight:
         url = _scope(spec, slot) or ""
-        asked = url in self.github.records
+        asked = url in self.names
         runner = spec.runner_name(slot) if slot else f"{spec.host}-{name}"
-        record = _by_name(self.github.records.get(url, ()), runner) if asked else None
+        record = self.names[url].get(runner.casefold()) if asked else None
         return SlotSight(
             name=name,
             spec=spec,
@@ -290,9 +292,9 @@ def _scope(spec: HostSpec, slot: Slot | None) -> str | None:
     return parse_scope(url).url if url else None
 
 
-def _by_name(records: Sequence[FleetRecord], name: str) -> FleetRecord | None:
+def _by_name(records: Sequence[FleetRecord]) -> dict[str, FleetRecord]:
     """GitHub compares names without case."""
-    return next((record for record in records if record.name.casefold() == name.casefold()), None)
+    return {record.name.casefold(): record for record in records}
 
 
 def _unowned(answers: Sequence[HostAnswer], github: GithubView) -> Iterator[FleetRow]:
