@@ -201,6 +201,18 @@ def _no_dates(version: str) -> Callable[[GithubApi], None]:
     return change
 
 
+def _enterprise_server(version: str) -> Callable[[GithubApi], None]:
+    """A server that knows neither dates nor releases, and offers the newest version."""
+
+    def change(github: GithubApi) -> None:
+        _no_dates(version)(github)
+        github.control.clear_faults()
+        github.control.release(NEW, sha256="0" * 64, download_url=f"{github.url}/{NEW}.tar.gz")
+        github.control.fault("hidden", path="/deprecations/|/repos/actions/runner")
+
+    return change
+
+
 def _offline(*names: str) -> Callable[[GithubApi], None]:
     def change(github: GithubApi) -> None:
         for runner in github.control.runners(ORG):
@@ -245,6 +257,8 @@ NAMED = {**OPEN, "restricted_to_workflows": True, "selected_workflows": ["acme/w
         (_no_dates(OLD), {}),
         (_no_dates(NEW), {}),
         (_no_dates("9.9.9"), {"github.expiry": "UNKNOWN"}),
+        (_enterprise_server(NEW), {}),
+        (_enterprise_server(OLD), {"github.expiry": "UNKNOWN"}),
         (_offline("a-main"), {}),
         (_offline("a-main", "b-main"), {"github.runners": "CRITICAL"}),
         (_fault("status", path="/runner-groups$", status=403), {"github.public": "UNKNOWN"}),

@@ -309,6 +309,7 @@ class _Versions:
         self._registry = registry
         self._refused = ""
         self._released: dict[tuple[int, ...], datetime] | None = None
+        self._downloads: frozenset[tuple[int, ...]] | None = None
 
     def read(self, runners: Sequence[Runner]) -> tuple[VersionReading, ...]:
         """One reading for each distinct version, newest first."""
@@ -335,8 +336,16 @@ class _Versions:
         own, released = _parts(version), self._releases()
         later = [number for number in released if number > own]
         bound = released[min(later)] + BOUND if later else None
-        newest = not later and own in released
+        newest = not later and (own in released or (not released and own in self._offered()))
         return VersionReading(version=version, asked=False, bound=bound, newest=newest, reason=reason)
+
+    def _offered(self) -> frozenset[tuple[int, ...]]:
+        """The versions that this server offers: GHES has no list of releases, and asks for no others."""
+        if self._downloads is None:
+            found = _try(self._registry.downloads)
+            downloads = () if isinstance(found, Unavailable) else found
+            self._downloads = frozenset(_parts(each.version) for each in downloads if each.version)
+        return self._downloads
 
     def _releases(self) -> dict[tuple[int, ...], datetime]:
         """Publication by version, of the last hundred releases; none where this server has no such list."""

@@ -79,7 +79,7 @@ def _judge_one_version(found: VersionReading, runners: int, site: Site) -> Verdi
         return _told(found, who, site, soon=soon, data=data)
     because = f"GitHub does not tell its end ({found.reason})" if found.reason else "GitHub tells no end"
     if end is None:
-        text = f"{who} is the newest release" if found.newest else f"the end of {who} is not known"
+        text = f"{who} is the newest that is offered" if found.newest else f"the end of {who} is not known"
         return (ok if found.newest else unknown)(f"{text}; {because}", **data)
     text = f"{who} may get no jobs from {end:%Y-%m-%d}, 30 days after the next release; {because}"
     return (warning if soon else ok)(text, **data)
@@ -243,8 +243,9 @@ CHECKS: tuple[Check, ...] = (
         title="No version is about to end",
         docs=(
             "Asks GitHub once for each version that the runners run, with -i the inventory's, when it ends. "
-            "Where GitHub does not tell, thirty days after the next release count, and a version that is in "
-            "no list of releases is UNKNOWN. Limit: runnerctl_health_version_expiry_warning_days."
+            "Where GitHub does not tell, thirty days after the next release count, and the newest that "
+            "is offered is OK. A version of which nothing is known is UNKNOWN. Limit: "
+            "runnerctl_health_version_expiry_warning_days."
         ),
         remedy="`runnerctl upgrade`, or provision again with github_runner_version raised where it is pinned",
         judge=_judge_version,

@@ -102,7 +102,8 @@ class VersionReading(msgspec.Struct, frozen=True, kw_only=True):
     """How long a runner version lives.
 
     ``asked``: GitHub told; ``ends`` is None for the newest. Where it did not, ``bound`` is thirty days after
-    the release that followed, and ``newest`` says that none did; both empty: nothing is known.
+    the release that followed, and ``newest`` says that none did, or that it is what the server offers;
+    both empty: nothing is known.
     """
 
     version: str
