@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.fakes.github_api import Control
 from tests.fakes.github_api.control import ControlError
-from tests.hosts import gpu
+from tests.hosts import demo_fleet, gpu
 from tests.hosts.console import Console
 from tests.hosts.controller import Controller, Outcome, Run
 from tests.hosts.demo_gpu import VARIABLES, sick_and_back
@@ -147,14 +147,28 @@ class Demo:
             if done.rc:
                 self.console.line(f"(exit status {done.rc})")
         self.console.step("The GPU falls ill, is taken out, mended, and comes back")
-        return rc or sick_and_back(stage.host, self.console)
+        rc = rc or sick_and_back(stage.host, self.console)
+        return rc or self._fleet(stage)
+
+    def _fleet(self, stage: Stage) -> int:
+        """Steps 9 and 10: what the controller does for a fleet."""
+        desk = demo_fleet.Desk(self._controller(stage), stage.facts["token"], self.console)
+        self.console.step("A new runner release while a job runs, on the controller")
+        self.standins.publish()
+        rc = demo_fleet.upgrade(desk, stage.control, f"{self.name}-main", LABELS)
+        self.console.step("Which runner can take a job? On the controller")
+        return rc or demo_fleet.fleet(desk, (self.home / "fleet.html").relative_to(ROOT))
+
+    def _controller(self, stage: Stage) -> Controller:
+        environment = {"GH_TOKEN": stage.facts["token"]}
+        return Controller(self.home / "controller", stage.lab.keys, environment=environment)
 
     def _provision(self, stage: Stage) -> Outcome:
         shutil.rmtree(self.home / "controller", ignore_errors=True)
-        environment = {"GH_TOKEN": stage.facts["token"]}
-        controller = Controller(self.home / "controller", stage.lab.keys, environment=environment)
+        controller = self._controller(stage)
         slots = [{"name": "main", "gpus": [gpu.UUID]}]
         more = {"github_runner_slots": slots, "nvidia_driver_gpu_count": 1, **VARIABLES}
+        more |= demo_fleet.VARIABLES
         controller.write_inventory([stage.host], {**stage.facts["variables"], **more})
         run = controller.start("provision.yml")
         try:
@@ -242,7 +256,7 @@ def main() -> int:
     parser.add_argument("--name", default="gpu-01", help="name of the host (default: %(default)s)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console(8)
+    console = Console(10)
     speak_through(console.note)
     demo = Demo(arguments.name, console)
     try:

@@ -17,9 +17,10 @@ from tests.hosts.host import process
 from tests.hosts.machine import ROOT, HostsError
 from tests.hosts.world import World
 
-__all__ = ["Standins", "serve"]
+__all__ = ["NEXT_RELEASE", "Standins", "serve"]
 
 START_SECONDS = 60
+NEXT_RELEASE = "2.337.0"
 
 
 class Standins:
@@ -53,6 +54,16 @@ class Standins:
         facts: dict[str, Any] = json.loads(self.ready.read_text())
         return facts
 
+    def publish(self) -> str:
+        """Have the next runner release come out; gives its version. Raises HostsError."""
+        os.kill(int(self._pid.read_text().partition(":")[0]), signal.SIGUSR1)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if version := json.loads(self.ready.read_text()).get("released"):
+                return str(version)
+            time.sleep(0.05)
+        raise HostsError(f"the release does not come out: {self.log.read_text()[-600:]}")
+
     def stop(self) -> None:
         """End it by its pid, if that is still the process we started."""
         known = self._pid.read_text() if self._pid.exists() else ""
@@ -64,12 +75,13 @@ class Standins:
 
 
 def serve(address: str, root: Path, *, ready_file: Path | None = None) -> int:
-    """Serve until SIGTERM or SIGINT.
+    """Serve until SIGTERM or SIGINT; at SIGUSR1 the next runner release comes out.
 
     Prints, and writes to ``ready_file`` (mode 0600), one JSON object: ``github`` and ``mirror`` (base URLs),
     ``token`` (known to GitHub) and ``variables`` (for an inventory).
     """
-    ended = threading.Event()
+    ended, due = threading.Event(), threading.Event()
+    signal.signal(signal.SIGUSR1, lambda *_: due.set())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with Mirror(root, host=address) as mirror:
@@ -81,7 +93,14 @@ def serve(address: str, root: Path, *, ready_file: Path | None = None) -> int:
             sys.stdout.flush()
             if ready_file:
                 _publish(ready_file, text)
-            ended.wait()
+            while not ended.wait(0.1):
+                if due.is_set():
+                    due.clear()
+                    world.publish(NEXT_RELEASE)
+                    if ready_file:
+                        _publish(
+                            ready_file, json.dumps({**json.loads(text), "released": NEXT_RELEASE}, indent=2)
+                        )
     return 0
 
 
