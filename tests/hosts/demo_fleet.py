@@ -47,7 +47,13 @@ class Desk:
             "RUNNERCTL_CACHE_DIR": str(self.controller.directory / "cache"),
         }
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
         sys.stdout.write((done.stderr + done.stdout).rstrip() + "\n")
         return done.returncode
@@ -69,9 +75,9 @@ def upgrade(desk: Desk, control: Control, name: str, labels: tuple[str, ...]) ->
 
 
 def fleet(desk: Desk, page: Path) -> int:
-    """The fleet's table and page; the verdict's exit code says how it is, and is shown."""
+    """The fleet's table and page (a path from the checkout); the verdict's exit code says how it is, and is shown."""
     rc = desk.run(
         "fleet", "--html", str(page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page)
     )
-    desk.console.line(f"exit status {rc}; the page has {page.stat().st_size // 1024} KiB")
+    desk.console.line(f"exit status {rc}; the page has {(ROOT / page).stat().st_size // 1024} KiB")
     return 0 if rc in (0, 1) else 1
