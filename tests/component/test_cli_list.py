@@ -138,6 +138,19 @@ def test_an_inventory_tells_host_and_slot(github: GithubApi, tmp_path: Path, inv
     assert answer["absent"] == [{"name": "c-main", "host": "c", "slot": "main"}]
 
 
+def test_a_scope_that_cannot_be_read_hides_no_other(
+    github: GithubApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are listed, the missing one is named, and the exit code is that of its error."""
+    slots = [{"name": "main"}, {"name": "far", "url": f"{github.url}/acme/widgets"}]
+    path = host_json(tmp_path / "a", url=f"{github.url}/acme", slots=slots)
+    resolved = [Resolved("a", {**json.loads(path.read_text()), "host": "a"}, ())]
+    monkeypatch.setattr("runnerctl.cli.inventory.resolve", lambda *_args, **_options: resolved)
+    ran = call("list", "-i", "x", "-o", "json", env=env(github), root=tmp_path)
+    assert (ran.code, len(ran.json["urls"]), len(ran.json["runners"])) == (77, 2, 3)
+    assert "a scope is missing" in ran.err and "acme/widgets" in ran.err
+
+
 def test_a_host_shows_holds_drains_and_gpus(github: GithubApi, tmp_path: Path) -> None:
     """What the last verdict took out stands in its notes and holds; no GPU is asked."""
     host_json(tmp_path, url=f"{github.url}/acme", slots=[{"name": "one", "gpus": GPUS}, {"name": "two"}])

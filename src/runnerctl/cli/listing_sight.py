@@ -64,6 +64,7 @@ class _Desk:
     context: Context
     registry: Registry
     needs: Needs
+    told: bool = False
 
     def groups(self) -> dict[int, str]:
         """Names by id; empty where the credential may not see them."""
@@ -72,7 +73,9 @@ class _Desk:
         try:
             found: Sequence[RunnerGroup] = self.registry.groups()
         except AccessError as error:
-            self.context.note(f"runnerctl: groups are not shown: {error}")
+            if not self.told:  # once, not each time that it is looked
+                self.context.note(f"runnerctl: groups are not shown: {error}")
+            self.told = True
             return {}
         return {group.id: group.name for group in found}
 
@@ -117,11 +120,24 @@ class ScopesSight:
         return any(desk.registry.client.low for desk in self._desks)
 
     def look(self) -> Look:
-        """Every runner of every scope, through all pages, and the claimed names that no runner has."""
-        rows = [row for desk in self._desks for row in self._rows(desk)]
+        """Every runner of every scope, through all pages, and the claimed names that no runner has.
+
+        A scope that cannot be read is a problem beside the others; where it is the only one, its error.
+        """
+        rows: list[Row] = []
+        errors: list[RunnerctlError] = []
+        for desk in self._desks:
+            try:
+                rows += self._rows(desk)
+            except RunnerctlError as error:
+                errors.append(error)
+        if len(errors) == len(self._desks):
+            raise errors[0]
         scopes = [desk.registry.scope for desk in self._desks]
         name = scopes[0].name if len(scopes) == 1 else f"{len(scopes)} scopes"
-        return Look(rows, name, tuple(scope.url for scope in scopes))
+        problems = tuple(f"a scope is missing: {error}" for error in errors)
+        code = errors[0].exit_code if errors else 0
+        return Look(rows, name, tuple(scope.url for scope in scopes), code, problems)
 
     def _rows(self, desk: _Desk) -> list[Row]:
         here = desk.registry.scope.url.lower()
