@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+import msgspec
+
 from benchmarks.report import table
 from benchmarks.upgrade_host import Killed, SimHost
 from runnerctl.core.labels import DRAINED
@@ -77,6 +79,7 @@ class QuickFleet(Fleet):
 def run(*, quick: bool) -> list[str]:
     """The section of `benchmarks.github`."""
     tally = simulate(5 if quick else 100, seed=20261122, progress=True)
+    hasty = simulate(5 if quick else 50, seed=20261122, pace=msgspec.structs.replace(PACE, quiet=0.0))
     middle = sorted(tally.seconds)[len(tally.seconds) // 2]
     kinds = ", ".join(f"{count} {name}" for name, count in sorted(tally.by_release.items()))
     rows = [
@@ -89,12 +92,13 @@ def run(*, quick: bool) -> list[str]:
         ("**runners left offline**", f"**{tally.offline}**"),
         ("runners left on hold or out of routing", f"{tally.left}"),
         ("runners with another release than they should have", f"{tally.wrong_version}"),
+        ("for comparison: jobs that fail without the quiet period", f"{hasty.killed_jobs} of {hasty.jobs}"),
         ("time of one upgrade, compressed, median", f"{middle:.1f} s"),
     ]
     return [table(rows), *(f"Problem: {problem}" for problem in tally.problems[:5])]
 
 
-def simulate(count: int, *, seed: int, workers: int = 4, progress: bool = False) -> Tally:
+def simulate(count: int, *, seed: int, workers: int = 4, pace: Pace = PACE, progress: bool = False) -> Tally:
     """Run ``count`` upgrades, each a host of its own, ``workers`` at a time."""
     tally, dice = Tally(), random.Random(seed)  # noqa: S311 (repeatable)
     with GithubApi() as github:
@@ -104,7 +108,7 @@ def simulate(count: int, *, seed: int, workers: int = 4, progress: bool = False)
 
         def one(number: int) -> None:
             started = time.monotonic()
-            _One(github, number, random.Random(seeds[number]), tally).run()  # noqa: S311
+            _One(github, number, random.Random(seeds[number]), tally, pace=pace).run()  # noqa: S311
             tally.seconds.append(time.monotonic() - started)
             if progress:
                 print(f"upgrade {len(tally.seconds)} of {count}", file=sys.stderr)
@@ -119,7 +123,10 @@ def simulate(count: int, *, seed: int, workers: int = 4, progress: bool = False)
 class _One:
     """One host's upgrade, from jobs in the queue to the counting."""
 
-    def __init__(self, github: GithubApi, number: int, dice: random.Random, tally: Tally) -> None:
+    def __init__(
+        self, github: GithubApi, number: int, dice: random.Random, tally: Tally, *, pace: Pace
+    ) -> None:
+        self.pace = pace
         self.github, self.number, self.dice, self.tally = github, number, dice, tally
         self.control = Control(github.url)  # a session of this thread's own
         self.scope = f"/repos/acme/upgrade-{number}"
@@ -192,7 +199,7 @@ class _One:
         names = {self.spec.slot_scope(slot[0]).url: [self.spec.runner_name(each) for each in slot]}
         routes = FleetRoutes(fleet, names=names, percent=self.dice.choice([34, 100]))
         release = Release(NEW, url="https://example.org/r.tar.gz", sha256="a" * 64)
-        return Upgrade(self.sim, routes, release, pace=PACE)
+        return Upgrade(self.sim, routes, release, pace=self.pace)
 
     def _count(self) -> None:
         tally = self.tally
