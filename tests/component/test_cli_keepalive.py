@@ -160,6 +160,7 @@ def test_keepalive_reports_and_remembers(github: GithubApi, inventory: str, tmp_
     ran = run(github, "keepalive", "-i", inventory, "-o", "json", "--fail-under-days", "3", **place)
     assert ran.code == 75 and ran.json["schema"] == "runnerctl.keepalive/1"
     first, second = ran.json["runners"]
+    assert first["first_seen_offline_at"] == "2026-11-10T12:00:00Z"
     assert (first["left_most_days"], first["left_least_days"], second["status"]) == (2.0, None, "absent")
     github.control.add_runner(ORG, "gpu-1-b", labels=[], status="online")
     assert run(github, "keepalive", "-i", inventory, "--fail-under-days", "1", **place).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def test_a_controller_killed_in_between_leaves_nothing_running(site: Site) -> No
     """A timer on the host stops the listener; a later run goes on from there."""
     site.shell("runnerctl drain a --reason 'parked for the winter'")
     timer = "runnerctl-keepalive-a.timer"
-    site.host.exec("/opt/runnerctl/bin/python", "-c", STARTED)
+    site.shell(f"/opt/runnerctl/venv-*/bin/python -c {shlex.quote(STARTED)}")
     assert site.host.exec("systemctl", "is-active", UNIT, timer, check=False).stdout.split() == ["active"] * 2
     site.github.wait_runner(site.world.scope, f"{site.host.name}-a")
     ran = runnerctl(site, "keepalive", "--start")

@@ -14,7 +14,7 @@ from runnerctl.cli.options import ApiUrlOption, InventoryOption, LimitOption, Ma
 from runnerctl.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from runnerctl.core.parked import Window
+    from runnerctl.core.parked import Sighting, Window
     from runnerctl.github.models import Runner
 
 __all__ = ["app", "keepalive"]
@@ -87,6 +87,7 @@ class Parked:
     name: str
     url: str
     runner: Runner | None
+    seen: Sighting | None = None
     window: Window | None = None
     outcome: str = ""
     reason: str = ""
@@ -134,7 +135,7 @@ class _Asked:
         with remembered(state_file(self.context.env), now=now) as memory:
             for each in self.parked:
                 key = f"{each.url} {each.name}".lower()
-                each.window = None
+                each.seen = each.window = None
                 if each.runner is None:
                     memory.runners.pop(key, None)
                     continue
@@ -142,7 +143,7 @@ class _Asked:
                 if each.outcome in ("touched", "job_taken"):  # it was online a moment ago, whatever is so now
                     seen = sight(seen, each.runner.id, online=True, now=now)
                 seen = sight(seen, each.runner.id, online=each.runner.online, now=now)
-                memory.runners[key] = seen
+                memory.runners[key] = each.seen = seen
                 each.window = window(seen, ephemeral=bool(each.runner.ephemeral))
 
     def _records(self) -> list[Parked]:
@@ -230,10 +231,12 @@ class _Asked:
         if not shown:
             return
         now = self.context.clock()
-        rows = [[each.name, each.status, _days_text(each, now), _advice(each, start)] for each in shown]
-        self.context.say(
-            table(["RUNNER", "STATUS", "DAYS LEFT", "WHAT TO DO"], rows, width=self.context.width)
-        )
+        head = ["RUNNER", "STATUS", "SEEN SINCE", "DAYS LEFT", "WHAT TO DO"]
+        rows = [
+            [each.name, each.status, _since(each)[:10], _days_text(each, now), _advice(each, start)]
+            for each in shown
+        ]
+        self.context.say(table(head, rows, width=self.context.width))
 
 
 def _answer(answer: Mapping[str, Any] | None, name: str) -> tuple[str, str]:
@@ -251,6 +254,14 @@ def _answer(answer: Mapping[str, Any] | None, name: str) -> tuple[str, str]:
 
 def _left(window: Window | None, now: float) -> tuple[float | None, float]:
     return window.days_left(now) if window else (None, 0.0)
+
+
+def _since(each: Parked) -> str:
+    """When the runner was first seen offline; nothing for one that is not."""
+    from runnerctl.cli.output import rfc3339
+
+    at = each.seen.offline_at if each.seen else None
+    return "" if at is None else rfc3339(at)
 
 
 def _days_text(each: Parked, now: float) -> str:
@@ -292,6 +303,7 @@ def _json(each: Parked, now: float) -> dict[str, Any]:
         "url": each.url,
         "id": each.runner.id if each.runner else None,
         "status": each.status,
+        "first_seen_offline_at": _since(each) or None,
         "removed_at_earliest": None if earliest is None else rfc3339(earliest),
         "removed_at_latest": rfc3339(each.window.latest) if each.window else None,
         "left_least_days": None if least is None else round(least, 2),
