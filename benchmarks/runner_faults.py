@@ -110,8 +110,8 @@ def _held(site: Site) -> Answer:
 
 
 def _faulty(site: Site, fault: Fault) -> Answer:
-    fault.make(site)
     try:
+        fault.make(site)
         api = fault.api(site) if fault.api else ""
         said = [ask(site, github=github, later=fault.later, api=api) for github in (False, True)]
         answer = Answer(fault.title, baseline(site, fault.slot), said[0], said[1], fault)

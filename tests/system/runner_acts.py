@@ -172,7 +172,7 @@ def hang(site: Site) -> None:
 
 def leave_no_process(site: Site) -> None:
     """An edited unit counts as active when its program has ended."""
-    drop_in(site, "Type=oneshot", "Restart=no", "ExecStart=", "ExecStart=/bin/true", "RemainAfterExit=yes")
+    drop_in(site, "ExecStart=", "ExecStart=/bin/true", "RemainAfterExit=yes")
     restart(site)
 
 

@@ -207,7 +207,7 @@ FAULTS = (
         acts.find_credentials,
         "slot.credentials",
         ".credentials_rsaparams is missing",
-        "registers the runner again",
+        "runnerctl unregister a",
     ),
     Fault(
         "DNS dead",

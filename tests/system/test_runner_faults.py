@@ -50,8 +50,8 @@ def test_a_sound_host_raises_no_alarm(site: Site) -> None:
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.title)
 def test_a_fault_is_detected_named_and_has_a_remedy(site: Site, fault: Fault) -> None:
     """Its cause is the first of the worst findings; other slots are not blamed; afterwards all is well."""
-    fault.make(site)
     try:
+        fault.make(site)
         health = ask(site, github=fault.github, later=fault.later, api=fault.api(site) if fault.api else "")
     finally:
         fault.undo(site)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from runnerctl.core.checks.expect import spec_slot
-from runnerctl.core.checks.slot_log import PROVISION, newest, stamp
+from runnerctl.core.checks.slot_log import PROVISION, REPLACE, newest, stamp
 from runnerctl.core.checks.slot_unit import DROP_IN
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
 from runnerctl.core.snapshot import LogLine, Process, Registration, SlotFiles, SlotReading, SlotState, Unit
@@ -43,7 +43,7 @@ def _judge_registered(
     elif state and state.registering:
         yield warning("a registration was begun and not finished")
     elif registration is None:
-        yield critical("is not registered: it has no .runner")
+        yield critical("is not registered: it has no .runner", REPLACE)
     elif spec and wanted:
         adopted = state is not None and state.adopted == registration.agent_id
         name = registration.name if adopted else spec.runner_name(wanted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from runnerctl.core.checks.slot_log import AGAIN, PROVISION
+from runnerctl.core.checks.slot_log import PROVISION, RENEW
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
 from runnerctl.core.snapshot import (
     LogLine,
@@ -58,15 +58,16 @@ def _judge_credentials(
     del spec
     if files is None or registration is None:  # slot.registered has said it
         return
+    renew = RENEW.replace("SLOT", slot.name)
     broken = list(_broken_credentials(files))
     data = {"files": {fact.path: fact.kind for fact in files.credentials}}
     exposed = [fact.path for fact in files.credentials if fact.mode & _READ_BY_OTHERS]
     if broken:
-        yield _graded(slot, broken, AGAIN, **data)
+        yield _graded(slot, broken, renew, **data)
     elif exposed:
         names = " and ".join(exposed)
         summary = f"{names} may be read by every user of this host: the runner's private key"
-        yield critical(summary, f"`chmod o-rwx` them, then unregister the slot and {AGAIN}", **data)
+        yield critical(summary, f"`chmod o-rwx` them; then, for a new key, {renew}", **data)
     else:
         yield ok("the credential files are there", **data)
 
@@ -198,7 +199,7 @@ SLOT_CREDENTIALS = Check(
         "by the slot's user and by no other. What stands in them is neither kept nor shown. A listener that "
         "runs has read them and does not miss them: it will not start again."
     ),
-    remedy=AGAIN,
+    remedy=RENEW,
     judge=_judge_credentials,
     needs=(".files", ".registration"),
     over="slots",

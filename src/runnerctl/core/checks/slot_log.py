@@ -13,11 +13,14 @@ from datetime import timedelta
 
 from runnerctl.core.snapshot import LogLine
 
-__all__ = ["AGAIN", "PROVISION", "RAISE", "Sign", "newest", "stamp", "was_asked_to_stop"]
+__all__ = ["AGAIN", "PROVISION", "RAISE", "RENEW", "REPLACE", "Sign", "newest", "stamp", "was_asked_to_stop"]
 
 PROVISION = "run the provision playbook for this host again"
 RAISE = "run the provision playbook again, with github_runner_version raised where it is pinned"
 AGAIN = f"{PROVISION}: it registers the runner again"
+# The record is there still, so a converge alone would find the name taken, or nothing to do.
+REPLACE = f"{PROVISION}; while GitHub still has its record, with github_runner_replace: offline"
+RENEW = "with a credential: `runnerctl unregister SLOT`, then `runnerctl register`: it gets a new key"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ _SIGNS = (
         "GitHub refuses its session because this host's clock is wrong",
         "set the clock and keep it in time: `timedatectl set-ntp true`, or chrony; see host.clock",
     ),
-    _sign(r"Not configured\. Run config", "it has no configuration: its .runner is missing", AGAIN),
+    _sign(r"Not configured\. Run config", "it has no configuration: its .runner is missing", REPLACE),
     _sign(r"No space left on device", "there is no space left where it writes", "free space: see host.disk"),
     _sign(
         r"Read-only file system",
@@ -81,9 +84,9 @@ _SIGNS = (
     _sign(
         r"Could not find file .*\.credentials|No key in .*\.credentials",
         "a credential file is missing or empty",
-        AGAIN,
+        RENEW,
     ),
-    _sign(r"Unexpected content in .*\.(?:runner|credentials)", "one of its own files is damaged", AGAIN),
+    _sign(r"Unexpected content in .*\.(?:runner|credentials)", "one of its own files is damaged", RENEW),
     _sign(
         r"Could not load file or assembly|does not exist: .*Runner\.Listener",
         "its programs are not complete: half an update",

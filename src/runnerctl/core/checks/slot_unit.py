@@ -72,7 +72,7 @@ def _judge_unit(
         again = unit.restarts or unit.sub_state.startswith("auto-restart")  # counted when it does start
         yield warning(summary if again else "is starting", **data)
     else:
-        yield _stopped(unit, log or (), data)
+        yield _stopped(slot.name, unit, log=log or (), data=data)
 
 
 def _held(slot: str, hold: str, data: dict[str, object]) -> Verdict:
@@ -98,7 +98,7 @@ def _active(unit: Unit, data: dict[str, object]) -> Verdict:
     return ok(f"active ({unit.sub_state})", **data)
 
 
-def _stopped(unit: Unit, log: tuple[LogLine, ...], data: dict[str, object]) -> Verdict:
+def _stopped(slot: str, unit: Unit, *, log: tuple[LogLine, ...], data: dict[str, object]) -> Verdict:
     """A unit that ended: status 0 is no good sign, the listener ends so when its record was deleted."""
     line, sign = newest(log)
     start = f"`systemctl start {unit.name}`"
@@ -107,7 +107,8 @@ def _stopped(unit: Unit, log: tuple[LogLine, ...], data: dict[str, object]) -> V
         remedy = f"give jobs less parallelism, or more memory, then {start}"
         return critical("was killed because memory ran out", remedy, **data)
     if line and sign and sign.wrong and (sign.lasts or unit.exec_main_status == _SESSION_CONFLICT):
-        return critical(f"{how}: {sign.wrong}", sign.remedy, **data, last_line_at=stamp(line))
+        data["last_line_at"] = stamp(line)
+        return critical(f"{how}: {sign.wrong}", sign.remedy.replace("SLOT", slot), **data)
     if unit.active_state == "failed" and unit.exec_main_status in _EXIT:
         summary, remedy = _EXIT[unit.exec_main_status]
         return critical(f"failed: {summary}", remedy, **data)
