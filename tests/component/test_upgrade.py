@@ -80,8 +80,9 @@ def test_a_bad_canary_is_the_last(plays: Plays) -> None:
     error = {"exit_code": 69, "error": "h1: slot a rolled back: exits"}
     answer = {"host": "h1", "hosts": ["h1"], "slots": slots, **error}
     plays.answers = [Played(2, {"h1": answer}, "fatal")]
-    code, out, _ = call("-i", "inv", "--canary", "h1")
+    code, out, log = call("-i", "inv", "--canary", "h1")
     assert code == 69
+    assert "no other host was touched" in log
     assert "rolled back: its listener ended" in " ".join(out.split())
 
 

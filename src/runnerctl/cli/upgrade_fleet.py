@@ -67,6 +67,8 @@ def rollout(context: Context, wanted: Wanted, *, output: str | None) -> int:
         answers |= {name: dict(answer) for name, answer in played.answers.items()}
         failed = bool(played.status)
         if failed:
+            if number + 1 < len(wanted.plays()):
+                context.note("runnerctl: the canary went wrong: no other host was touched")
             break
     for host in sorted({host for answer in answers.values() for host in answer.get("hosts", ())}):
         answers.setdefault(host, {"host": host, "slots": [], "error": NOT_BEGUN, "exit_code": 69})
@@ -147,6 +149,7 @@ def _text(answers: Mapping[str, dict[str, Any]], *, check: bool, width: int) -> 
         rows += [[name, *(_planned(row) if check else _done(row))] for row in slots]
         if answer.get("error") and not slots:
             text = str(answer["error"]).removeprefix(f"{name}: ")
+            text = text if text == NOT_BEGUN else f"failed: {text}"
             rows.append([name, *[None] * (len(head) - 2), text])
     lines = [table(head, rows, width=width), *(f"note: {escape(note)}" for note in sorted(notes))]
     return "\n".join(lines)
