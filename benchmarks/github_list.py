@@ -24,7 +24,7 @@ from benchmarks.report import table
 from tests.fakes.github_api import GithubApi
 from tests.fakes.github_api.site import Site
 from tests.fakes.github_api.wire import Answer, Request
-from tests.fakes.tls import Authority
+from tests.fakes.proxy import Authority
 
 __all__ = ["run"]
 
@@ -87,11 +87,11 @@ def run(*, quick: bool) -> list[str]:
         plain.control.settings(rate_limit=10_000_000)
         labels = ["gpu", "gpu-a100", "gpu-a100-80gb", "cuda12", "driver-570"]
         plain.control.add_runners(SCOPE, count, labels=labels, status="online", version="2.336.0")
-        authority = Authority.make(folder, organisation="Benchmark CA")
-        github = GithubApi(tls=authority.server(folder, "localhost", "127.0.0.1"))
+        authority = Authority(folder)
+        github = GithubApi(tls=authority.context("127.0.0.1"))
         github.site = memory = _Memory(plain.site)
         with github:
-            costs = _measure(_clients(github, folder, authority.bundle), memory, runs)
+            costs = _measure(_clients(github, folder, authority.path), memory, runs)
     return _blocks(costs, count)
 
 
@@ -101,7 +101,7 @@ def _clients(
     """What is compared: command line and environment, by name."""
     base = {"PATH": os.environ["PATH"], "HOME": str(folder), "SSL_CERT_FILE": str(bundle), "LANG": "C.UTF-8"}
     own = {**base, "GH_TOKEN": TOKEN}
-    listing = [sys.executable, "-m", "runnerctl", "list", "--url", f"https://localhost:{github.port}/acme"]
+    listing = [sys.executable, "-m", "runnerctl", "list", "--url", f"https://127.0.0.1:{github.port}/acme"]
     listing += ["-o", "json"]
     found: dict[str, tuple[Sequence[str], Mapping[str, str]]] = {
         "`runnerctl list -o json`, nothing kept": (listing, {**own, "RUNNERCTL_CACHE_DIR": "off"}),
@@ -112,7 +112,7 @@ def _clients(
     }
     if gh := shutil.which("gh"):
         asked = [gh, "api", "--paginate", "-X", "GET", "orgs/acme/actions/runners", "-f", "per_page=100"]
-        host = f"localhost:{github.port}"
+        host = f"127.0.0.1:{github.port}"
         private = {"GH_HOST": host, "GH_ENTERPRISE_TOKEN": TOKEN, "GH_CONFIG_DIR": str(folder / "gh")}
         found["`gh api --paginate`"] = (asked, {**base, **private, "GH_NO_UPDATE_NOTIFIER": "1"})
     return found

@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import logging
 import re
+from typing import TYPE_CHECKING, TextIO
 
-__all__ = ["MASK", "RedactFilter", "redact", "register_secret"]
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler
+
+__all__ = ["MASK", "RedactFilter", "guard_http_logs", "redact", "register_secret", "show_http_logs"]
 
 MASK = "***"
 _MIN_LENGTH = 8  # a shorter value would mask ordinary words
 _FORMATTER = logging.Formatter()
 _known: set[str] = set()
+# Whoever turns debugging on in a process of ours gets these; a filter does not reach a logger's children.
+_HTTP_LOGGERS = (
+    "requests",
+    "urllib3",
+    "urllib3.connection",
+    "urllib3.connectionpool",
+    "urllib3.poolmanager",
+    "urllib3.util.retry",
+)
 
 # Every repetition that may fail is bounded: a job writes what we read, and must not make it slow.
 _NAME = (
@@ -86,3 +101,29 @@ class RedactFilter(logging.Filter):
         if record.stack_info:
             record.stack_info = redact(record.stack_info)
         return True
+
+
+def guard_http_logs() -> None:
+    """Let no record of the HTTP libraries pass unredacted, whoever shows it. Good to call more than once."""
+    for name in _HTTP_LOGGERS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(item, RedactFilter) for item in logger.filters):
+            logger.addFilter(RedactFilter())
+
+
+def show_http_logs(stream: TextIO | None = None) -> None:
+    """Show what the HTTP libraries log, redacted, on ``stream`` (the process's stderr): once a process."""
+    guard_http_logs()
+    logger = logging.getLogger("urllib3")
+    if any(isinstance(item, _HttpHandler) for item in logger.handlers):
+        return
+    handler = _HttpHandler(stream)
+    handler.addFilter(RedactFilter())
+    handler.setFormatter(logging.Formatter("runnerctl: debug: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+
+
+class _HttpHandler(_StreamHandler):
+    """Ours, to be told from others."""

@@ -11,6 +11,7 @@ from runnerctl.github.auth import Bearer
 from runnerctl.github.cache import PrivateCache, cache_from
 from runnerctl.github.client import Call, GitHubClient
 from runnerctl.github.trust import make_session
+from runnerctl.redact import show_http_logs
 
 __all__ = ["MAX_WAIT_SECONDS", "Connector", "max_wait_seconds"]
 
@@ -63,6 +64,8 @@ class Connector:
         self.cache = cache or cache_from(env)
         self.max_wait_seconds = max_wait_seconds(env, given=max_wait)
         self._env, self._observer, self._sleep = env, observer, sleep
+        if env.get("RUNNERCTL_DEBUG", "0") not in ("", "0"):
+            show_http_logs()
 
     def __call__(self, credential: Bearer | None) -> GitHubClient:
         """A client that bears ``credential``."""

@@ -18,6 +18,23 @@ APP_PERMISSIONS = {
 }
 
 
+# Beginning of the path after the scope, scope of a classic token, permission of a fine-grained one, its key.
+# The first that fits counts.
+_ORGANISATION = (
+    ("/actions/runners", "admin:org", "Self-hosted runners", "organization_self_hosted_runners"),
+    ("/actions/runner-groups", "admin:org", "Self-hosted runners", "organization_self_hosted_runners"),
+    ("/actions/", "admin:org", "Administration", "organization_administration"),
+)
+_REPOSITORY = (
+    ("/actions/runs", "repo", "Actions", "actions"),
+    ("/actions/jobs", "repo", "Actions", "actions"),
+    ("/actions/", "repo", "Administration", "administration"),
+    ("/contents/", "repo", "Contents", "contents"),
+    ("/branches/", "repo", "Administration", "administration"),
+    ("/rulesets", "repo", "Administration", "administration"),
+)
+
+
 class Permission(NamedTuple):
     """What a classic token, and what a fine-grained token or App, must hold; ``key`` is its API name."""
 
@@ -33,22 +50,21 @@ class Permission(NamedTuple):
 def needed(method: str, path: str) -> Permission | None:
     """The permission for a request, or None where none is known (public data, an App's own calls)."""
     found = _PATH.fullmatch(path)
-    if not found:
+    if not found or found["rest"] == "/installation":
         return None
     kind = found["base"].split("/", 1)[0]
     access = "read" if method == "GET" else "write"
     rest = found["rest"] or ""
     if kind == "enterprises":
-        return Permission("manage_runners:enterprise", "", "")
-    if kind == "orgs" and rest.startswith(("/actions/runners", "/actions/runner-groups")):
-        return Permission("admin:org", f"Self-hosted runners: {access}", "organization_self_hosted_runners")
+        fine = f"Enterprise self-hosted runners: {access}"
+        return Permission("manage_runners:enterprise", fine, "enterprise_self_hosted_runners")
+    rules = _ORGANISATION if kind == "orgs" else _REPOSITORY
+    for prefix, classic, fine, key in rules:
+        if rest.startswith(prefix):
+            return Permission(classic, f"{fine}: {access}", key)
     if kind == "orgs":
-        return Permission("admin:org", f"Administration: {access}", "organization_administration")
-    if rest.startswith(("/actions/runs", "/actions/jobs")):
-        return Permission("repo", f"Actions: {access}", "actions")
-    if rest.startswith("/actions/"):
-        return Permission("repo", f"Administration: {access}", "administration")
-    return None
+        return Permission("read:org", "Members: read", "members") if not rest else None
+    return Permission("repo", "Metadata: read", "metadata") if not rest else None
 
 
 def scope_name(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
@@ -14,7 +15,7 @@ from requests.structures import CaseInsensitiveDict
 
 from runnerctl.errors import DataError
 from runnerctl.github.trust import explain_certificate, proxy_of
-from runnerctl.redact import redact
+from runnerctl.redact import guard_http_logs, redact
 
 __all__ = ["Exchange", "LostError", "Response", "exchange", "origin"]
 
@@ -27,6 +28,8 @@ _REPEATS_GET = frozenset({301, 302, 303, 307, 308})
 _REPEATS_ANY = frozenset({307, 308})
 
 T = TypeVar("T")
+
+guard_http_logs()
 
 
 class LostError(Exception):
@@ -237,8 +240,8 @@ def _lost_at_proxy(error: Exception, proxy: str) -> LostError:
     return LostError(f"{named} refused the connection ({said}; see HTTPS_PROXY and NO_PROXY)", again=False)
 
 
-def _root(error: BaseException) -> str:
-    """The innermost cause: the outer ones repeat the pool, the URL and each other."""
+def _innermost(error: BaseException) -> BaseException:
+    """The first cause: those around it repeat the pool, the URL and each other."""
     seen = 0
     while seen < 8:
         seen += 1
@@ -248,6 +251,14 @@ def _root(error: BaseException) -> str:
         if not isinstance(inner, BaseException):
             break
         error = inner
+    return error
+
+
+def _root(error: BaseException) -> str:
+    """The first cause in words."""
+    error = _innermost(error)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error.verify_message}"
     if isinstance(error, urllib3.exceptions.NameResolutionError):
         return "the name does not resolve"
     if isinstance(error, OSError) and error.strerror:
