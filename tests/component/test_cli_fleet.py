@@ -167,6 +167,14 @@ def test_wrong_options_are_told_before_anything_is_asked(plays: Plays, ask: Call
     assert plays.asked == []
 
 
+def test_a_page_that_a_timer_renews(plays: Plays, ask: Callable[..., Ran], tmp_path: Path) -> None:
+    """--refresh without --watch: one answer, and a page that reloads itself."""
+    plays.has("gpu-1", 1)
+    page = tmp_path / "fleet.html"
+    assert ask("--no-github", "--html", str(page), "--refresh", "120").code == 0
+    assert '<meta http-equiv="refresh" content="120">' in page.read_text()
+
+
 def test_the_page_is_written_whole_and_the_watch_goes_on(plays: Plays, tmp_path: Path) -> None:
     """--watch asks again, renews the page, and survives a round that fails."""
     plays.has("gpu-1", 1)

@@ -64,6 +64,15 @@ WatchOption = Annotated[
         show_default=False,
     ),
 ]
+RefreshOption = Annotated[
+    str | None,
+    typer.Option(
+        "--refresh",
+        metavar="SECONDS",
+        help="Let the page reload itself so often, where a timer makes it. Default: that of --watch.",
+        show_default=False,
+    ),
+]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Everything that is wrong with a runner, not only the first.")
 ]
@@ -79,6 +88,7 @@ class _Look:
     deadline_seconds: float
     html: str | None
     watch_seconds: float | None
+    refresh_seconds: float | None
     verbose: bool
     output: str | None
 
@@ -91,6 +101,7 @@ def fleet(
     github: GithubOption = True,
     html: HtmlOption = None,
     watch: WatchOption = None,
+    refresh: RefreshOption = None,
     deadline: DeadlineOption = None,
     verbose: VerboseOption = False,
     output: OutputOption = None,
@@ -103,7 +114,8 @@ def fleet(
     """
     seconds = _seconds(deadline, "--deadline", 1.0, 600.0) or DEADLINE_SECONDS
     every = _seconds(watch, "--watch", 5.0, 86400.0)
-    look = _Look(inventory, limit, github, seconds, html, every, verbose, output)
+    reload = _seconds(refresh, "--refresh", 1.0, 86400.0) or every
+    look = _Look(inventory, limit, github, seconds, html, every, reload, verbose, output)
     if html:
         from runnerctl.cli.fleet_page import check_place
 
@@ -151,7 +163,7 @@ def _once(context: Context, look: _Look) -> int:
     if look.html:
         from runnerctl.cli.fleet_page import write_page
 
-        write_page(look.html, found, refresh_seconds=look.watch_seconds)
+        write_page(look.html, found, refresh_seconds=look.refresh_seconds)
     if context.wants_json(look.output):
         from runnerctl.cli.render_fleet import render_json
 

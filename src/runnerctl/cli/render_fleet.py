@@ -29,7 +29,7 @@ _COLOURS: dict[Status, str] = {"OK": "32", "WARNING": "33", "UNKNOWN": "35", "CR
 _ABLE_ORDER: dict[Able, int] = {"no": 0, "unknown": 1, "busy": 2, "yes": 3}
 _HEAD = ("HOST", "SLOT", "TAKES JOBS", "WHY NOT, AND WHAT TO DO")
 _GAP = "  "
-_WIDEST = 24  # columns of a name; a longer one has a line of its own
+_WIDEST = (22, 14)  # columns of a host's and a slot's name; a longer one has a line of its own
 _NARROWEST = 24  # columns of the last column
 
 
@@ -123,7 +123,11 @@ def untold(fleet: Fleet) -> list[FleetHost]:
 def _columns(rows: list[FleetRow]) -> tuple[int, int, int]:
     hosts = max((width_of(escape(row.host)) for row in rows), default=0)
     names = max((width_of(_slot(row)) for row in rows), default=0)
-    return max(min(hosts, _WIDEST), len(_HEAD[0])), max(min(names, _WIDEST), len(_HEAD[1])), len(_HEAD[2])
+    return (
+        max(min(hosts, _WIDEST[0]), len(_HEAD[0])),
+        max(min(names, _WIDEST[1]), len(_HEAD[1])),
+        len(_HEAD[2]),
+    )
 
 
 def _slot(row: FleetRow) -> str:
@@ -133,12 +137,15 @@ def _slot(row: FleetRow) -> str:
 
 
 def _row(row: FleetRow, told: list[str], columns: tuple[int, int, int], *, colour: bool) -> Iterator[str]:
-    start, first = "", []
-    for text, size in zip((escape(row.host), _slot(row)), columns, strict=False):
-        first.append(text + " " * (size - width_of(text)))
+    names = (escape(row.host), _slot(row))
     word = ABLE_WORDS[row.can_take_a_job]
-    start = _GAP.join([*first, _paint(row.status, colour, word) + " " * (columns[2] - len(word))]) + _GAP
+    painted = _paint(row.status, colour, word) + " " * (columns[2] - len(word))
     indent = sum(columns) + 3 * len(_GAP)
+    if any(width_of(text) > size for text, size in zip(names, columns, strict=False)):
+        yield _GAP.join(names)
+        names = ("", "")
+    padded = [text + " " * (size - width_of(text)) for text, size in zip(names, columns, strict=False)]
+    start = _GAP.join([*padded, painted]) + _GAP
     for number, line in enumerate(told):
         yield (start if number == 0 else " " * indent) + line
 

@@ -64,7 +64,7 @@ background:var(--solid);color:var(--on);--mark:var(--solid)}
 .bar i{background:var(--tone);border-radius:.3rem;min-width:.55rem}
 #stale{margin-top:.7rem;border-radius:.7rem;padding:.7rem 1.3rem;background:var(--text);color:var(--bg);
 font-size:1.35rem;font-weight:700}
-.old .verdict,.old .bar,.old main{filter:grayscale(1)}
+.old .verdict,.old .bar,.old .counts,.old main{filter:grayscale(1)}
 .counts{display:grid;grid-template-columns:repeat(4,1fr);gap:.6rem;margin:.6rem 0}
 .counts>div{background:var(--card);border-radius:.7rem;padding:.3rem 1rem;border:1px solid var(--line);
 display:flex;flex-direction:row-reverse;justify-content:flex-end;align-items:center;gap:.7rem}
