@@ -75,9 +75,7 @@ def upgrade(desk: Desk, control: Control, name: str, labels: tuple[str, ...]) ->
 
 
 def fleet(desk: Desk, page: Path) -> int:
-    """The fleet's table and page (a path from the checkout); the verdict's exit code says how it is, and is shown."""
-    rc = desk.run(
-        "fleet", "--html", str(page.relative_to(Path.cwd()) if page.is_relative_to(Path.cwd()) else page)
-    )
+    """The fleet's table and page (a path from the checkout); the verdict's exit code is shown."""
+    rc = desk.run("fleet", "--html", str(page))
     desk.console.line(f"exit status {rc}; the page has {(ROOT / page).stat().st_size // 1024} KiB")
     return 0 if rc in (0, 1) else 1
