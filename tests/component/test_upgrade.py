@@ -14,13 +14,56 @@ from runnerctl.cli import upgrade_fleet
 from runnerctl.cli.context import Context
 from runnerctl.cli.main import run
 from runnerctl.cli.playbook import Played
+from runnerctl.core.spec import host_spec
+from runnerctl.errors import TryAgainError
+from runnerctl.reconcile import Fleet
+from runnerctl.rollout.ports import SlotNow
+from runnerctl.rollout.upgrade_github import FleetRoutes
+from runnerctl.rollout.upgrade_ports import Seen
+from tests.fakes.github_api import GithubApi
+
+TOKEN = "ghp_upgrades000000000000000000000000"
+SCOPE = "/repos/acme/widgets"
 
 
 def test_a_sample_of_upgrades_loses_no_job_and_leaves_no_runner_offline() -> None:
     """A few of the benchmark's: bad releases, errors of GitHub, killed controllers."""
-    tally = simulate(4, seed=11, workers=4)
-    assert (tally.upgrades, tally.problems) == (4, [])
+    tally = simulate(3, seed=11, workers=3)
+    assert (tally.upgrades, tally.problems) == (3, [])
     assert (tally.killed_jobs, tally.offline, tally.left, tally.wrong_version) == (0, 0, 0, 0)
+
+
+def test_the_breaker_counts_the_whole_fleet_and_routing_is_cut_and_restored() -> None:
+    """Two hosts, three runners, one absent: no other goes; an offline one costs nothing; force takes all."""
+    names = ["h1-a", "h1-b", "h2-a"]
+    with GithubApi() as github:
+        github.control.add_token(TOKEN)
+        url = f"{github.url}/acme/widgets"
+        records = {
+            name: github.control.add_runner(SCOPE, name, labels=["x"], status="online", version="2.336.0")
+            for name in names[:2]
+        }
+        slots = [{"name": "a", "labels": ["x"]}, {"name": "b", "labels": ["x"]}]
+        spec, _ = host_spec("h1", {"github_runner_url": url, "github_runner_slots": slots})
+        assert spec is not None
+        fleet = Fleet(spec, {"GH_TOKEN": TOKEN})
+        a, b = (SlotNow(name, active=True, busy=False, agent_id=records[f"h1-{name}"]["id"]) for name in "ab")
+        routes = FleetRoutes(fleet, names={url: names}, percent=34)
+        with pytest.raises(TryAgainError, match="1 of the fleet's runners are offline or absent and 1 may"):
+            routes.take([a, b])
+        github.control.change_runner(records["h1-b"]["id"], status="offline")
+        assert routes.take([a, b]) == ("b",)
+        forced = FleetRoutes(fleet, names={url: names}, percent=34, force=True)
+        assert forced.take([a, b]) == ("a", "b")
+        assert [routes.look(slot) for slot in (a, b)] == [
+            Seen(online=True, busy=False, cut=True, version="2.336.0"),
+            Seen(online=False, busy=False, cut=True, version="2.336.0"),
+        ]
+        routes.restore([a, b])
+        assert {label["name"] for label in (github.control.runner(SCOPE, "h1-a") or {})["labels"]} >= {"x"}
+        assert not (routes.look(a) or Seen(online=False, busy=False, cut=True)).cut
+        assert routes.look(SlotNow("a", active=True, busy=False, agent_id=b.agent_id)) is None
+        assert github.control.violations() == []
 
 
 # -- the command -------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
-from runnerctl.errors import RunnerctlError
+from runnerctl.errors import RunnerctlError, TryAgainError
 from runnerctl.rollout.ports import Cause, SlotNow
 from runnerctl.rollout.proof import Proof, prove
 from runnerctl.rollout.upgrade_ports import (
@@ -149,7 +149,9 @@ class Upgrade(HostRun):
             try:
                 taken = list(self.routes.take([self._slots[name] for name in names]))
             except RunnerctlError as error:
-                self._fail(names, error)
+                later = isinstance(error, TryAgainError)
+                for name in names:
+                    self._end(name, "busy" if later else "failed", str(error))
                 self._try(self._rescue, names)  # some may be cut
                 return []
             if taken:

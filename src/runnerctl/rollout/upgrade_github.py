@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from runnerctl.core.breaker import allowance
 from runnerctl.core.plan import Record
 from runnerctl.core.spec import Slot
-from runnerctl.errors import DataError
+from runnerctl.errors import DataError, TryAgainError
 from runnerctl.github.registry import Registry
 from runnerctl.reconcile import Fleet, record_of
 from runnerctl.rollout.ports import SlotNow
@@ -53,10 +53,13 @@ class FleetRoutes:
         return Seen(record.online, record.busy, is_cut(record), version)
 
     def take(self, slots: Sequence[SlotNow]) -> tuple[str, ...]:
-        """Cut as many as the fleet can spare now, counted on a fresh list of its runners."""
+        """Cut as many as the fleet can spare now, counted on a fresh list of its runners.
+
+        Raises TryAgainError when waiting is of no use: too many are out of service that no rollout has taken.
+        """
         taken = []
         with self.lock():
-            out, most = self._out_of_service()
+            out, lost, most = self._out_of_service()
             for slot in slots:
                 name = self._runner_name(slot)
                 if not self.force and name not in out and len(out) >= most:
@@ -66,6 +69,14 @@ class FleetRoutes:
                     cut(registry, runner[0], self._drain_group(registry))
                 out.add(name)
                 taken.append(slot.name)
+        if not taken and len(lost) >= most:
+            named = ", ".join(sorted(lost)[:3]) + (" ..." if len(lost) > 3 else "")
+            raise TryAgainError(
+                f"{len(lost)} of the fleet's runners are offline or absent and {most} may be out of service "
+                f"(runnerctl_fleet_max_held_percent: {self.percent}): {named}",
+                where="circuit breaker",
+                remedy="mend or remove those first, or force it (upgrade_force, --force)",
+            )
         return tuple(taken)
 
     def restore(self, slots: Sequence[SlotNow]) -> None:
@@ -77,9 +88,9 @@ class FleetRoutes:
                 wanted = self._slot(slot)
                 restore(registry, runner[0], spec.slot_labels(wanted), self.fleet.group_id(wanted))
 
-    def _out_of_service(self) -> tuple[set[str], int]:
-        """The fleet's runners that take no job now (absent, offline or cut), and how many may be."""
-        everybody, serving = set(), set()
+    def _out_of_service(self) -> tuple[set[str], set[str], int]:
+        """The fleet's runners that take no job now, those of them that were not cut, and how many may be."""
+        everybody, serving, away = set(), set(), set()
         for url, names in self.names.items():
             mine = {name.casefold() for name in names}
             everybody |= mine
@@ -87,9 +98,13 @@ class FleetRoutes:
                 continue
             for runner in self.fleet.registry(url).runners():
                 record = record_of(runner)
-                if record.name.casefold() in mine and record.online and not is_cut(record):
-                    serving.add(record.name.casefold())
-        return everybody - serving, allowance(len(everybody), self.percent)
+                name = record.name.casefold()
+                if name in mine and is_cut(record):
+                    away.add(name)
+                elif name in mine and record.online:
+                    serving.add(name)
+        out = everybody - serving
+        return out, out - away, allowance(len(everybody), self.percent)
 
     def _slot(self, slot: SlotNow) -> Slot:
         try:
