@@ -179,6 +179,13 @@ def test_records_that_no_host_has() -> None:
     assert not [each for each in judged(hosts, records, whole=False).rows if each.kind == "record"]
 
 
+def test_an_adopted_runner_keeps_its_name() -> None:
+    """Its record is found by the id that the host has; it is no left-over, whatever it is called."""
+    fleet = judged([answer(spec("gpu-1", "a"), healthy("a", 7))], [record("gpu-1-before", 7)])
+    (found,) = fleet.rows
+    assert (found.runner_name, found.can_take_a_job, found.status) == ("gpu-1-before", "yes", "OK")
+
+
 def test_github_that_does_not_tell_and_a_host_with_a_bad_spec() -> None:
     """UNKNOWN, with the reason; the exit code's order is CRITICAL, UNKNOWN, WARNING, OK."""
     view = GithubView(failures={URL: "403: the token lacks admin:org"})

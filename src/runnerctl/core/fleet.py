@@ -7,7 +7,7 @@ known to be wrong comes root cause first.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -127,9 +127,9 @@ def judge_fleet(
 ) -> Fleet:
     """Merge both views. ``whole``: ``answers`` are all of the inventory's hosts, so that a record which looks
     like one of theirs and is none can be told."""
-    names = {url: _by_name(records) for url, records in github.records.items()}
-    rows = [row for answer in answers for row in _Rows(answer, github, names, time).rows()]
-    rows += _unowned(answers, github) if whole else ()
+    indexes = {url: _Index(records) for url, records in github.records.items()}
+    rows = [row for answer in answers for row in _Rows(answer, github, indexes, time).rows()]
+    rows += _unowned(answers, github, rows) if whole else ()
     hosts = tuple(_host(answer) for answer in answers)
     statuses: list[Status] = [*(row.status for row in rows), *(host.status for host in hosts)]
     return Fleet(
@@ -192,13 +192,25 @@ def _line(finding: Finding) -> str:
     return finding.summary if finding.subject in ("", "host") else f"{finding.subject}: {finding.summary}"
 
 
+class _Index:
+    """The records of one scope. GitHub compares names without case."""
+
+    def __init__(self, records: Sequence[FleetRecord]) -> None:
+        self._ids = {record.id: record for record in records}
+        self._names = {record.name.casefold(): record for record in records}
+
+    def find(self, own: int | None, name: str) -> FleetRecord | None:
+        """The record of the id that the host has, whatever its name; else the one that has the name."""
+        return (self._ids.get(own) if own is not None else None) or self._names.get(name.casefold())
+
+
 @dataclass(frozen=True)
 class _Rows:
     """The rows of one host."""
 
     answer: HostAnswer
     github: GithubView
-    names: Mapping[str, Mapping[str, FleetRecord]]
+    indexes: Mapping[str, _Index]
     time: datetime
 
     def rows(self) -> Iterator[FleetRow]:
@@ -234,30 +246,29 @@ class _Rows:
 
     def _sight(self, name: str, slot: Slot | None, spec: HostSpec) -> SlotSight:
         url = _scope(spec, slot) or ""
-        asked = url in self.names
-        runner = spec.runner_name(slot) if slot else f"{spec.host}-{name}"
-        record = self.names[url].get(runner.casefold()) if asked else None
-        return SlotSight(
+        index = self.indexes.get(url)
+        sight = SlotSight(
             name=name,
             spec=spec,
             slot=slot,
             findings=self.answer.health.findings if self.answer.health else None,
             time=self.time,
-            record=record,
-            asked=asked,
+            asked=index is not None,
             failure=self.github.failures.get(url, ""),
         )
+        runner = spec.runner_name(slot) if slot else f"{spec.host}-{name}"
+        return replace(sight, record=index.find(agent_id(sight), runner)) if index else sight
 
     def _slot(self, sight: SlotSight) -> FleetRow:
         causes = (*self._silence(sight), *slot_causes(sight))
         able = _able(sight, causes)
         shown = [cause for cause in causes if cause.blocks or cause.blocks is None] or list(causes)
-        runner = sight.spec.runner_name(sight.slot) if sight.slot else f"{sight.spec.host}-{sight.name}"
+        wanted = sight.spec.runner_name(sight.slot) if sight.slot else f"{sight.spec.host}-{sight.name}"
         return FleetRow(
             kind="slot",
             host=sight.spec.host,
             slot=sight.name,
-            runner_name=runner,
+            runner_name=sight.record.name if sight.record else wanted,
             url=_scope(sight.spec, sight.slot),
             can_take_a_job=able,
             status=max((cause.status for cause in causes), key=SEVERITY.__getitem__, default="OK"),
@@ -292,17 +303,15 @@ def _scope(spec: HostSpec, slot: Slot | None) -> str | None:
     return parse_scope(url).url if url else None
 
 
-def _by_name(records: Sequence[FleetRecord]) -> dict[str, FleetRecord]:
-    """GitHub compares names without case."""
-    return {record.name.casefold(): record for record in records}
-
-
-def _unowned(answers: Sequence[HostAnswer], github: GithubView) -> Iterator[FleetRow]:
+def _unowned(
+    answers: Sequence[HostAnswer], github: GithubView, rows: Sequence[FleetRow]
+) -> Iterator[FleetRow]:
     """Records that are named like a runner of an inventory's host, and are no slot of it."""
-    own = {row.casefold() for answer in answers for row in _names(answer)}
+    own = {name.casefold() for answer in answers for name in _names(answer)}
+    shown = {(row.url, row.github.id) for row in rows if row.github}
     for url, records in sorted(github.records.items()):
         for record in sorted(records, key=lambda record: record.name):
-            if record.name.casefold() in own:
+            if record.name.casefold() in own or (url, record.id) in shown:
                 continue
             host = _like(record.name, answers)
             if host is not None:

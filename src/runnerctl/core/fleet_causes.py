@@ -26,8 +26,9 @@ _FIRST_DAY = 86400.0
 _ORDER = (
     *("host.read_only", "host.disk", "host.inodes", "host.memory", "host.clock", "host.api", "host."),
     *("hold", "slot.registered", "github.version", "github.record"),
+    *("slot.credentials", "slot.user", "slot.release"),
     *("driver.", "gpu.count", "gpu.answers", "xid.", "gpu.", "docker.", "conda."),
-    *("slot.unit", "slot.listener", "cut", "slot.connection", "github.online"),
+    *("slot.memory", "slot.unit", "slot.listener", "cut", "slot.connection", "github.online"),
     *("github.labels", "github.group", "slot.", "github.", ""),
 )
 _LEADS: Mapping[str, str] = {
