@@ -178,15 +178,23 @@ def test_gpus_of_a_host_without_a_verdict_are_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ago", "text"), [(60, "2 in service"), (3600, "2 not known"), (None, "2 not known")]
+    ("ago", "status", "text"),
+    [
+        (60, 0, "2 in service"),
+        (60, 2, "2 in service"),
+        (60, 3, "2 not known"),
+        (3600, 0, "2 not known"),
+        (None, 0, "2 not known"),
+    ],
 )
 def test_gpus_are_in_service_where_a_verdict_was_made_lately(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ago: int | None, text: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ago: int | None, status: int, text: str
 ) -> None:
     """systemd tells when the timer's verdict ended; one of an hour ago tells nothing of now."""
     ended = 0 if ago is None else int((time.monotonic() - ago) * 1e6)
     program = tmp_path / "systemctl"
-    program.write_text(f"#!/bin/sh\necho {ended}\n")
+    said = f"ExecMainStatus={status}\nExecMainExitTimestampMonotonic={ended}\n"
+    program.write_text(f"#!/bin/sh\nprintf '{said}'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     context = Context({}, io.StringIO(), io.StringIO())

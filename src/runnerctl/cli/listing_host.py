@@ -21,11 +21,13 @@ __all__ = ["gpu_states", "host_rows"]
 HEALTH_UNIT = "runnerctl-health.service"
 SYSTEMCTL_SECONDS = 5.0
 FRESH_SECONDS = 600.0  # several rounds of the health timer
+VERDICTS = ("0", "1", "2")  # 3: it could not tell
 
 
 def host_rows(context: Context, paths: Paths, spec: HostSpec | None, slots: Sequence[LocalSlot]) -> list[Row]:
     """A row for each slot, without GitHub's view."""
-    states = gpu_states(context, paths, slots)
+    interval = spec.runnerctl.health_interval_seconds if spec else 0
+    states = gpu_states(context, paths, slots, fresh_seconds=max(FRESH_SECONDS, 3.0 * interval))
     return [
         Row(
             runner=slot.runner_name,
@@ -44,7 +46,9 @@ def _host_of(slot: LocalSlot) -> str | None:
     return name.removesuffix(end) if name.endswith(end) else None
 
 
-def gpu_states(context: Context, paths: Paths, slots: Sequence[LocalSlot]) -> dict[str, GpuState | None]:
+def gpu_states(
+    context: Context, paths: Paths, slots: Sequence[LocalSlot], *, fresh_seconds: float = FRESH_SECONDS
+) -> dict[str, GpuState | None]:
     """The GPUs of each slot, from the notes and holds that the last round of the verdict left.
 
     No GPU is asked: that is what ``runnerctl health`` is for. None: the slot is in no spec, so nobody knows
@@ -58,7 +62,7 @@ def gpu_states(context: Context, paths: Paths, slots: Sequence[LocalSlot]) -> di
     notes = read_gpu_history(paths.root)
     readable = not isinstance(notes, Unavailable)
     out = _taken_out(notes) if not isinstance(notes, Unavailable) else {}
-    known = readable and paths.is_this_host() and _judged_lately(context)
+    known = readable and paths.is_this_host() and _judged_lately(context, fresh_seconds)
     return {
         slot.name: _state(slot, out, _held_gpus(paths.state / "hold" / slot.name), known=known)
         for slot in slots
@@ -93,17 +97,20 @@ def _held_gpus(hold: Path) -> tuple[str, ...]:
     return cause.gpus if cause else ()
 
 
-def _judged_lately(context: Context) -> bool:
-    """Whether the timer's verdict was made within the last minutes, as systemd tells."""
-    command = ["systemctl", "show", "--property=ExecMainExitTimestampMonotonic", "--value", HEALTH_UNIT]
+def _judged_lately(context: Context, seconds: float) -> bool:
+    """Whether the timer's last round ended within ``seconds`` and came to a verdict, as systemd tells."""
+    properties = "--property=ExecMainExitTimestampMonotonic,ExecMainStatus"
+    command = ["systemctl", "show", properties, HEALTH_UNIT]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=SYSTEMCTL_SECONDS, check=False
         )
-        ended = int(answer.stdout.strip() or "0") / 1e6
+        found = dict(line.split("=", 1) for line in answer.stdout.splitlines() if "=" in line)
+        ended = int(found.get("ExecMainExitTimestampMonotonic") or 0) / 1e6
     except FileNotFoundError:
         return False
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         context.note(f"runnerctl: systemctl did not answer: {error}")
         return False
-    return ended > 0 and time.monotonic() - ended <= FRESH_SECONDS
+    verdict = found.get("ExecMainStatus") in VERDICTS
+    return verdict and ended > 0 and time.monotonic() - ended <= seconds
