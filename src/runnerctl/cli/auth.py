@@ -48,17 +48,18 @@ def status(
     """
     from runnerctl.cli.remote import HOW_TO_AUTHENTICATE, credential, scope_of
     from runnerctl.cli.remote import api_url as api_of
-    from runnerctl.github.client import GitHubClient
+    from runnerctl.github.connect import Connector
 
     command: Context = context.obj
     scope = scope_of(command, url)
     base = api_of(command, scope, api_url)
-    found = credential(command, scope, api=base)
+    connect = Connector(command.env, base)
+    found = credential(command, scope, api=base, connect=connect)
     if found is None:
         if command.wants_json(output):
             command.say_json(_json(None, scope, base, None))
         raise AccessError("there is no GitHub credential", remedy=HOW_TO_AUTHENTICATE)
-    client = GitHubClient(base, found)
+    client = connect(found)
     info = found.describe(client)
     problem = _try(client, scope) if scope else None
     if command.wants_json(output):
