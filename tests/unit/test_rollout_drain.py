@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,6 +40,7 @@ class World:
     at: dict[float, Callable[[], None]] = field(default_factory=dict)
     killed_after: int | None = None
     comes_online: bool = True
+    began: dict[str, float] = field(default_factory=dict)  # when a worker began
     forgets: bool = False  # to stop a slot on hold when its job has ended
     silent: tuple[float, float] = (9e9, 9e9)  # the host does not answer from then until then
 
@@ -353,3 +355,61 @@ def test_an_unknown_slot_and_a_report_of_another_form_are_refused() -> None:
         slots_now([{"name": "a", "active": "so so", "busy": False, "causes": []}], where="gpu-1")
     with pytest.raises(DataError):
         slots_now([{"name": "a"}], where="gpu-1")
+
+
+class Busy(World):
+    """A host on which jobs arrive: GitHub says busy first, the worker comes later, and the hook after that.
+
+    Whatever would lose a job is an error here: a listener stopped between taking it and its worker, a worker
+    stopped, and a hold that the hook of a beginning job would meet.
+    """
+
+    def job(self, name: str, *, taken: float, worker: float, ends: float) -> None:
+        """At these moments, in seconds."""
+        self.at[taken] = lambda: self._take(name)
+        self.at[worker] = lambda: self._work(name, worker)
+        self.at[ends] = lambda: self.change(name, busy=False)
+
+    def _take(self, name: str) -> None:
+        assert self.slots[name].active, "sent to a runner that was stopped too early"
+        self.records[name] = msgspec.structs.replace(self.records[name], busy=True)
+
+    def _work(self, name: str, moment: float) -> None:
+        self.began[name] = moment
+        self.change(name, busy=True)
+
+    def hold(self, slots: Sequence[str], cause: Cause) -> None:
+        for name in slots:
+            now = self.slots[name]
+            if now.active and not now.held and now.busy:
+                assert self.seconds - self.began[name] > 5, "the hook of a job that begins meets the hold"
+            assert now.busy or not (now.active and self.records[name].busy), "a job that was taken is lost"
+        super().hold(slots, cause)
+
+
+def test_no_job_is_lost_whenever_it_comes_and_whenever_the_controller_dies() -> None:
+    """Jobs sent up to a minute before the cut; a drain that is killed is taken up, and a resume heals."""
+    for seed in range(100):
+        drain_at_random(random.Random(seed))  # noqa: S311 (repeatable)
+
+
+def drain_at_random(chance: random.Random) -> None:
+    """One life of a host: jobs, a drain, a death, another drain, a resume."""
+    made = Busy(began={})
+    made.slots, made.records = (each := world("a", "b", "c")).slots, each.records
+    for name in made.slots:
+        if chance.random() < 0.7:
+            taken = chance.uniform(0.0, 60.0)
+            worker = taken + chance.uniform(0.1, 5.0)
+            made.job(name, taken=taken, worker=worker, ends=worker + chance.choice([2.0, 40.0, 900.0]))
+    made.killed_after = chance.choice([None, *range(7)])
+    with contextlib.suppress(Killed):
+        drain(made).run(wait=True, seconds=5000)
+    made.killed_after = None
+    drained: Any = drain(made).run(wait=True, seconds=5000)
+    assert {each.state for each in drained} == {"drained"}
+    made.sleep(61.0)  # whatever was on its way has come by now
+    assert {record.labels for record in made.records.values()} == {frozenset({DRAINED})}
+    resumed: Any = resume(made).run(seconds=60)
+    assert {each.state for each in resumed} == {"running"}
+    assert {record.labels for record in made.records.values()} == {frozenset({"gpu"})}

@@ -136,7 +136,7 @@ class Drain:
             gone = {each.name for each in ready} | (set(left) - {each.name for each in now})
             left = [name for name in left if name not in gone]
             if left:
-                self.sleep(min(POLL_SECONDS, max(0.1, self._quiet_left(left))))
+                self.sleep(min(BEGINNING_SECONDS, max(0.1, self._quiet_left(left))))
 
     def _quiet_left(self, names: Sequence[str]) -> float:
         """Seconds until the first of them has been quiet for long enough."""
