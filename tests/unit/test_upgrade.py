@@ -14,7 +14,7 @@ from runnerctl.core.spec import host_spec
 from runnerctl.github.models import Deprecation
 from runnerctl.rollout.ports import Cause
 from runnerctl.rollout.version_plan import expiry
-from tests.unit.upgrade_model import NEW, OLD, PACE, Killed, Model, ModelSlot, dies_at, fails
+from tests.unit.upgrade_model import NEW, OLD, Killed, Model, ModelSlot, dies_at, fails
 
 
 def two(**more: Any) -> Model:
@@ -170,15 +170,20 @@ def test_a_controller_that_dies_anywhere_is_carried_on(how: str) -> None:
     raise AssertionError("it never came to its end")
 
 
+def test_a_refused_release_leaves_no_slot_on_hold() -> None:
+    """What a killed run held or cut for it goes on working, and the plan says that it is refused."""
+    held = ModelSlot("a", active=False, cut=True, causes=[Cause("upgrade", "x")])
+    model = Model(held, ModelSlot("b", cut=True))
+    model.refuse(NEW, "exits")
+    assert {each.result for each in model.plan()} == {"refused"}
+    assert {each.result for each in model.run().values()} == {"refused"}
+    assert model.well(OLD) == []
+
+
 def test_a_plan_writes_nothing() -> None:
     """What would go where."""
-    from runnerctl.reconcile import Release
-    from runnerctl.rollout.upgrade import Upgrade
-
     model = two()
-    release = Release(NEW, url="", sha256="")
-    rows = Upgrade(model, model, release, pace=PACE, sleep=model.sleep, clock=model.clock).plan()
-    assert [(row.slot, row.was, row.now, row.result, row.busy) for row in rows] == [
+    assert [(row.slot, row.was, row.now, row.result, row.busy) for row in model.plan()] == [
         ("a", OLD, NEW, "would upgrade", True),
         ("b", OLD, NEW, "would upgrade", False),
     ]

@@ -170,11 +170,18 @@ class Model:
 
     # -- a run
 
-    def run(self, *, retry: bool = False, target: str = NEW, pace: Pace = PACE) -> dict[str, SlotResult]:
-        """One run of the engine."""
+    def engine(self, *, retry: bool = False, target: str = NEW, pace: Pace = PACE) -> Upgrade:
+        """The engine over this model."""
         release = Release(target, url="https://example.org/r.tar.gz", sha256="a" * 64)
-        engine = Upgrade(self, self, release, pace=pace, retry=retry, sleep=self.sleep, clock=self.clock)
-        return {each.slot: each for each in engine.run()}
+        return Upgrade(self, self, release, pace=pace, retry=retry, sleep=self.sleep, clock=self.clock)
+
+    def run(self, *, retry: bool = False) -> dict[str, SlotResult]:
+        """One run of the engine."""
+        return {each.slot: each for each in self.engine(retry=retry).run()}
+
+    def plan(self) -> tuple[SlotResult, ...]:
+        """What it would do."""
+        return self.engine().plan()
 
     def well(self, version: str) -> list[str]:
         """What is not as it should be after all: nothing on hold or cut, all active with ``version``."""

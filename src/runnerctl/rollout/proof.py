@@ -40,10 +40,10 @@ class _Watch:
 def prove(
     host: HostPort,
     routes: Routes,
+    *,
     slots: Sequence[SlotNow],
     version: str,
     pace: Pace,
-    *,
     sleep: Callable[[float], None],
     clock: Callable[[], float],
 ) -> Proof:

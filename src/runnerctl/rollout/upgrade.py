@@ -45,19 +45,25 @@ class Upgrade(HostRun):
         todo = self._todo()
         refusal = self._notes.refusal(self.target)
         if refusal and not self.retry:
-            undone = [name for name in todo if name in self._notes.previous]
-            self._guarded(undone, partial(self._roll_back, reason=refusal.reason))
-            for name in todo:
-                self._end(name, "refused", f"{self.target} was rolled back here: {refusal.reason}")
+            self._leave(todo, refusal.reason)
         elif todo:
             self._install()
             self._take_all(todo)
         return tuple(self.results[name] for name in self._slots)
 
+    def _leave(self, todo: list[str], reason: str) -> None:
+        """Take a refused release to no slot, and end what a killed run left of it."""
+        undone = [name for name in todo if name in self._notes.previous]
+        rest = [name for name in todo if name not in undone]
+        note = f"{self.target} was rolled back here: {reason}"
+        self._guarded(undone, partial(self._roll_back, reason=reason))
+        self._guarded(rest, partial(self._give_back, result="refused", note=note))
+
     def plan(self) -> tuple[SlotResult, ...]:
         """What `run` would do; nothing is written anywhere."""
+        todo = self._todo(look_only=True)
         refusal = None if self.retry else self._notes.refusal(self.target)
-        for name in self._todo(look_only=True):
+        for name in todo:
             if refusal:
                 self._end(name, "refused", f"{self.target} was rolled back here: {refusal.reason}")
             else:
@@ -254,7 +260,15 @@ class Upgrade(HostRun):
             except RunnerctlError as error:
                 failed[name] = f"it does not start: {error}"
         started = [self._slots[name] for name in names if name not in failed]
-        proof = prove(self.host, self.routes, started, version, self.pace, sleep=self.sleep, clock=self.clock)
+        proof = prove(
+            self.host,
+            self.routes,
+            slots=started,
+            version=version,
+            pace=self.pace,
+            sleep=self.sleep,
+            clock=self.clock,
+        )
         return proof.with_bad(failed)
 
     def _proven(self, names: Sequence[str], result: Result, version: str, *, note: str) -> None:
