@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from runnerctl.bundle.collect import Collector, Wanted
 from runnerctl.bundle.manifest import Manifest, wrong_files
 from runnerctl.bundle.store import open_bundle
 from runnerctl.cli import bundle_parts as parts
+from runnerctl.cli.bundle_wheels import missing
 from runnerctl.core.spec import Conda, GithubRunner, HostSpec
 from runnerctl.errors import ConfigError, DataError, RunnerctlError, UsageError
 from tests.component.cli_support import TOKEN, Ran, call
@@ -124,6 +126,35 @@ def test_a_directory_and_an_archive_hold_the_same(world: tuple[GithubApi, Mirror
     assert unpack(tmp_path / "one.tar.gz", place) == manifest
     assert wrong_files(place, manifest) == []
     assert verify(tmp_path / "one.tar.gz").code == 0
+
+
+def _wheel(folder: Path, name: str, *requires: str) -> None:
+    with zipfile.ZipFile(folder / f"{name}.whl", "w") as archive:
+        lines = "".join(f"Requires-Dist: {line}\n" for line in requires)
+        info = "-".join(name.split("-")[:2])
+        archive.writestr(f"{info}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: x\n{lines}\n")
+
+
+def test_what_only_another_python_needs_is_noticed(tmp_path: Path) -> None:
+    """pip asks its own Python which requirements apply; the host's decides."""
+    _wheel(
+        tmp_path,
+        "runnerctl-0.1-py3-none-any",
+        'pyjwt[crypto]>=2; extra == ""',
+        "Fast.Json",
+        "never; extra == 'x'",
+    )
+    _wheel(
+        tmp_path,
+        "pyjwt-2.0-py3-none-any",
+        'old_typing>=4; python_version < "3.11"',
+        'crypt; extra == "crypto"',
+    )
+    _wheel(tmp_path, "crypt-1.0-cp39-abi3-manylinux2014_x86_64")
+    _wheel(tmp_path, "fast_json-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64")
+    assert missing(tmp_path, "runnerctl", python="3.11", machine="x86_64") == []
+    assert missing(tmp_path, "runnerctl", python="3.10", machine="x86_64") == ["Fast.Json", "old_typing>=4"]
+    assert missing(tmp_path, "runnerctl", python="3.11", machine="aarch64") == ["Fast.Json", "crypt"]
 
 
 def test_a_fleet_asks_once(world: tuple[GithubApi, Mirror]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import download
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.cli_venv import pip_error
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.process import Result, run
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.process import run
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.repository_key import (
     armoured,
     key_packets,
@@ -23,7 +23,7 @@ from runnerctl.core.repository_keys import key_address
 from runnerctl.core.spec import HostSpec, NvidiaDriver, Runnerctl, Slot
 from runnerctl.core.templates import fill
 from runnerctl.core.toolkit_rules import upstream_key
-from runnerctl.errors import DataError, UnavailableError
+from runnerctl.errors import ConfigError, DataError, UnavailableError
 from runnerctl.reconcile import Fleet
 from runnerctl.wheel import controller_wheel
 
@@ -34,6 +34,7 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")  # of the distributions that the role
 # glibc 2.34 is the oldest among them (Enterprise Linux 9).
 GLIBC = ("2_17", "2_24", "2_27", "2_28", "2_31", "2_34")
 PIP_SECONDS = 900.0
+ROUNDS = 5  # each may bring what needs more
 KEY_BYTES = 256 << 10
 
 
@@ -141,27 +142,41 @@ def fetch_wheels(
     folder: Path, *, pythons: Sequence[str], architectures: Sequence[str], tell: Callable[[str], None]
 ) -> None:
     """Our own wheel and all it depends on, with pip, from the index it is configured for."""
-    wheel = controller_wheel()
+    try:
+        from runnerctl.cli.bundle_wheels import missing
+    except ImportError as error:
+        what = f"{error.name} is needed to tell which wheels belong together"
+        raise ConfigError(what, remedy="pip install 'runnerctl[controller]'") from None
+    wheel = str(controller_wheel().path)
     for python in pythons:
         for architecture in architectures:
             tell(f"wheels for Python {python} on {architecture}")
-            done = _pip(folder, str(wheel.path), python, MACHINES[architecture])
-            if done.rc:
-                raise UnavailableError(
-                    f"pip cannot collect wheels for Python {python} on {architecture}: {pip_error(done)}",
-                    remedy="make a package index reachable for pip, or leave that version out (--python)",
-                )
+            machine = MACHINES[architecture]
+            needed = [wheel]
+            for _ in range(ROUNDS):
+                _pip(folder, needed, python, machine)
+                needed = missing(folder, "runnerctl", python=python, machine=machine)
+                if not needed:
+                    break
+            else:
+                what = f"pip brings no wheel of {', '.join(needed)} for Python {python} on {architecture}"
+                raise UnavailableError(what, remedy="leave that version out (--python)")
 
 
-def _pip(folder: Path, wheel: str, python: str, machine: str) -> Result:
+def _pip(folder: Path, needed: Sequence[str], python: str, machine: str) -> None:
     platforms = [f"--platform=manylinux_{glibc}_{machine}" for glibc in GLIBC]
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input"]
     command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder)]
     command += ["--implementation", "cp", "--python-version", python, *platforms]
     try:
-        return run([*command, f"--platform=manylinux2014_{machine}", wheel], timeout=PIP_SECONDS)
+        done = run([*command, f"--platform=manylinux2014_{machine}", *needed], timeout=PIP_SECONDS)
     except HostError as error:
         raise UnavailableError(error.what, where="pip", remedy="run again") from None
+    if done.rc:
+        raise UnavailableError(
+            f"pip cannot collect wheels for Python {python} on {machine}: {pip_error(done)}",
+            remedy="make a package index reachable for pip, or leave that version out (--python)",
+        )
 
 
 def trust(env: Mapping[str, str]) -> None:
