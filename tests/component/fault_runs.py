@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -164,6 +165,7 @@ def _hosts(world: World, dice: random.Random, scope: str) -> list[SimulatedHost]
     for number in range(dice.randint(1, 3)):
         slots = [{"name": f"s{index}"} for index in range(dice.choice((1, 2, 3, 6)))]
         given = {"github_runner_url": f"{world.github.url}/{SCOPES[scope]}", "github_runner_slots": slots}
+        given["github_runner_labels"] = ["gpu"]
         given |= {"github_runner_group": group} if group else {}
         hosts.append(_host(world, dice, _spec(f"h{number}", given)))
     return hosts
@@ -190,8 +192,15 @@ def _bad_day(control: Control, dice: random.Random, scope: str) -> None:
 
 
 def _mischief(control: Control, dice: random.Random, hosts: Sequence[SimulatedHost]) -> None:
-    """What others do meanwhile: a record is deleted, runs a job, loses its labels."""
+    """What others do meanwhile: a record is deleted, runs a job, loses its labels; the inventory changes.
+
+    Without GitHub's default labels each runner must register anew: its old record goes first, unless busy.
+    """
     for host in hosts:
+        if dice.random() < 0.15:
+            runner = host.spec.github_runner
+            runner = msgspec.structs.replace(runner, no_default_labels=not runner.no_default_labels)
+            host.spec = msgspec.structs.replace(host.spec, github_runner=runner)
         for slot in host.local().values():
             if slot.agent_id is None or dice.random() > 0.1:
                 continue
