@@ -93,7 +93,7 @@ def test_provision_carries_a_claim_out_behind_the_running_job(site: Site) -> Non
     """Claimed while no release is installed; the job ends well; the record, its id and its name stay."""
     before = _record(site, "box-a")
     assert "provision.yml carries it out" in _adopt(site, "box-a", "--slot", "a")
-    site.variables["github_runner_slots"] = [{"name": "a"}]
+    site.variables["github_runner_slots"] = [{"name": "a", "runner_name": "box-a"}]
     job = site.job("touch ~/began; while [ ! -e ~/go ]; do sleep 0.2; done", labels=["box-a"])
     site.shell("for i in $(seq 100); do [ -e /home/ci/began ] && exit; sleep 0.2; done; exit 1")
     outcome = site.provision()
@@ -134,9 +134,11 @@ def test_it_is_a_slot_like_any_other(site: Site) -> None:
 def test_the_command_alone_does_it_where_a_release_is_installed(site: Site) -> None:
     """Listed as claimed only until then; asked again there is nothing to adopt."""
     before = _record(site, "box-b")
-    site.variables["github_runner_slots"] = [{"name": "a"}, {"name": "b"}]
+    site.variables["github_runner_slots"] = [{"name": "a", "runner_name": "box-a"}, {"name": "b"}]
     site.provision("--tags", "runnerctl")
-    assert "adoption of box-b as slot b" in _adopt(site, "box-b", "--wait", "--timeout", "30")
+    said = _adopt(site, "box-b", "--wait", "--timeout", "30")
+    assert "adoption of box-b as slot b" in said
+    assert "say `runner_name: box-b` for slot b in the inventory" in said
     site.github.wait_runner(site.world.scope, "box-b")
     site.provision()
     _is_adopted(site, "b", "box-b", before["id"])

@@ -156,6 +156,18 @@ def test_an_adopted_runner_that_was_sent_an_update_is_registered_again() -> None
     plan = _plan(_adopted(active=False, exit_status=3), own=_record(name="build-box", online=False))
     assert plan.registration is not None
     assert plan.registration.delete == 7
+    named = {"slots": [{"name": "a", "gpus": ["GPU-12345678"], "runner_name": "build-box"}]}
+    variables = {f"github_runner_{key}": value for key, value in named.items()}
+    record = _record(name="build-box")
+    plan = _plan(_adopted(exit_status=3), named=record, own=record, variables=variables)
+    assert plan.registration is not None
+    assert (plan.runner_name, plan.registration.delete) == ("build-box", 7)
+
+
+def test_an_adopted_runner_that_is_drained_stays_so() -> None:
+    """Its labels were taken away on purpose."""
+    cut = _record(name="build-box", labels=frozenset({"runnerctl-drained"}))
+    assert not _plan(_adopted(hold="a new disk", hold_by=("operator",)), own=cut).changes
 
 
 def test_only_an_adopted_slot_may_bear_another_name() -> None:

@@ -27,6 +27,10 @@ UPDATES = (
     "runnerctl: it was registered with updates on, which a slot cannot take: when GitHub sends one, the slot "
     "stops, and the next provision registers it again"
 )
+NAME = (
+    "runnerctl: say `runner_name: {name}` for slot {slot} in the inventory as well: on the controller, `list`, "
+    "`doctor` and `drain` look for the record by its name"
+)
 EXAMPLE = """
 runnerctl adopt
 runnerctl adopt build-box --slot main --wait
@@ -133,6 +137,7 @@ class Desk:
         from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import adoption
 
         from runnerctl.cli.host import host_errors
+        from runnerctl.cli.output import escape
 
         stock = self._find(name)
         wanted = self._slot_for(stock, slot)
@@ -152,6 +157,8 @@ class Desk:
                 return self._tell([action], output)
             if stock.updates_itself:
                 self.context.note(UPDATES)
+            if self.slots.spec.runner_name(wanted).casefold() != claim.agent_name.casefold():
+                self.context.note(NAME.format(name=escape(claim.agent_name), slot=wanted.name))
             self._await_idle(claim, seconds)
             return self._tell(list(self.slots.converge(wanted).actions), output)
 

@@ -111,17 +111,12 @@ def plan_slot(
     """
     runner_name = spec.runner_name(slot)
     here = local.agent_id is not None and _same_url(local.url, spec.slot_scope(slot).url)
-    if here and own is not None and own.name.lower() == runner_name.lower():
+    if here and own is not None and (own.name.lower() == runner_name.lower() or _adopted(local, own)):
         if _stays_cut(local, own):
             return SlotPlan(slot.name, runner_name, record=own.id, online=own.online)
-        if reason := _fixed_labels_reason(spec, own):
-            return _register(spec, slot, local, None, f"{reason}: registering again", delete=own.id)
+        if reason := _update_reason(local) or _fixed_labels_reason(spec, own):
+            return _register(spec, slot, local, named, f"{reason}: registering again", delete=own.id)
         return _repair(spec, slot, own, group_id)
-    if here and own is not None and _adopted(local, own):
-        if local.exit_status not in WANTS_UPDATE:
-            return _repair(spec, slot, own, group_id)
-        reason = "was adopted, and GitHub wants it to update itself: registering again without that"
-        return _register(spec, slot, local, named, reason, delete=own.id)
     if here and own is not None:
         reason = f"is registered as {own.name}"
         return _register(spec, slot, local, named, reason, delete=own.id)
@@ -140,6 +135,11 @@ def _stays_cut(local: LocalSlot, own: Record) -> bool:
 
 def _adopted(local: LocalSlot, own: Record) -> bool:
     return local.adopted and own.name.lower() == (local.agent_name or "").lower()
+
+
+def _update_reason(local: LocalSlot) -> str | None:
+    wanted = local.adopted and local.exit_status in WANTS_UPDATE
+    return "was adopted, and GitHub wants it to update itself" if wanted else None
 
 
 def _same_url(one: str | None, other: str) -> bool:

@@ -25,6 +25,7 @@ SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|PRIVATE_KEY|API_KEY|CREDENTIALS?)(_|$)", re.IGNORECASE
 )
 MAX_RUNNER_NAME = 64
+RUNNER_NAME = re.compile(r"[^\s-](?:[^\x00-\x1f\x7f]{0,62}\S)?")  # config.sh takes a hyphen for an option
 
 
 def broken_rules(spec: HostSpec) -> list[Problem]:
@@ -70,6 +71,9 @@ def _slot_problems(spec: HostSpec, slot: Slot, where: str) -> list[Problem]:
     if len(spec.runner_name(slot)) > MAX_RUNNER_NAME:
         message = f"runner name {spec.runner_name(slot)!r} has more than {MAX_RUNNER_NAME} characters"
         problems.append(Problem(where, message, "shorten the slot's or the host's name"))
+    if slot.runner_name is not None and not RUNNER_NAME.fullmatch(slot.runner_name):
+        remedy = "give the adopted runner's name as `runnerctl adopt` shows it, or leave it out"
+        problems.append(Problem(f"{where}.runner_name", f"is {slot.runner_name!r}", remedy))
     problems += [
         Problem(where, f"{gpu!r} is no GPU UUID", "give it as `nvidia-smi -L` prints it: GPU-... or MIG-...")
         for gpu in slot.gpus

@@ -119,7 +119,10 @@ class Runnerctl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry of ``github_runner_slots``, as inventory gives it."""
+    """One entry of ``github_runner_slots``, as inventory gives it.
+
+    ``runner_name`` is that of an adopted runner, whose record was there before the slot.
+    """
 
     name: str
     url: str | None = None
@@ -127,6 +130,7 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     labels: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
     mode: Literal["persistent", "ephemeral"] = "persistent"
+    runner_name: str | None = None
 
 
 class GithubRunner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -180,8 +184,8 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return custom_labels(own, gpus=len(slot.gpus), fixed=not runner.no_default_labels)
 
     def runner_name(self, slot: Slot) -> str:
-        """The name on GitHub: ``<host>-<slot>``."""
-        return f"{self.host}-{slot.name}"
+        """The name on GitHub: ``<host>-<slot>``, or that of the runner that was adopted."""
+        return slot.runner_name or f"{self.host}-{slot.name}"
 
 
 SECTIONS: dict[str, type[msgspec.Struct]] = {
