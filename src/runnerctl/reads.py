@@ -110,12 +110,13 @@ class SharedReads(DirectReads):
         super().__init__(registry)
         self._play = play
         self._slots = slots
-        self._names: dict[str, Runner] | None = None
+        self._has_list: bool | None = None if slots > FEW else False
+        self._names: dict[str, Runner] = {}
         self._ids: dict[int, Runner] = {}
 
     def by_name(self, name: str) -> Runner | None:
         """From the play's list of all runners."""
-        return self._names.get(name.casefold()) if self._listed() and self._names else super().by_name(name)
+        return self._names.get(name.casefold()) if self._listed() else super().by_name(name)
 
     def by_id(self, runner_id: int) -> Runner | None:
         """From the play's list of all runners."""
@@ -153,14 +154,12 @@ class SharedReads(DirectReads):
 
     def _listed(self) -> bool:
         """Whether there is a list to look into; the first call reads it."""
-        if self._slots <= FEW:
-            return False
-        if self._names is None:
+        if self._has_list is None:
             found = self._decoded(("runners",), self._list, tuple[Runner, ...] | None, lasting=False)
             self._names = {runner.name.casefold(): runner for runner in found or ()}
             self._ids = {runner.id: runner for runner in found or ()}
-            self._slots = self._slots if found is not None else 0
-        return self._slots > FEW
+            self._has_list = found is not None
+        return self._has_list
 
     def _list(self) -> bytes:
         """All runners, unless that takes more requests than looking each slot's runner up; then null."""

@@ -8,6 +8,7 @@ import re
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -40,9 +41,15 @@ def tls_context(env: Mapping[str, str]) -> ssl.SSLContext:
 
     Raises ConfigError naming the variable whose file cannot be used.
     """
-    for name in BUNDLES:
-        if given := env.get(name, "").strip():
-            return _bundle(name, given)
+    name = next((name for name in BUNDLES if env.get(name, "").strip()), "")
+    return _context(name, env.get(name, "").strip())
+
+
+@lru_cache(maxsize=8)
+def _context(name: str, given: str) -> ssl.SSLContext:
+    """Reading a store takes 20 ms: once a process."""
+    if name:
+        return _bundle(name, given)
     paths = ssl.get_default_verify_paths()
     if paths.cafile or (paths.capath and any(Path(paths.capath).glob("*.0"))):
         return ssl.create_default_context()
