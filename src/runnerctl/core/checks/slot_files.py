@@ -23,7 +23,7 @@ from runnerctl.core.spec import HostSpec
 __all__ = ["CHECKS"]
 
 _LISTENER = "Runner.Listener"
-_READ_BY_OTHERS = 0o007
+_READ_BY_OTHERS, _ENTERED_BY_OTHERS = 0o006, 0o001
 _MOST_NAMES = 3
 _DAY = timedelta(days=1)
 
@@ -61,7 +61,9 @@ def _judge_credentials(
     renew = RENEW.replace("SLOT", slot.name)
     broken = list(_broken_credentials(files))
     data = {"files": {fact.path: fact.kind for fact in files.credentials}}
-    exposed = [fact.path for fact in files.credentials if fact.mode & _READ_BY_OTHERS]
+    root = files.folder(".")
+    closed = root is not None and not root.mode & _ENTERED_BY_OTHERS
+    exposed = [] if closed else [fact.path for fact in files.credentials if fact.mode & _READ_BY_OTHERS]
     if broken:
         yield _graded(slot, broken, renew, **data)
     elif exposed:
