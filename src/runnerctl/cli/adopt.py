@@ -28,7 +28,7 @@ UPDATES = (
     "stops, and the next provision registers it again"
 )
 NAME = (
-    "runnerctl: say `runner_name: {name}` for slot {slot} in the inventory as well: on the controller, `list`, "
+    "runnerctl: say `runner_name: {name}` for slot {slot} in the inventory as well: on the controller `list`, "
     "`doctor` and `drain` look for the record by its name"
 )
 EXAMPLE = """
