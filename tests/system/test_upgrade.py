@@ -26,6 +26,7 @@ SLOTS: list[dict[str, Any]] = [{"name": "a", "labels": ["left"]}, {"name": "b", 
 OLD, GOOD, BROKEN, NEXT, TAMPERED = "2.336.0", "2.337.0", "2.338.0", "2.339.0", "2.340.0"
 QUIET = ("-e", "upgrade_quiet_seconds=2")
 HOLD = "upgrade to x\n\nby: upgrade\nsince: \nreason: upgrade to x\n"
+END = "/var/lib/gha-runner/a/home/end"
 TASK = "Bring the runners of the host to the release"
 
 
@@ -63,6 +64,21 @@ def is_well(site: Site, version: str) -> None:
         assert site.custom_labels(slot) == {label}
     assert site.shell("ls /var/lib/runnerctl/hold 2>/dev/null || true") == ""
     assert not site.host.exists("/var/lib/runnerctl/previous-release.json")
+
+
+def start_job(site: Site) -> int:
+    """A job on slot a that lasts until `end_job`."""
+    site.shell(f"rm -f {END}")
+    job = site.job(f"until [ -e {END} ]; do sleep 0.2; done; echo survived", labels=["left"])
+    site.github.wait_job(job, status="in_progress")
+    return job
+
+
+def end_job(site: Site, job: int) -> None:
+    """Let it end; nobody may have ended it before."""
+    site.shell(f"touch {END}")
+    result, log = site.result(job)
+    assert (result, "survived" in log) == ("success", True), log
 
 
 def wait_for_line(run: Run, text: str, *, seconds: float = 120.0) -> None:
@@ -122,12 +138,13 @@ def test_the_command_shows_the_same_plan(site: Site) -> None:
 
 def test_a_job_survives_the_upgrade_and_both_slots_end_on_the_new_release(site: Site) -> None:
     """The idle slot goes first; the other one waits for its job. The second run changes nothing."""
-    job = site.job("sleep 15; echo survived", labels=["left"])
-    site.github.wait_job(job, status="in_progress")
-    outcome = upgrade(site)
+    job = start_job(site)
+    run = site.start("playbooks/upgrade.yml", *QUIET)
+    wait_for_line(run, "slot a is cut from routing")
+    time.sleep(5)
+    end_job(site, job)
+    outcome = run.wait()
     assert outcome.rc == 0, outcome.output
-    result, log = site.result(job)
-    assert (result, "survived" in log) == ("success", True), log
     assert {row["result"] for row in slots(outcome).values()} == {"upgraded"}
     is_well(site, GOOD)
     again = upgrade(site)
@@ -137,14 +154,13 @@ def test_a_job_survives_the_upgrade_and_both_slots_end_on_the_new_release(site: 
 
 def test_a_job_that_lasts_keeps_its_slot_as_it_is(site: Site) -> None:
     """After the timeout the slot is given back, routed and on its release; the other one is upgraded."""
-    job = site.job("sleep 30; echo survived", labels=["left"])
-    site.github.wait_job(job, status="in_progress")
+    job = start_job(site)
     site.world.publish(NEXT)
     outcome = upgrade(site, "-e", "upgrade_timeout_seconds=4")
     assert outcome.rc == 0, outcome.output
     assert {name: row["result"] for name, row in slots(outcome).items()} == {"a": "busy", "b": "upgraded"}
     assert site.custom_labels("a") == {"left"}
-    assert site.result(job)[0] == "success"
+    end_job(site, job)
     assert upgrade(site).rc == 0
     is_well(site, NEXT)
 
