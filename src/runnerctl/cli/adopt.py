@@ -28,8 +28,8 @@ UPDATES = (
     "stops, and the next provision registers it again"
 )
 NAME = (
-    "runnerctl: say `runner_name: {name}` for slot {slot} in the inventory as well: on the controller `list`, "
-    "`doctor` and `drain` look for the record by its name"
+    "runnerctl: say `runner_name: {name}` for slot {slot} in the inventory as well: `list`, `doctor` and "
+    "`drain` on the controller look for the record by its name"
 )
 EXAMPLE = """
 runnerctl adopt
