@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.release_notes import ReleaseNotes
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import prune
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.runner_release import kept_release
 
 from runnerctl.core.spec import host_spec
@@ -209,6 +210,21 @@ def test_a_hosts_notes_survive_damage_and_repetition(tmp_path: Path) -> None:
     notes.refused_file.write_text('{"releases": [{"version": "../x"}, 7]}')
     notes.previous_file.write_text("[")
     assert notes.read() == {"refused": [], "previous": {}}
+
+
+def test_a_release_that_a_slot_needs_is_not_pruned(tmp_path: Path) -> None:
+    """What a stopped slot's unit names, and what a slot may go back to."""
+    folder, units = tmp_path / "releases", tmp_path / "units"
+    for version in ("2.1.0", "2.2.0", "2.3.0", "2.4.0", "2.5.0"):
+        (folder / version).mkdir(parents=True)
+    drop_in = units / "gha-runner@a.service.d" / "10-slot.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(
+        "[Service]\nBindReadOnlyPaths=/opt/actions-runner/2.1.0/bin:/var/lib/gha-runner/a/bin\n"
+    )
+    (tmp_path / "proc").mkdir()
+    gone = prune(folder, wanted="2.5.0", proc=tmp_path / "proc", units=units, kept=["2.2.0"])
+    assert gone == ["2.3.0"]
 
 
 def test_provision_keeps_what_is_installed_instead_of_a_refused_release() -> None:
