@@ -46,9 +46,7 @@ class Answer:
 
     def named(self, health: Health) -> bool:
         """Whether the first of the worst findings has the cause in words."""
-        bad = worst(health)
-        fault = self.fault
-        return bool(bad and fault and bad[0].id == fault.check and fault.says in bad[0].summary)
+        return self.fault is not None and self.fault.named_by(health)
 
 
 def main() -> int:

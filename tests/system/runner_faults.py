@@ -27,8 +27,9 @@ __all__ = ["FAULTS", "Baseline", "Fault", "ask", "baseline", "worst"]
 class Fault:
     """One fault: how it is made and undone, and what must be said about it.
 
-    ``github``: only GitHub knows. ``later``: seconds that pass before anybody looks. ``api``: the URL that is
-    asked instead of the spec's. ``converge``: only a converge brings the slot back.
+    ``github``: only GitHub knows. ``also``: the check that names the same cause first where GitHub is asked.
+    ``later``: seconds that pass before anybody looks. ``api``: the URL that is asked instead of the spec's.
+    ``converge``: only a converge brings the slot back.
     """
 
     title: str
@@ -39,9 +40,15 @@ class Fault:
     remedy: str
     slot: str = "a"
     github: bool = False
+    also: str = ""
     later: float = 0.0
     api: Callable[[Site], str] | None = None
     converge: bool = False
+
+    def named_by(self, health: Health) -> bool:
+        """Whether the first of the worst findings has the cause in words."""
+        first = next(iter(worst(health)), None)
+        return first is not None and first.id in (self.check, self.also) and self.says in first.summary
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,7 @@ FAULTS = (
         "slot.unit",
         "record was deleted on GitHub",
         "registers the runner again",
+        also="github.record",
         converge=True,
     ),
     Fault(

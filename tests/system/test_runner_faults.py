@@ -60,7 +60,7 @@ def test_a_fault_is_detected_named_and_has_a_remedy(site: Site, fault: Fault) ->
         online(site, fault.slot)
     bad = worst(health)
     assert bad, "nothing was found"
-    assert (bad[0].id, fault.says in bad[0].summary) == (fault.check, True), bad
+    assert fault.named_by(health), bad
     assert fault.remedy in bad[0].remedy
     shared = fault.check in ("slot.release", "host.clock")
     assert shared or {each.subject for each in bad} & ({"a", "b", "c"} - {fault.slot}) == set(), bad
