@@ -15,6 +15,7 @@ from runnerctl.github import cache as module
 from runnerctl.github.answers import Answers
 from runnerctl.github.app import AppCredential
 from runnerctl.github.apptoken import AppToken, KeptToken
+from runnerctl.github.auth import TokenCredential
 from runnerctl.github.cache import PrivateCache, cache_from, digest
 from runnerctl.github.client import GitHubClient
 from runnerctl.github.transport import Response
@@ -172,6 +173,17 @@ def test_another_process_asks_conditionally(tmp_path: Path) -> None:
     names = " ".join(path.name for path in cache.root.iterdir())
     assert SECRET not in names
     assert "acme" not in names
+
+
+def test_what_a_token_may_is_asked_anew_each_time(tmp_path: Path) -> None:
+    """Scopes and end stand in headers that 304 need not repeat."""
+    cache, _ = made(tmp_path)
+    headers = {"X-OAuth-Scopes": "admin:org", "ETag": 'W/"1"'}
+    for _ in range(2):
+        user = wire(Answer(body={"login": "mona"}, headers=headers), cache=cache)
+        info = TokenCredential(SECRET, source="GH_TOKEN").describe(user.client)
+        assert user.script.header(0, "if-none-match") is None
+        assert info.scopes == ("admin:org",)
 
 
 def test_last_modified_is_a_condition_too(tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ class _Desk:
     def _sso(self, client: GitHubClient) -> str:
         """What GitHub says of single sign-on, on an answer that it concerns."""
         path = f"{self.scope.path}/actions/runners"
-        answer = client.get(path, params={"per_page": 1}, what="list the runners", accept=(403, 404))
+        params = {"per_page": 1}
+        answer = client.get(path, params=params, what="list the runners", accept=(403, 404), fresh=True)
         return str(answer.headers.get("x-github-sso", ""))
 
     def _proved(self, registry: Registry, reading: CredentialReading) -> CredentialReading:

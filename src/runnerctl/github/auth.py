@@ -134,7 +134,7 @@ class TokenCredential:
 
 def _ask_user(info: CredentialInfo, client: GitHubClient) -> CredentialInfo:
     """``GET /user``; an installation's token is refused there, which says nothing against it."""
-    answer = client.get("/user", what="check the token", accept=(403, 404))
+    answer = client.get("/user", what="check the token", accept=(403, 404), fresh=True)
     expires = answer.headers.get("github-authentication-token-expiration", "")
     scopes = answer.headers.get("x-oauth-scopes", "")
     return msgspec.structs.replace(

@@ -55,7 +55,10 @@ class Call(NamedTuple):
 
 
 class _Ask(NamedTuple):
-    """One operation. ``repeatable``: sending it twice does no harm. ``accept``: statuses that are answers."""
+    """One operation. ``repeatable``: sending it twice does no harm. ``accept``: statuses that are answers.
+
+    ``fresh``: its headers count, which 304 need not repeat; it is neither kept nor asked conditionally.
+    """
 
     method: str
     url: str
@@ -64,6 +67,7 @@ class _Ask(NamedTuple):
     what: str
     accept: frozenset[int]
     repeatable: bool
+    fresh: bool = False
 
 
 class _Progress:
@@ -132,9 +136,13 @@ class GitHubClient:
         params: Mapping[str, Any] | None = None,
         what: str = "",
         accept: Collection[int] = (),
+        fresh: bool = False,
     ) -> Response:
-        """GET ``path``, conditionally when it was read before. ``accept`` names statuses that are answers."""
-        return self._request("GET", path, params=params, what=what, accept=accept)
+        """GET ``path``, conditionally when it was read before; ``accept`` names statuses that are answers.
+
+        ``fresh``: unconditionally, for the answer's headers.
+        """
+        return self._request("GET", path, params=params, what=what, accept=accept, fresh=fresh)
 
     def post(
         self,
@@ -208,10 +216,13 @@ class GitHubClient:
         params: Mapping[str, Any] | None = None,
         json: Any = None,
         repeatable: bool = True,
+        fresh: bool = False,
     ) -> Response:
         ask = self._ask(method, self._url(path, params), path=path, what=what or f"{method} {path}")
         body = None if json is None else msgspec.json.encode(json)
-        return self._call(ask._replace(body=body, accept=frozenset(accept), repeatable=repeatable))
+        return self._call(
+            ask._replace(body=body, accept=frozenset(accept), repeatable=repeatable, fresh=fresh)
+        )
 
     def _ask(self, method: str, url: str, *, path: str, what: str) -> _Ask:
         return _Ask(method, url, path, None, what, frozenset(), True)
@@ -236,7 +247,7 @@ class GitHubClient:
 
     def _attempt(self, ask: _Ask, progress: _Progress) -> Response | LostError:
         self._space_writes(ask)
-        known = self._answers.find(ask.url) if ask.method == "GET" else None
+        known = self._answers.find(ask.url) if ask.method == "GET" and not ask.fresh else None
         headers = self._headers(ask) | (conditions(known) if known else {})
         request = Exchange(ask.method, ask.url, headers, ask.body, progress.ends, self._clock)
         try:
@@ -248,7 +259,7 @@ class GitHubClient:
         self._notice(response)
         if response.status == 304 and known is not None:
             return confirmed(known, response)
-        if ask.method == "GET" and response.status == 200:
+        if ask.method == "GET" and response.status == 200 and not ask.fresh:
             self._answers.keep(ask.url, response)
         return response
 
