@@ -138,7 +138,7 @@ class AppCredential:
         return found if self._lasts(found) and found.token != self._refused else None
 
     def _mint_alone(self) -> AppToken:
-        with self._kept.alone():
+        with self._kept.alone(seconds=self._client.max_wait_seconds):
             found = self._kept_token()
             if found is None:
                 found = self._mint()

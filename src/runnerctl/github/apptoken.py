@@ -62,10 +62,10 @@ class KeptToken:
             self._cache.forget(_KIND, self.key)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One process mints, the others wait for its token; after half a minute each mints its own."""
+    def alone(self, *, seconds: float) -> Iterator[None]:
+        """One process mints, the others wait for its token, ``seconds`` or half a minute at most."""
         if self._cache is None:
             yield
             return
-        with self._cache.lock(self.key, seconds=_LOCK_SECONDS):
+        with self._cache.lock(self.key, seconds=min(_LOCK_SECONDS, seconds)):
             yield

@@ -120,7 +120,7 @@ class GitHubClient:
         self.low = False
         self._session = session or make_session(self.api_url)
         self._sleep, self._clock, self._now = sleep, clock, now
-        self._max_wait, self._deadline = max_wait_seconds, deadline_seconds
+        self.max_wait_seconds, self._deadline = max_wait_seconds, deadline_seconds
         self._api_version = api_version
         self._observer = observer
         self._limit: Limit | None = None
@@ -319,7 +319,7 @@ class GitHubClient:
         if self._limit is None:
             return
         left = max(0.0, self._limit_ends - self._clock())
-        if progress.limits > MAX_LIMITS or progress.waited + left > self._max_wait:
+        if progress.limits > MAX_LIMITS or progress.waited + left > self.max_wait_seconds:
             raise limit_error(self._subject(ask), self._limit)
         progress.waited += left
         progress.ends += left
