@@ -10,9 +10,14 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import (
+    bundle_problems,
+    with_bundled_keys,
+)
 from msgspec.structs import replace
 
 from runnerctl.bundle import store
@@ -22,7 +27,7 @@ from runnerctl.bundle.manifest import Manifest, wrong_files
 from runnerctl.bundle.store import open_bundle
 from runnerctl.cli import bundle_parts as parts
 from runnerctl.cli.bundle_wheels import missing
-from runnerctl.core.spec import Conda, GithubRunner, HostSpec
+from runnerctl.core.spec import Conda, GithubRunner, HostSpec, Runnerctl
 from runnerctl.errors import ConfigError, DataError, RunnerctlError, UsageError
 from tests.component.cli_support import TOKEN, Ran, call
 from tests.fakes.github_api import GithubApi
@@ -288,6 +293,31 @@ def test_what_a_bundle_lacks_is_said_with_the_option_that_brings_it(
     for machine, version in (("aarch64", None), ("x86_64", "2.1.0")):
         with pytest.raises(ConfigError, match="make it again with `runnerctl bundle"):
             bundle.runner(machine, version)
+
+
+def test_the_roles_take_keys_and_release_from_it(
+    world: tuple[GithubApi, Mirror], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key by the address it lay at; another keeps its address. A pin that is another file is refused."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    collect(world, tmp_path / "site")
+    action: Any = SimpleNamespace(_loader=SimpleNamespace(path_dwim=lambda name: str(tmp_path / name)))
+    host = replace(spec(world), runnerctl=Runnerctl(bundle="site"))
+    docker, other = "https://download.example.org/linux/debian/gpg", "https://other.example.org/key"
+    plan = {"packages": ["a"], "repositories": [{"key_url": docker}, {"key_url": other}]}
+    assert with_bundled_keys(action, host, plan) == {
+        "packages": ["a"],
+        "repositories": [{"key_url": None, "key_text": f"a key of {docker}"}, {"key_url": other}],
+    }
+    assert with_bundled_keys(action, spec(world), plan) == plan
+    assert bundle_problems(action, host, "x86_64") == []
+    (problem,) = bundle_problems(action, host, "aarch64")
+    assert problem.variable == "runnerctl_bundle" and "--architecture arm64" in problem.remedy
+    pinned = GithubRunner(url=host.github_runner.url, version=VERSION, sha256="0" * 64)
+    (problem,) = bundle_problems(action, replace(host, github_runner=pinned), "x86_64")
+    assert "github_runner_sha256 is another" in problem.message
+    (problem,) = bundle_problems(action, replace(host, runnerctl=Runnerctl(bundle="gone")), "x86_64")
+    assert "there is no such bundle" in problem.message
 
 
 def _hostile(target: Path, members: list[tuple[str, bytes, bytes]]) -> None:

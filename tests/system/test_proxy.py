@@ -116,6 +116,15 @@ def test_health_asks_through_the_proxy(behind: Behind) -> None:
     assert (found["status"], found["data"]["proxy"]) == ("OK", True), found
 
 
+def test_a_command_on_the_host_needs_no_setting_of_its_own(behind: Behind) -> None:
+    """A person who registers there has the way that the runners have."""
+    site, asked = behind.site, len(behind.proxy.asked)
+    done = site.host.exec("env", f"GH_TOKEN={site.world.token}", "runnerctl", "register", check=False)
+    assert done.rc == 0, done.stderr
+    github = urlsplit(site.world.github.url).netloc
+    assert any(github in target for _, target in behind.proxy.asked[asked:])
+
+
 def test_without_the_variables_everything_is_as_before(behind: Behind) -> None:
     """The files of authorities and the variables go; deprovision would find nothing of them."""
     site = behind.site

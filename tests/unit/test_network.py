@@ -18,9 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from runnerctl.cli.host_network import BUNDLES, host_network
 from runnerctl.core.ca_bundle import certificates, wrong_ca_bundle
 from runnerctl.core.environment import CA_FILE, SITE_CA_FILE, slot_environment
 from runnerctl.core.spec import HostSpec, host_spec
+from runnerctl.github import trust
 
 URL = {"github_runner_url": "https://github.com/acme"}
 PROXY = "http://proxy.example.org:3128"
@@ -88,6 +90,19 @@ def test_what_inventory_gives_itself_wins() -> None:
     given = {"HTTPS_PROXY": "http://other:3128", "no_proxy": "b"}
     found = slot_environment(_spec(runnerctl_https_proxy=PROXY, github_runner_env=given, conda_manage=False))
     assert found == given
+
+
+def test_a_command_on_the_host_goes_the_runners_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a person has set wins; else host.json knows proxies and authorities."""
+    monkeypatch.setattr(os, "environ", {})
+    spec, file = _spec(runnerctl_https_proxy=PROXY, runnerctl_ca_bundle="/srv/ca.pem"), tmp_path / "ca.pem"
+    assert "RUNNERCTL_CA_BUNDLE" not in host_network(spec, {}, ca_file=str(file))
+    file.touch()
+    found = host_network(spec, {"GH_TOKEN": "x"}, ca_file=str(file))
+    assert found["https_proxy"] == PROXY == os.environ["https_proxy"]
+    assert found["RUNNERCTL_CA_BUNDLE"] == str(file) and BUNDLES == trust.BUNDLES
+    mine = {"HTTPS_PROXY": "http://mine:1", "SSL_CERT_FILE": "/mine", "no_proxy": "x"}
+    assert host_network(spec, mine, ca_file=str(file)) == mine
 
 
 def test_what_replaces_a_list_holds_the_systems_too() -> None:

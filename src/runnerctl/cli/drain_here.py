@@ -118,10 +118,12 @@ class Here:
         return self.routing and has_credential(self.context)
 
     def _lanes(self) -> Lanes:
+        from runnerctl.cli.host_network import host_network
         from runnerctl.reconcile import Fleet
         from runnerctl.rollout.lanes import Lanes
 
-        fleet = Fleet(self.host.spec, self.context.env, sleep=self.context.sleep)
+        env = host_network(self.host.spec, self.context.env)
+        fleet = Fleet(self.host.spec, env, sleep=self.context.sleep)
         return Lanes(fleet, note=self._tell)
 
     def _tell(self, text: str) -> None:

@@ -245,9 +245,11 @@ class Slots:
     # -- helpers -----------------------------------------------------------------------------------------
 
     def _fleet(self, max_wait: str | None) -> Fleet:
+        from runnerctl.cli.host_network import host_network
         from runnerctl.reconcile import Fleet
 
-        return Fleet(self.spec, self.context.env, max_wait=max_wait, sleep=self.context.sleep)
+        env = host_network(self.spec, self.context.env)
+        return Fleet(self.spec, env, max_wait=max_wait, sleep=self.context.sleep)
 
     def _wanted(self, name: str | None) -> list[Slot]:
         slots = list(self.spec.github_runner.slots)
