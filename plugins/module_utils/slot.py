@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from . import slot_register
 from .adoption import Claim, claim_of, forget_claim, stock_busy, take_over
 from .atomic import atomic_write
 from .hold import read_hold
@@ -180,6 +181,7 @@ class Converger:
             agent_name=runner.get("agentname") or state.get("runner_name"),
             url=runner.get("githuburl") or state.get("url"),
             exit_status=0 if unit.running else unit.exit_status,
+            incomplete=claim is None and bool(runner) and not slot_register.can_sign_in(self.layout, name),
             adopted=bool(claim) or (state.get("adopted") is not None and state.get("adopted") == agent_id),
             registering=bool(state.get("registering")),
             busy=self.system.busy(f"gha-runner@{name}.service"),

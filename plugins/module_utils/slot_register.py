@@ -15,7 +15,14 @@ from .errors import HostError
 from .slot_files import Layout, SlotSpec, native_environment, read_runner_file
 from .slot_system import System, run
 
-__all__ = ["CREDENTIAL_FILES", "Enrolment", "forget_registration", "refuse_stale", "register"]
+__all__ = [
+    "CREDENTIAL_FILES",
+    "Enrolment",
+    "can_sign_in",
+    "forget_registration",
+    "refuse_stale",
+    "register",
+]
 
 CREDENTIAL_FILES = (
     ".runner",
@@ -24,6 +31,8 @@ CREDENTIAL_FILES = (
     ".runner_migrated",
     ".credentials_migrated",
 )
+# One of each must be there: GitHub may have moved a runner to migrated credentials.
+_SIGNS_IN_WITH = ((".credentials", ".credentials_migrated"), (".credentials_rsaparams",))
 DEADLINE_SECONDS = 300.0
 _READ_TOKEN = (
     'IFS= read -r ACTIONS_RUNNER_INPUT_TOKEN && export ACTIONS_RUNNER_INPUT_TOKEN && umask 077 && exec "$@"'
@@ -43,6 +52,12 @@ class Enrolment:
 
     def __repr__(self) -> str:
         return f"Enrolment(token=<hidden>, replace={self.replace})"
+
+
+def can_sign_in(layout: Layout, slot: str) -> bool:
+    """Whether what the listener signs in with is there: without it a registration is worth nothing."""
+    root = layout.slot_root(slot)
+    return all(any((root / each).exists() for each in either) for either in _SIGNS_IN_WITH)
 
 
 def forget_registration(layout: Layout, slot: SlotSpec) -> None:

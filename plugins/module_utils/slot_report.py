@@ -14,7 +14,8 @@ class Report:
 
     ``hold`` is the reason of its hold, ``hold_by`` who gave it: operator, health, driver, upgrade.
     ``adopted``: the registration was taken over from a stock installation, or is about to be;
-    ``exit_status`` is how a listener that does not run ended.
+    ``exit_status`` is how a listener that does not run ended;
+    ``incomplete``: registered, and what the listener signs in with is lost.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Report:
     hold_by: list[str] = field(default_factory=list)
     pending_restart: bool = False
     exit_status: int = 0
+    incomplete: bool = False
     adopted: bool = False
     changes: list[str] = field(default_factory=list)
 

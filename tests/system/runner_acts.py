@@ -211,12 +211,6 @@ def lose_credentials(site: Site) -> None:
     ended(site)
 
 
-def find_credentials(site: Site) -> None:
-    """They are back."""
-    site.shell(f"mv /root/kept {ROOTS}/a/.credentials_rsaparams")
-    revive(site)
-
-
 def change_uid(site: Site) -> None:
     """The user was removed and made again: it has another number."""
     site.shell(f"systemctl stop {unit('a')}; id -u gha-a > /root/uid")

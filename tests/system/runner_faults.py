@@ -212,10 +212,11 @@ FAULTS = (
     Fault(
         "credentials file missing",
         acts.lose_credentials,
-        acts.find_credentials,
+        lambda _: None,
         "slot.credentials",
         ".credentials_rsaparams is missing",
-        "runnerctl unregister a",
+        "registered again",
+        converge=True,
     ),
     Fault(
         "DNS dead",

@@ -139,6 +139,14 @@ def test_a_busy_slot_is_not_registered_again() -> None:
     assert plan.waits_for == "idle"
 
 
+def test_a_runner_without_credential_files_is_registered_again() -> None:
+    """The record is ours by its id, and nothing on the host can use it any more."""
+    plan = _plan(_local(incomplete=True, active=False), named=_record(online=False))
+    assert plan.registration is not None
+    assert plan.registration.delete == 7
+    assert _plan(_local(incomplete=True, busy=True), named=_record(busy=True)).waits_for == "idle"
+
+
 def _adopted(**changes: Any) -> LocalSlot:
     return _local(agent_name="build-box", adopted=True, **changes)
 

@@ -41,6 +41,7 @@ class LocalSlot(msgspec.Struct, frozen=True):
     hold_by: tuple[str, ...] = ()
     pending_restart: bool = False
     exit_status: int = 0
+    incomplete: bool = False
     adopted: bool = False
     changes: tuple[str, ...] = ()
 
@@ -114,7 +115,7 @@ def plan_slot(
     if here and own is not None and (own.name.lower() == runner_name.lower() or _adopted(local, own)):
         if _stays_cut(local, own):
             return SlotPlan(slot.name, runner_name, record=own.id, online=own.online)
-        if reason := _update_reason(local) or _fixed_labels_reason(spec, own):
+        if reason := _renewal_reason(local) or _fixed_labels_reason(spec, own):
             return _register(spec, slot, local, named, f"{reason}: registering again", delete=own.id)
         return _repair(spec, slot, own, group_id)
     if here and own is not None:
@@ -137,7 +138,9 @@ def _adopted(local: LocalSlot, own: Record) -> bool:
     return local.adopted and own.name.lower() == (local.agent_name or "").lower()
 
 
-def _update_reason(local: LocalSlot) -> str | None:
+def _renewal_reason(local: LocalSlot) -> str | None:
+    if local.incomplete:
+        return "has lost its credential files"
     wanted = local.adopted and local.exit_status in WANTS_UPDATE
     return "was adopted, and GitHub wants it to update itself" if wanted else None
 

@@ -65,7 +65,8 @@ def _judge_credentials(
     closed = root is not None and not root.mode & _ENTERED_BY_OTHERS
     exposed = [] if closed else [fact.path for fact in files.credentials if fact.mode & _READ_BY_OTHERS]
     if broken:
-        yield _graded(slot, broken, renew, **data)
+        lost = any(fact.kind == "absent" for fact in files.credentials)
+        yield _graded(slot, broken, f"{PROVISION}: it is registered again" if lost else renew, **data)
     elif exposed:
         names = " and ".join(exposed)
         summary = f"{names} may be read by every user of this host: the runner's private key"
