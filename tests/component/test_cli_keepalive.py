@@ -45,6 +45,7 @@ class ParkedHost:
         self.starts = 0
         self.fails_first = False
         self.job_comes = False
+        self.record_name = "gpu-1-main"
 
     def observe(self) -> tuple[SlotNow, ...]:
         """The one slot."""
@@ -53,7 +54,7 @@ class ParkedHost:
     def start(self, slot: str) -> bool:
         """The runner is online, and by then it must be out of routing."""
         self.starts += 1
-        assert slot == "main" and custom(self.github, "gpu-1-main") == {DRAINED}
+        assert slot == "main" and custom(self.github, self.record_name) == {DRAINED}
         if self.starts > self.fails_first:
             self.github.control.change_runner(self.runner_id, status="online")
         return True
@@ -66,13 +67,19 @@ class ParkedHost:
         return "busy" if self.job_comes else "stopped"
 
 
-def parked(github: GithubApi, *, labels: list[str], **fields: Any) -> tuple[ParkedHost, Touch]:
+def parked(
+    github: GithubApi, *, labels: list[str], name: str = "gpu-1-main", **fields: Any
+) -> tuple[ParkedHost, Touch]:
     """That host, its record, and what touches it; its clock moves by sleeping only."""
-    variables = {"github_runner_url": f"{github.url}/acme", "github_runner_drain_group": "drained"}
+    variables: dict[str, Any] = {
+        "github_runner_url": f"{github.url}/acme",
+        "github_runner_drain_group": "drained",
+        "github_runner_slots": [{"name": "main", "runner_name": name}],
+    }
     spec, problems = host_spec("gpu-1", variables)
     assert spec is not None, problems
     github.control.add_group(ORG, "drained")
-    record = github.control.add_runner(ORG, "gpu-1-main", labels=labels, status="offline")
+    record = github.control.add_runner(ORG, name, labels=labels, status="offline")
     now = SlotNow("main", active=False, busy=False, agent_id=record["id"], url=f"{github.url}/acme", **fields)
     host, slept = ParkedHost(github, record["id"], now), [0.0]
     lanes = Lanes(Fleet(spec, {"GH_TOKEN": TOKEN}))
@@ -91,6 +98,14 @@ def test_a_parked_runner_is_touched(github: GithubApi, fails_first: bool) -> Non
     assert github.control.runner(ORG, "gpu-1-main") == before
     assert github.control.counts()[1] == 4  # labels and group, there and back
     assert touch.run(["gpu-2-main"]) == ()
+
+
+def test_an_adopted_runner_is_touched_under_its_own_name(github: GithubApi) -> None:
+    """Which is how the command asks for it."""
+    host, touch = parked(github, labels=["gpu"], name="box-a")
+    host.record_name = "box-a"
+    assert [each.runner_name for each in touch.predict(["BOX-a"])] == ["box-a"]
+    assert [each.outcome for each in touch.run(["box-a"])] == ["touched"]
 
 
 def test_a_parked_runner_that_is_drained_stays_so(github: GithubApi) -> None:

@@ -110,8 +110,21 @@ def test_a_record_of_another_name_is_left_alone(github: GithubApi) -> None:
     lanes, now = lane_of(github)
     lanes.note = notes.append
     assert lanes.record(SlotNow("main", active=True, busy=False, agent_id=other["id"], url=now.url)) is None
-    assert notes == ["slot main holds the registration of gpu-2-main, which is left alone"]
+    assert [note.partition(",")[0] for note in notes] == ["slot main holds the registration of gpu-2-main"]
     assert lanes.record(SlotNow("main", active=False, busy=False)) is None
+
+
+def test_an_adopted_runner_is_the_slots_own(github: GithubApi) -> None:
+    """Under the name that inventory gives it; without it the note says what to write there."""
+    record = github.control.add_runner(ORG, "box-a", labels=["l4"])
+    now = SlotNow("main", active=True, busy=False, agent_id=record["id"], url=f"{github.url}/acme")
+    named = spec_of(github, github_runner_slots=[{"name": "main", "runner_name": "Box-A"}])
+    lanes = Lanes(Fleet(named, {"GH_TOKEN": TOKEN}))
+    own = lanes.record(now)
+    assert own is not None and lanes.cut(now, own)
+    notes: list[str] = []
+    assert Lanes(Fleet(spec_of(github), {"GH_TOKEN": TOKEN}), note=notes.append).record(now) is None
+    assert "say `runner_name: box-a` for the slot in the inventory" in notes[0]
 
 
 def test_no_inventory_may_use_the_mark() -> None:

@@ -42,9 +42,9 @@ class Lanes:
         runner = registry.runner(now.agent_id)
         if runner is None:
             return None
-        expected = f"{self.spec.host}-{now.name}"
-        if runner.name.casefold() != expected.casefold():
-            self.note(f"slot {now.name} holds the registration of {runner.name}, which is left alone")
+        if runner.name.casefold() != self.runner_name(now.name).casefold():
+            adopted = f"was it adopted, say `runner_name: {runner.name}` for the slot in the inventory"
+            self.note(f"slot {now.name} holds the registration of {runner.name}, left alone; {adopted}")
             return None
         return record_of(runner)
 
@@ -79,6 +79,11 @@ class Lanes:
     def slot(self, name: str) -> Slot | None:
         """The slot as inventory has it, or None."""
         return next((slot for slot in self.spec.github_runner.slots if slot.name == name), None)
+
+    def runner_name(self, name: str) -> str:
+        """The runner name of a slot, also of one that inventory does not have any more."""
+        slot = self.slot(name)
+        return self.spec.runner_name(slot) if slot else f"{self.spec.host}-{name}"
 
     def _registry(self, now: SlotNow) -> Registry | None:
         return self.fleet.registry(now.url) if now.url else None

@@ -79,7 +79,7 @@ class Touch:
         wanted = {name.lower() for name in runners}
         done = []
         for now in self.host.observe():
-            name = f"{self.lanes.spec.host}-{now.name}"
+            name = self.lanes.runner_name(now.name)
             if wanted and name.lower() not in wanted:
                 continue
             try:
@@ -92,11 +92,11 @@ class Touch:
     def predict(self, runners: Collection[str] = ()) -> tuple[Touched, ...]:
         """The same slots, untouched."""
         wanted = {name.lower() for name in runners}
-        host = self.lanes.spec.host
+        named = [(now, self.lanes.runner_name(now.name)) for now in self.host.observe()]
         return tuple(
-            Touched(now.name, f"{host}-{now.name}", "skipped", _why_not(now) or "would be started")
-            for now in self.host.observe()
-            if not wanted or f"{host}-{now.name}".lower() in wanted
+            Touched(now.name, name, "skipped", _why_not(now) or "would be started")
+            for now, name in named
+            if not wanted or name.lower() in wanted
         )
 
     def _slot(self, now: SlotNow) -> tuple[str, str]:
