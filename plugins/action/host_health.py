@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain
 
@@ -25,11 +23,7 @@ class ActionModule(TargetAction):
         args = {name: plain(self._templar.template(value)) for name, value in self._task.args.items()}
         directory = args.pop("output_dir", None)
         answer = {"host": host, **self._ask(args, variables)}
-        if directory:
-            path = Path(str(directory)) / f"{host}.json"
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(answer))
-            partial.replace(path)
+        write_answer(directory, host, answer)
         return {"changed": False, **answer}
 
     def _ask(self, args: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:

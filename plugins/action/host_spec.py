@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain, read_spec
 
 
@@ -33,10 +31,7 @@ class ActionModule(ActionBase):
         }
         directory = plain(self._templar.template(self._task.args.get("output_dir")))
         if directory:
-            path = Path(directory) / f"{host}.json"
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(answer))
-            partial.replace(path)
+            write_answer(directory, host, answer)
         elif problems:
             raise AnsibleActionFail("\n".join(problem.line(host) for problem in problems))
         return {"changed": False, **answer}

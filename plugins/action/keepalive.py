@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import msgspec
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.host_port import AnsibleHost
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
@@ -43,8 +42,7 @@ class ActionModule(TargetAction):
                 answer["slots"] = msgspec.to_builtins(done)
         except RunnerctlError as error:
             answer["problem"] = str(error)
-        if given["output_dir"]:
-            _write(Path(given["output_dir"]) / f"{spec.host}.json", answer)
+        write_answer(given["output_dir"], spec.host, answer)
         changed = any(slot["outcome"] != "skipped" for slot in answer["slots"])
         return {"changed": changed, **answer}
 
@@ -65,9 +63,3 @@ class _Host(AnsibleHost):
     def stop(self, slot: str) -> str:
         """See `runnerctl.rollout.touch.TouchPort`."""
         return str(self._execute("keepalive", {"slot": slot, "state": "stopped"})["ended"])
-
-
-def _write(path: Path, answer: dict[str, Any]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(answer))
-    partial.replace(path)

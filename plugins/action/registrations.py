@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import plain
 
@@ -29,12 +27,5 @@ class ActionModule(TargetAction):
         host = str(variables["inventory_hostname"])
         names = [str(name) for name in plain(variables.get("groups", {}).get("all", []))]
         directory = plain(self._templar.template(self._task.args.get("output_dir")))
-        if directory:
-            _write(Path(directory) / f"{host}.json", {"host": host, "inventory": names, **answer})
+        write_answer(directory, host, {"host": host, "inventory": names, **answer})
         return {"changed": False, **answer}
-
-
-def _write(path: Path, answer: dict[str, Any]) -> None:
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(answer))
-    partial.replace(path)

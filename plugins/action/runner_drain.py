@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.host_port import AnsibleHost
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spared import Standing, fleet_specs
@@ -71,7 +70,8 @@ class ActionModule(TargetAction):
             answer |= {"error": " ".join(str(error).split()), "exit_code": 78}
             raise
         finally:
-            _write(given["output_dir"], JUDGED if given["state"] == "judged" else answer["host"], answer)
+            name = JUDGED if given["state"] == "judged" else answer["host"]
+            write_answer(given["output_dir"], name, answer)
 
     # -- the fleet ---------------------------------------------------------------------------------------
 
@@ -144,13 +144,3 @@ def _with_way_out(error: RunnerctlError) -> RunnerctlError:
 def _timeout(given: dict[str, Any], spec: HostSpec) -> float:
     seconds = given["timeout_seconds"]
     return float(spec.github_runner.drain_timeout_seconds if seconds is None else seconds)
-
-
-def _write(directory: str | None, name: str, answer: dict[str, Any]) -> None:
-    """The answer for the command line, whole or not at all."""
-    if not directory:
-        return
-    path = Path(directory) / f"{name}.json"
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(answer))
-    partial.replace(path)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.runner_release import expected_release
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spared import fleet_specs
@@ -76,7 +75,7 @@ class ActionModule(TargetAction):
             raise
         finally:
             if given["state"] == "upgraded":
-                _write(given["output_dir"], answer)
+                write_answer(given["output_dir"], answer["host"], answer)
 
     def _work(
         self, given: dict[str, Any], spec: HostSpec, variables: dict[str, Any], answer: dict[str, Any]
@@ -203,13 +202,3 @@ def _one_at_a_time() -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-
-
-def _write(directory: str | None, answer: dict[str, Any]) -> None:
-    """The answer for the command line, whole or not at all."""
-    if not directory:
-        return
-    path = Path(directory) / f"{answer['host']}.json"
-    partial = path.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(answer))
-    partial.replace(path)

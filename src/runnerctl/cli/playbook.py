@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from runnerctl.cli.context import Context
@@ -61,18 +62,28 @@ def play(
     A playbook that fails is no error here: ``status`` says so. Raises ConfigError without ansible-core or
     inventory, UnavailableError after ``seconds``.
     """
-    command = [ansible_playbook(), f"{COLLECTION}.{playbook}", "--inventory", check_inventory(inventory)]
-    command += ["--limit", limit] if limit else []
+    # In one word with its option: a value that begins with a dash is never read as another option.
+    command = [ansible_playbook(), f"{COLLECTION}.{playbook}", f"--inventory={check_inventory(inventory)}"]
+    command += [f"--limit={limit}"] if limit else []
     command += arguments
     with tempfile.TemporaryDirectory(prefix=f"runnerctl-{playbook}-") as folder:
         given = dict(variables or {})
         if output_variable:
             given[output_variable] = folder
         if given:
-            command += ["--extra-vars", json.dumps(given)]
+            command += ["--extra-vars", json.dumps(_literal(given))]
         status, lines = _run(context, command, seconds=seconds, tell=tell, watch=_counter(folder, progress))
         answers = {path.stem: _read(path) for path in sorted(Path(folder).glob("*.json"))}
     return Played(status, answers, _reason(lines) if status else "", tuple(lines))
+
+
+def _literal(value: Any) -> Any:
+    """The same, with texts marked that Ansible would take for templates: a reason may be from a ticket."""
+    if isinstance(value, Mapping):
+        return {name: _literal(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_literal(item) for item in value]
+    return {"__ansible_unsafe": value} if isinstance(value, str) and "{" in value else value
 
 
 def ansible_playbook() -> str:
@@ -146,9 +157,31 @@ def _process(command: list[str], environment: Mapping[str, str]) -> Iterator[sub
         start_new_session=True,
     )
     try:
-        yield process
+        with _ended_by_signals():
+            yield process
     finally:
         _stop(process)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and a terminal that closes end us as Ctrl-C does: else Ansible would go on without us."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # What somebody set stays, such as SIGHUP ignored by nohup.
+    mine = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for each in mine:
+        signal.signal(each, _interrupt)
+    try:
+        yield
+    finally:
+        for each in mine:
+            signal.signal(each, signal.SIG_DFL)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _stop(process: subprocess.Popen[str]) -> None:
@@ -177,7 +210,7 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > LARGEST_BYTES:
             return {}
         data = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}
 
