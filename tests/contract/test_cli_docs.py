@@ -16,10 +16,13 @@ LEAVES = {name: command for name, command in COMMANDS.items() if not getattr(com
 
 
 def test_the_list_of_commands_is_complete() -> None:
-    """What the first release promises."""
+    """What is promised."""
     promised = ["register", "unregister", "restart", "drain", "resume", "list", "health", "snapshot", "logs"]
     promised += ["spec show", "spec validate", "auth status"]
     promised += ["xid", "baseline save", "baseline show", "baseline clear"]
+    promised += ["upgrade", "adopt", "fleet", "doctor", "prune", "keepalive", "bundle"]
+    promised += ["labels add", "labels remove", "labels set", "labels sync"]
+    promised += ["group list", "group create", "group move"]
     assert sorted(LEAVES) == sorted(f"runnerctl {name}" for name in promised)
 
 

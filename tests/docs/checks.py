@@ -1,7 +1,10 @@
-"""One page a check, from CHECKS."""
+"""One page a check, of `health` and of `doctor`, from their CHECKS."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from runnerctl.core import doctor
 from runnerctl.core.checks import CHECKS
 from runnerctl.core.findings import Check, always
 from tests.docs.markup import table
@@ -29,23 +32,47 @@ UNKNOWN, it cannot be told from here. The verdict on the host is the worst of th
 UNKNOWN, WARNING, OK.
 
 """
+DOCTOR = """
+## At GitHub
+
+What `runnerctl doctor` judges, from the controller: [how to use it](../../how-to/check-the-github-side.md).
+
+"""
 
 
 def check_pages() -> dict[str, str]:
     """``checks/<id>.md`` for each check, and an index."""
-    found = {f"checks/{check.id}.md": _page(check) for check in CHECKS}
-    rows = [[f"[{check.id}]({check.id}.md)", check.title] for check in CHECKS]
-    return {**found, "checks/README.md": INDEX + table(["check", "what it asks or states"], rows)}
+    found = {f"checks/{check.id}.md": _page(check, _of_a_host(check)) for check in CHECKS}
+    found |= {f"checks/{check.id}.md": _page(check, _of_a_fleet(check)) for check in doctor.CHECKS}
+    return {**found, "checks/README.md": INDEX + _list(CHECKS) + DOCTOR + _list(doctor.CHECKS)}
 
 
-def _page(check: Check) -> str:
-    rows = [
+def _list(checks: Iterable[Check]) -> str:
+    rows = [[f"[{check.id}]({check.id}.md)", check.title] for check in checks]
+    return table(["check", "what it asks or states"], rows)
+
+
+def _page(check: Check, rows: list[list[str]]) -> str:
+    texts = {name: getattr(check, name) for name in ("id", "title", "docs", "remedy")}
+    return PAGE.format(**texts, table=table(["", ""], rows))
+
+
+def _of_a_host(check: Check) -> list[list[str]]:
+    return [
+        ["command", "`runnerctl health`"],
         ["is about", f"each of the snapshot's `{check.over}`" if check.over else "the host as a whole"],
         ["applies", "always" if check.when is always else _scope(check)],
         ["reads", ", ".join(f"`{need.strip('.?')}`" for need in check.needs) or f"`{check.over}`"],
     ]
-    texts = {name: getattr(check, name) for name in ("id", "title", "docs", "remedy")}
-    return PAGE.format(**texts, table=table(["", ""], rows))
+
+
+def _of_a_fleet(check: Check) -> list[list[str]]:
+    about = "each repository, organisation or enterprise" if check.over else "the inventory as a whole"
+    return [
+        ["command", "`runnerctl doctor`"],
+        ["is about", about],
+        ["reads", "what GitHub answers, and with `-i` the inventory"],
+    ]
 
 
 def _scope(check: Check) -> str:

@@ -9,12 +9,15 @@ from tests.docs.markup import cell, table
 
 __all__ = ["exit_code_pages"]
 
+_HOST = "a host did not answer"
+
 HEAD = """\
 # Exit codes
 
-A verdict (`runnerctl health`) exits as monitoring plugins do. A failure of the command itself, a wrong option
-included, is 3 as well. No form of the output (text, JSON, plugin, summary) changes the code, nor does
-`--act`: it is that of the verdict before anything was done.
+A verdict (`runnerctl health`, `fleet`, `doctor`) exits as monitoring plugins do. A failure of the command
+itself, a wrong option included, is 3 as well. No form of the output (text, JSON, plugin, summary, page)
+changes the code, nor does `health --act`: it is that of the verdict before anything was done. `fleet` exits
+with the worst of its hosts, in the order CRITICAL, UNKNOWN, WARNING, OK.
 
 """
 MIDDLE = """
@@ -24,6 +27,20 @@ Every other command exits 0, or with one of these, whose numbers are those of `s
 interrupted. An error is one line on standard error: what failed, on what, and what to do next.
 
 """
+TELLING = """
+What a script may want to tell apart:
+
+"""
+# Command, meaning of 75, meaning of 69.
+APART = (
+    ("`drain`", "a job still runs, and the slot stops with it; or the circuit breaker refused", _HOST),
+    ("`resume`", "another hold is left", f"{_HOST}, or a runner did not come online"),
+    ("`upgrade`", "runners still run a job and keep their release", f"a rollback; or {_HOST}"),
+    ("`labels`, `group move`", "a runner is drained and was left out; or somebody undid the change", ""),
+    ("`labels sync`", "the same", "GitHub has no record of a runner"),
+    ("`keepalive --fail-under-days`", "a record may be gone sooner, or is gone", ""),
+    ("every command", "a rate limit lasts longer than `--max-wait`", "GitHub does not answer"),
+)
 END = """
 Which command belongs to which group: [Commands](cli.md).
 """
@@ -38,6 +55,8 @@ def exit_code_pages() -> dict[str, str]:
         table(["code", "verdict"], verdicts),
         MIDDLE,
         table(["code", "error", "meaning"], errors),
+        TELLING,
+        table(["command", "75", "69"], APART),
         END,
     ]
     return {"exit-codes.md": "".join(parts)}

@@ -1,4 +1,4 @@
-"""The JSON of verdict, snapshot and spec: a JSON Schema each, and one page that lists every document."""
+"""The JSON of verdicts, snapshot, spec and bundle: a JSON Schema each; one page lists every document."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from runnerctl.core import health, snapshot, spec
+from runnerctl.bundle import manifest
+from runnerctl.core import doctor, fleet, health, snapshot, spec
 from tests.docs.markup import table
 
 __all__ = ["DOCUMENTS", "schema_pages"]
@@ -16,14 +17,31 @@ TYPES: dict[str, type[msgspec.Struct]] = {
     spec.SCHEMA: spec.HostSpec,
     snapshot.SCHEMA: snapshot.Snapshot,
     health.SCHEMA: health.Health,
+    fleet.SCHEMA: fleet.Fleet,
+    doctor.SCHEMA: doctor.Doctor,
+    manifest.SCHEMA: manifest.Manifest,
 }
 # schema -> where it comes from; a test finds every schema in the code and wants it here.
 DOCUMENTS = {
     "runnerctl.host/1": "`/etc/runnerctl/host.json` on a host; `runnerctl spec show -o json` shows it",
     "runnerctl.snapshot/1": "`runnerctl snapshot -o json`",
     "runnerctl.health/1": "`runnerctl health -o json`",
+    "runnerctl.fleet/1": "`runnerctl fleet -o json`",
+    "runnerctl.doctor/1": "`runnerctl doctor -o json`",
     "runnerctl.list/1": "`runnerctl list -o json`",
     "runnerctl.slots/1": "`runnerctl register`, `unregister`, `restart`, `drain` and `resume` with `-o json`",
+    "runnerctl.drain/1": "`runnerctl drain -i` and `resume -i` with `-o json`",
+    "runnerctl.upgrade/1": "`runnerctl upgrade -o json`",
+    "runnerctl.labels/1": "`runnerctl labels add`, `remove`, `set` and `sync` with `-o json`",
+    "runnerctl.groups/1": "`runnerctl group list -o json`",
+    "runnerctl.group/1": "`runnerctl group create -o json`",
+    "runnerctl.group_move/1": "`runnerctl group move -o json`",
+    "runnerctl.prune/1": "`runnerctl prune -o json`",
+    "runnerctl.keepalive/1": "`runnerctl keepalive -o json`",
+    "runnerctl.adopt/1": "`runnerctl adopt -o json`",
+    "runnerctl.bundled/1": "`runnerctl bundle -o json`",
+    "runnerctl.bundle/1": "`manifest.json` of a bundle",
+    "runnerctl.keepalive_state/1": "`runnerctl/keepalive.json` of the controller's user",
     "runnerctl.lint/1": "`runnerctl spec validate -o json`",
     "runnerctl.specs/1": "`runnerctl spec show -o json` of an inventory",
     "runnerctl.auth/1": "`runnerctl auth status -o json`",
