@@ -224,6 +224,13 @@ def test_an_app_is_found_without_asking_github(secret_file: Any, key: rsa.RSAPri
     assert "PRIVATE" not in repr(found)
 
 
+def test_what_is_kept_of_one_installation_serves_no_other(secret_file: Any, key: rsa.RSAPrivateKey) -> None:
+    """Else the token of an installation that was given by mistake would outlive the mistake."""
+    env = {"RUNNERCTL_APP_ID": "Iv23abc", "RUNNERCTL_APP_KEY_FILE": str(secret_file(pem(key)))}
+    given = [{}, {"RUNNERCTL_APP_INSTALLATION_ID": "7"}, {"RUNNERCTL_APP_INSTALLATION_ID": "8"}]
+    assert len({must_find({**env, **each}).identity for each in given}) == 3
+
+
 # --- App: minting ----------------------------------------------------------------------------------
 
 

@@ -119,6 +119,19 @@ def test_age_number_and_size_are_bounded(tmp_path: Path, monkeypatch: pytest.Mon
     assert cache.read("answer", KEY) is None
 
 
+def test_what_somebody_else_put_there_is_never_removed(tmp_path: Path) -> None:
+    """``RUNNERCTL_CACHE_DIR`` may be a home directory: private, and full of other things."""
+    cache, _ = made(tmp_path)
+    cache.root.mkdir(parents=True, mode=0o700)
+    theirs = [cache.root / name for name in (".bashrc", "answer.txt", f"{KEY}", "new.1.x")]
+    old = cache.root / f"answer.{KEY}"
+    for path in (*theirs, old):
+        path.write_text("kept")
+        os.utime(path, (1, 1))
+    cache.write("answer", digest("c"), b"body")
+    assert [path.exists() for path in (*theirs, old)] == [True, True, True, True, False]
+
+
 def test_a_lock_is_for_one(tmp_path: Path) -> None:
     waited: list[float] = []
     cache, _ = made(tmp_path, sleep=waited.append)

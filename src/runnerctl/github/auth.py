@@ -228,13 +228,16 @@ def _app(
         )
     text = read_secret_file(key_file, variable="RUNNERCTL_APP_KEY_FILE")
     key = load_key(text, path=key_file)
+    given = _installation_id(env)
+    # The installation is part of the name: the token of one that was given by mistake serves no other.
+    name = digest(api_url, app_id, text, scope.path if scope else "", str(given or ""))
     return AppCredential(
         app_id,
         key,
         scope=scope,
-        installation_id=_installation_id(env),
+        installation_id=given,
         connect=connect,
-        kept=KeptToken(cache, digest(api_url, app_id, text, scope.path if scope else "")),
+        kept=KeptToken(cache, name),
     )
 
 

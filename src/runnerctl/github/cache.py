@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import secrets
 import stat
 import time
@@ -32,6 +33,8 @@ _SWEEP_WRITES = 512  # one process must not fill the disk between two sweeps
 _HEAD = b"runnerctl cache 1 "
 _HEAD_BYTES = len(_HEAD) + 64 + 1
 _SWEPT = "swept"
+# Only what this module wrote is swept: the directory may be one that somebody uses for other things, too.
+_OURS = re.compile(r"[a-z]+\.[0-9a-f]{64}|new\.[0-9]+\.[0-9a-f]{16}")
 _LOG = logging.getLogger("runnerctl.github")
 
 
@@ -238,7 +241,7 @@ class PrivateCache:
 def _entries(directory: int) -> Iterator[tuple[str, os.stat_result]]:
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name != _SWEPT:
+            if _OURS.fullmatch(entry.name):
                 with contextlib.suppress(OSError):
                     yield entry.name, entry.stat(follow_symlinks=False)
 
