@@ -60,7 +60,12 @@ def spawn(
 ) -> Ran:
     """Run as a process of its own, with nothing of our environment but what a process needs."""
     search = os.pathsep.join([*map(str, path), os.environ["PATH"]])
-    base = {"PATH": search, "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8", "RUNNERCTL_CACHE_DIR": "off"}
+    base = {
+        "PATH": search,
+        "HOME": os.environ.get("HOME", "/"),
+        "LANG": "C.UTF-8",
+        "RUNNERCTL_CACHE_DIR": "off",
+    }
     done = subprocess.run(
         [sys.executable, "-m", "runnerctl", *arguments],
         env={**base, **(env or {})},

@@ -55,6 +55,7 @@ def bench(library: Path, tmp_path: Path) -> Bench:
     return Bench(library, tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_save_show_and_clear(bench: Bench) -> None:
     """The whole life of a baseline; doing it twice does nothing."""
     saved = bench.run("save")
@@ -87,6 +88,7 @@ def test_a_dry_run_saves_nothing(bench: Bench) -> None:
     assert not bench.file.exists()
 
 
+@pytest.mark.exhaustive
 def test_differences_are_listed_and_need_force(bench: Bench) -> None:
     """What the new baseline would hide has to be accepted."""
     bench.run("save")
@@ -130,6 +132,7 @@ def test_what_does_not_answer_is_not_saved(bench: Bench, scenario: str, words: s
     assert not bench.file.exists()
 
 
+@pytest.mark.exhaustive
 def test_a_damaged_baseline_is_replaced_only_on_purpose(bench: Bench) -> None:
     """It may be somebody's only record."""
     bench.file.parent.mkdir(parents=True)

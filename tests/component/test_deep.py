@@ -198,6 +198,7 @@ def test_a_driver_that_cannot_compile(bench: Bench, code: int) -> None:
     assert (finding.status, finding.data["complete"], finding.data["passes"]) == ("OK", False, 4)
 
 
+@pytest.mark.exhaustive
 def test_samples_find_a_flipped_bit(bench: Bench) -> None:
     """In the last MiB of the block, which the workload does not touch; seen in each of the four passes."""
     gpu = bench.probe("fault cuModuleLoadData return 221\nflip_word 7700000", ONE).gpus[0]
@@ -315,6 +316,7 @@ def test_a_mig_device_and_an_unknown_model_are_not_judged() -> None:
     assert json.loads(msgspec.json.encode(health))["status"] == "WARNING"
 
 
+@pytest.mark.exhaustive
 def test_the_command_from_end_to_end(library: Path, tmp_path: Path) -> None:
     """``runnerctl health --deep`` with both libraries: each check for each GPU, and the exit code."""
     management = nvml.build(tmp_path / "nvml")

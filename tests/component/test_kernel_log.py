@@ -149,6 +149,7 @@ def test_the_next_reading_begins_where_the_last_ended(bench: Bench) -> None:
     assert len(bench.log().events) == 2
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("damage", ["", "{", '{"schema": "other", "boot_id": "x", "cursor": "c"}', None])
 def test_a_damaged_or_strange_note_means_a_whole_reading(bench: Bench, damage: str | None) -> None:
     """Also one of another boot, and one whose cursor is gone from the journal."""
@@ -222,6 +223,7 @@ def test_a_journalctl_that_hangs_has_a_deadline(bench: Bench) -> None:
     assert time.monotonic() - started < 1.5
 
 
+@pytest.mark.exhaustive
 def test_a_log_without_end_is_cut_short(bench: Bench) -> None:
     """What was read by then counts, the newest lines first; it is not noted down as a whole reading."""
     bench.journal()

@@ -63,6 +63,7 @@ def check(text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("kind", ["full", "no driver", "nothing known"])
 def test_promtool_has_no_complaint(kind: str) -> None:
     """Names, types, units and help texts are as Prometheus wants them."""
@@ -124,6 +125,7 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "runnerctl_gpu_up{" not in text_of(taken(nvml={"reading": "unavailable", "reason": "it hangs"}))
 
 
+@pytest.mark.exhaustive
 def test_the_alert_rules_are_sound() -> None:
     """They are rules, they do what they say, and every metric they use exists."""
     for command in (["check", "rules", "--lint=all", "alerts.yml"], ["test", "rules", "alerts_test.yml"]):

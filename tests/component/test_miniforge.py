@@ -168,6 +168,7 @@ def test_a_failing_installer_is_one_line_and_the_next_run_mends_it(host: Host, t
     assert not (host.root / f"opt/miniforge3-{OLD}/half").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_killed_run_is_finished_by_the_next_one(host: Host, tmp_path: Path) -> None:
     """Its installer outlives it; the next run waits for that, clears what it left, and starts again."""
     slow = tmp_path / "slow.sh"

@@ -168,6 +168,7 @@ def test_a_view_limited_to_some_gpus_is_no_alarm(bench: Bench) -> None:
     assert {each.status for each in of_gpus} == {"OK"}
 
 
+@pytest.mark.exhaustive
 def test_a_gpu_that_nvml_does_not_show_is_named(bench: Bench) -> None:
     """By its place on the bus, and with what became of it."""
     bench.put_gpus_on_the_bus()
@@ -204,6 +205,7 @@ def test_an_abort_is_survived_and_named(bench: Bench) -> None:
     assert "nvmlDeviceGetName on GPU 1 ended the process (SIGABRT)" in found.summary
 
 
+@pytest.mark.exhaustive
 def test_a_slow_driver_is_waited_for(bench: Bench) -> None:
     """Slow is not hung."""
     assert _one(bench.judge("fault * sleep 2"), "gpu.answers", "GPU 1").status == "OK"

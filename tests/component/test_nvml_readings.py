@@ -164,6 +164,7 @@ def test_one_bad_gpu_does_not_hide_those_behind_it(library: Path, tmp_path: Path
     assert found.gpus[1].memory_total_bytes is not None
 
 
+@pytest.mark.exhaustive
 def test_a_driver_that_is_only_slow_is_not_called_hung(library: Path, tmp_path: Path) -> None:
     """Every call returns, and there was not time enough for all of them."""
     found = read(library, tmp_path, "count 2\nfault * sleep 50", deadline_seconds=1)
@@ -256,6 +257,7 @@ def test_a_value_of_ones_only_is_not_told(library: Path, tmp_path: Path) -> None
     assert (gpu.power_default_watts, gpu.power_limit_watts, gpu.failure) == (None, 300.0, None)
 
 
+@pytest.mark.exhaustive
 def test_another_packages_pynvml_is_named(tmp_path: Path) -> None:
     """Several packages bring a module of that name."""
     (tmp_path / "pynvml.py").write_text("def nvmlInit(): pass\n")

@@ -203,6 +203,7 @@ def test_a_remote_repository_needs_a_fingerprint(machine: Machine) -> None:
         machine.ensure(key_fingerprint="C95B321B")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("fault", "cause"),
     [

@@ -219,6 +219,7 @@ def test_a_job_runs_with_hooks_steps_and_environment(registered: RunnerBox, tmp_
     assert record["status"] == "offline"
 
 
+@pytest.mark.exhaustive
 def test_failures_conditions_and_leftovers(registered: RunnerBox, tmp_path: Path) -> None:
     """A failed started hook skips plain steps, not always() ones; no process outlives the job."""
     registered.start()
@@ -269,6 +270,7 @@ def test_the_log_arrives_while_the_job_runs_and_a_stop_cancels_it(registered: Ru
     assert control.job(job)["conclusion"] == "cancelled"
 
 
+@pytest.mark.exhaustive
 def test_once_and_jit(registered: RunnerBox, tarball: Path, tmp_path: Path) -> None:
     """--once ends after one job; a JIT runner does too, and forgets its configuration."""
     registered.start("--once")
@@ -302,6 +304,7 @@ def test_a_deleted_record_ends_the_listener_and_its_files(registered: RunnerBox)
     assert "Not configured" in registered.listener("run").stderr
 
 
+@pytest.mark.exhaustive
 def test_an_outage_is_ridden_out(registered: RunnerBox) -> None:
     """GitHub away and back: one line for the error, one for the recovery."""
     registered.start()
@@ -345,6 +348,7 @@ def test_faults_that_end_the_listener(registered: RunnerBox, fault: str, code: i
     assert text in done.stdout + done.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_number_of_retryable_exits(registered: RunnerBox) -> None:
     """exit2:2 ends twice with 2, then works."""
     registered.env_file({"GHA_STAND_IN_FAULT": "exit2:2"})
@@ -352,6 +356,7 @@ def test_a_number_of_retryable_exits(registered: RunnerBox) -> None:
     registered.start()
 
 
+@pytest.mark.exhaustive
 def test_a_hanging_listener_is_alive_and_offline(registered: RunnerBox) -> None:
     """It greets, keeps its process, polls no more."""
     registered.env_file({"GHA_STAND_IN_FAULT": "hang"})

@@ -26,6 +26,7 @@ TOKEN = "ghp_upgrades000000000000000000000000"
 SCOPE = "/repos/acme/widgets"
 
 
+@pytest.mark.exhaustive
 def test_a_sample_of_upgrades_loses_no_job_and_leaves_no_runner_offline() -> None:
     """A few of the benchmark's: bad releases, errors of GitHub, killed controllers."""
     tally = simulate(3, seed=11, workers=3)

@@ -146,6 +146,7 @@ def test_ansible_finds_the_collection_of_the_wheel(installed: Installed) -> None
     assert all(path.is_relative_to(installed.site / INSIDE) for path in paths.values())
 
 
+@pytest.mark.exhaustive
 def test_a_playbook_runs_by_its_name_from_any_directory(installed: Installed) -> None:
     """``ansible-playbook runnerctl.gpu_runner.spec`` needs an inventory and nothing else."""
     output = installed.ansible("playbook", f"{NAME}.spec", "-i", "hosts.yml")
@@ -190,6 +191,7 @@ def checkout(tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.mark.exhaustive
 def test_the_artifact_of_the_collection_installs(checkout: Path, tmp_path: Path) -> None:
     """``ansible-galaxy collection build`` and ``install`` work, and nothing foreign is in it."""
     galaxy = [sys.executable, "-m", "ansible.cli.galaxy", "collection"]

@@ -180,6 +180,7 @@ def test_what_is_behind_a_crash_is_done_by_others() -> None:
     assert outcome.failure == outcome.interruptions[0]
 
 
+@pytest.mark.exhaustive
 def test_what_is_behind_a_stall_is_done_in_the_time_that_is_left() -> None:
     """The last one may take all of it: nothing waits behind it."""
     outcome = _resumable({0: "hang", 2: "hang"}, count=4, deadline_seconds=2)
@@ -236,6 +237,7 @@ def _hang(report: Report) -> None:
     time.sleep(60)
 
 
+@pytest.mark.exhaustive
 def test_many_that_cannot_be_killed_end_in_time(unkillable: Unkillable) -> None:
     """Half a second after the deadline for all of them together."""
     started = time.monotonic()

@@ -124,6 +124,7 @@ def test_the_filter_cleans_message_arguments_and_exception() -> None:
     assert "ValueError: bad ***" in shown
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "piece", ["a.", "a-", "eyJaaaaaaa-", "token", "http", "x://a:", "A1", "-----BEGIN ", "'\"="]
