@@ -17,6 +17,7 @@ import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from .atomic import atomic_write, sync_directory
 from .errors import HostError
@@ -28,7 +29,9 @@ __all__ = [
     "Claim",
     "Stock",
     "claim_of",
+    "claims",
     "forget_claim",
+    "is_begun",
     "stock_busy",
     "stock_runners",
     "take_over",
@@ -38,7 +41,12 @@ __all__ = [
 UNITS = "actions.runner.*.service"
 LARGEST_BYTES = 65536  # of a registration's file
 STOP_SECONDS = 360.0  # the stock unit gives itself five minutes
+SETTINGS = (".runner", ".runner_migrated")
 NEEDED = (".runner", ".credentials", ".credentials_rsaparams")
+LONGEST_UNIT = 150  # what svc.sh allows; it shortens longer names, and adds four random digits
+WORK = "_work"  # the only directory of its jobs that a slot's unit lets it write to
+# Where GitHub's own runners connect, beside the server of their URL (docs.github.com, "Self-hosted runners").
+SERVICES = (".githubusercontent.com", ".github.com", ".ghe.com")
 _SETTING = re.compile(r"^(WorkingDirectory|User)=(.+)$", re.MULTILINE)
 
 
@@ -98,7 +106,7 @@ def _stock(layout: Layout, system: System, path: Path, *, active: bool) -> Stock
         "url": runner.get("githuburl"),
         "updates_itself": not runner.get("disableupdate"),
     }
-    return Stock(**{**asdict(bare), **found, "problem": _problem(runner)})
+    return Stock(**{**asdict(bare), **found, "problem": _problem(files, path.name)})
 
 
 def stock_busy(system: System, unit: str) -> bool:
@@ -106,14 +114,60 @@ def stock_busy(system: System, unit: str) -> bool:
     return any(process.comm == "Runner.Worker" for process in system.processes_in(unit))
 
 
-def _problem(runner: dict[str, Any]) -> str | None:
+def _problem(files: dict[str, bytes], unit: str) -> str | None:
+    """Why this registration is not taken over; the runner prefers ``.runner_migrated`` where it is there."""
+    settings = [runner_fields(files[name]) or {} for name in SETTINGS if name in files]
+    if len({each.get("agentid") for each in settings}) > 1:
+        return f"its {' and '.join(SETTINGS)} name different runners"
+    return next(filter(None, (_wrong(each, unit) for each in settings)), None)
+
+
+def _wrong(runner: dict[str, Any], unit: str) -> str | None:
+    """What is wrong with settings that jobs could write to.
+
+    A slot's record is found, changed and deleted by what stands there: so the name must be the one in the
+    name of the unit, which is root's, and the server must be GitHub's.
+    """
     if not runner:
         return "its .runner cannot be understood"
     if runner.get("ephemeral"):
         return "it is ephemeral: its record ends with its next job"
-    if not runner.get("agentname") or not runner.get("githuburl"):
+    name, url = runner.get("agentname"), runner.get("githuburl")
+    if not name or not url:
         return "its .runner names no runner or no URL"
-    return None
+    if not _is_of_unit(unit, name, url):
+        return f"its .runner names runner {name} at {url}, and its unit another: one of them was changed"
+    return next(filter(None, (_foreign(runner.get(key), url) for key in ("serverurl", "serverurlv2"))), None)
+
+
+def _is_of_unit(unit: str, name: str, url: str) -> bool:
+    """Whether ``svc.sh`` names the unit of this runner so (actions/runner, ServiceControlManager)."""
+    stem = unit.removeprefix("actions.runner.").removesuffix(".service").casefold()
+    place = re.sub(r"[^0-9A-Za-z._-]", "-", _parts(url)[1].strip("/")).casefold()
+    runner = name.replace(" ", "_").casefold()
+    if stem == f"{place}.{runner}":
+        return True
+    short = re.fullmatch(r"(.+)-[0-9]{4}", stem)
+    long = len(f"actions.runner.{place}.{runner}.service") > LONGEST_UNIT
+    return long and short is not None and f"{place[:70]}.{runner}".startswith(short[1])
+
+
+def _foreign(server: Any, url: str) -> str | None:
+    """What is wrong with the server that the runner connects to; None when nothing is."""
+    if not server:
+        return None
+    host, home = _parts(str(server))[0], _parts(url)[0]
+    known = host and (host == home or host.endswith((*SERVICES, f".{home}")))
+    return None if known else f"its .runner names {server}, which is no server of {home}"
+
+
+def _parts(url: str) -> tuple[str, str]:
+    """Host and path of a URL; empty ones when it is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.path
+    except ValueError:
+        return "", ""
 
 
 def _read_files(layout: Layout, directory: str, user: str) -> dict[str, bytes]:
@@ -177,17 +231,31 @@ def claim_of(layout: Layout, slot: str) -> Claim | None:
         claim = Claim(**data)
     except (OSError, ValueError, TypeError):
         return None
+    texts = (claim.unit, claim.url, claim.directory, claim.user, claim.agent_name)
     sound = isinstance(claim.agent_id, int) and claim.slot == slot
-    return claim if sound and all(isinstance(value, str) for value in (claim.unit, claim.url)) else None
+    return claim if sound and all(isinstance(value, str) for value in texts) else None
+
+
+def claims(layout: Layout) -> list[Claim]:
+    """All claims of the host that have not been carried out, also those of slots that it does not have."""
+    folder = _claim_path(layout, "any").parent
+    names = sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
+    return [claim for claim in (claim_of(layout, name) for name in names) if claim]
 
 
 def forget_claim(layout: Layout, slot: str) -> bool:
     """Take a claim back; False when there was none."""
-    try:
-        _claim_path(layout, slot).unlink()
-    except FileNotFoundError:
+    path = _claim_path(layout, slot)
+    if path not in path.parent.glob("*.json"):  # a slot's name, and no way to another file
         return False
+    path.unlink(missing_ok=True)
     return True
+
+
+def is_begun(layout: Layout, claim: Claim) -> bool:
+    """Whether the slot has the registration already: then the claim is to be carried out, not forgotten."""
+    runner = read_runner_file(layout.slot_root(claim.slot) / ".runner") or {}
+    return runner.get("agentid") == claim.agent_id
 
 
 # -- the take-over -------------------------------------------------------------------------------------------
@@ -198,31 +266,65 @@ def take_over(layout: Layout, system: System, claim: Claim, *, version: str) -> 
 
     ``version`` is the release that the slot will run. It can be run again after a kill at any point: files
     are copied before any is removed, and the claim goes last. Raises HostError when a job runs, or when the
-    installation is not what was claimed any more.
+    installation is not what was claimed any more; then the stock service is left running.
     """
-    where, root = f"slot {claim.slot}", layout.slot_root(claim.slot)
-    if system.unit_states([claim.unit])[claim.unit].running:
-        if stock_busy(system, claim.unit):
-            raise HostError(
-                "has begun a job meanwhile", where=claim.unit, remedy="run again when it has ended"
-            )
-        system.systemctl("stop", claim.unit, seconds=STOP_SECONDS)
-    if (read_runner_file(root / ".runner") or {}).get("agentid") != claim.agent_id:
-        files = _read_files(layout, claim.directory, claim.user)
-        runner = runner_fields(files[".runner"]) or {}
-        if runner.get("agentid") != claim.agent_id:
-            system.systemctl("start", claim.unit)
-            raise HostError(
-                f"{claim.directory} is registered as another runner than was claimed",
-                where=where,
-                remedy=f"runnerctl adopt --forget {claim.slot}, and claim it again",
-            )
-        _keep(layout, claim, files)
-        _write_state(layout, claim, version)
-        for name in sorted(files, key=lambda name: name == ".runner"):  # .runner last: it makes the slot one
-            atomic_write(str(root / name), files[name], mode=0o640)
+    if not is_begun(layout, claim):
+        _claimed_files(layout, claim)  # before anything is stopped
+        ran = _stop(system, claim)
+        try:
+            _move(layout, claim, version)
+        except (HostError, OSError):
+            if ran:
+                system.systemctl("start", claim.unit)
+            raise
+    else:
+        _stop(system, claim)
     _retire(layout, system, claim)
     forget_claim(layout, claim.slot)
+
+
+def _stop(system: System, claim: Claim) -> bool:
+    """Stop the stock service; whether it ran. Raises HostError when it runs a job."""
+    if not system.unit_states([claim.unit])[claim.unit].running:
+        return False
+    if stock_busy(system, claim.unit):
+        remedy = "run again when it has ended"
+        raise HostError("has begun a job meanwhile", where=claim.unit, remedy=remedy)
+    system.systemctl("stop", claim.unit, seconds=STOP_SECONDS)
+    return True
+
+
+def _claimed_files(layout: Layout, claim: Claim) -> dict[str, bytes]:
+    """The registration's files, when they are still those of the claim. Raises HostError."""
+    files = _read_files(layout, claim.directory, claim.user)
+    runner = runner_fields(files[".runner"]) or {}
+    same = (runner.get("agentid"), runner.get("agentname")) == (claim.agent_id, claim.agent_name)
+    wrong = _problem(files, claim.unit) if same else "it is registered as another runner than was claimed"
+    if wrong:
+        remedy = f"runnerctl adopt --forget {claim.slot}, and claim it again when it is as it should be"
+        raise HostError(f"{claim.directory}: {wrong}", where=f"slot {claim.slot}", remedy=remedy)
+    return files
+
+
+def _move(layout: Layout, claim: Claim, version: str) -> None:
+    """Copy what is the slot's from now on. ``.runner`` comes last: it makes the slot one."""
+    files, root = _claimed_files(layout, claim), layout.slot_root(claim.slot)
+    _keep(layout, claim, files)
+    _write_state(layout, claim, version)
+    for name in sorted(files, key=lambda name: name == ".runner"):
+        data = _with_own_work(files[name]) if name in SETTINGS else files[name]
+        atomic_write(str(root / name), data, mode=0o640)
+
+
+def _with_own_work(content: bytes) -> bytes:
+    """The settings with the slot's own directory for its jobs, wherever those of the installation worked."""
+    try:
+        data = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return content
+    known = data if isinstance(data, dict) else {}
+    wrong = [key for key in known if key.lower() == "workfolder" and known[key] != WORK]
+    return json.dumps({**known, **dict.fromkeys(wrong, WORK)}, indent=2).encode() if wrong else content
 
 
 def _write_state(layout: Layout, claim: Claim, version: str) -> None:

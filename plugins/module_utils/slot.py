@@ -184,7 +184,8 @@ class Converger:
             incomplete=claim is None and bool(runner) and not slot_register.can_sign_in(self.layout, name),
             adopted=bool(claim) or (state.get("adopted") is not None and state.get("adopted") == agent_id),
             registering=bool(state.get("registering")),
-            busy=self.system.busy(f"gha-runner@{name}.service"),
+            busy=self.system.busy(f"gha-runner@{name}.service")
+            or (claim is not None and stock_busy(self.system, claim.unit)),
             active=unit.running,
             hold=hold.reason if hold else None,
             hold_by=[cause.by for cause in hold.causes] if hold else [],

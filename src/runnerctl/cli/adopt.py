@@ -127,9 +127,13 @@ class Desk:
 
     def forget(self, slot: str, output: str | None) -> int:
         """Take a claim back."""
-        from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.adoption import forget_claim
+        from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import adoption
 
-        gone = forget_claim(self.slots.layout, slot)
+        claim = adoption.claim_of(self.slots.layout, slot)
+        if claim and adoption.is_begun(self.slots.layout, claim):
+            remedy = "ansible-playbook provision.yml carries it out to the end"
+            raise ConfigError("has the registration already", where=f"slot {slot}", remedy=remedy)
+        gone = adoption.forget_claim(self.slots.layout, slot)
         return self._tell([f"slot {slot} claims no installation any more"] if gone else [], output)
 
     def adopt(self, name: str, slot: str | None, *, seconds: float | None, output: str | None) -> int:
@@ -151,6 +155,7 @@ class Desk:
             url=stock.url or "",
         )
         with host_errors():
+            self._refuse_second(claim)
             adoption.write_claim(self.slots.layout, claim)
             if not self.slots.has_release():
                 action = f"{claim.agent_name} is claimed for slot {claim.slot}: provision.yml carries it out"
@@ -160,7 +165,19 @@ class Desk:
             if self.slots.spec.runner_name(wanted).casefold() != claim.agent_name.casefold():
                 self.context.note(NAME.format(name=escape(claim.agent_name), slot=wanted.name))
             self._await_idle(claim, seconds)
-            return self._tell(list(self.slots.converge(wanted).actions), output)
+            outcome = self.slots.converge(wanted)
+        if adoption.claim_of(self.slots.layout, wanted.name):
+            raise _still_busy(claim.unit)
+        return self._tell(list(outcome.actions), output)
+
+    def _refuse_second(self, claim: Claim) -> None:
+        """One installation becomes one slot, and a slot one runner. Raises ConfigError."""
+        from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.adoption import claims
+
+        for other in claims(self.slots.layout):
+            if (other.slot == claim.slot) != (other.unit == claim.unit):
+                remedy = f"take that back first: runnerctl adopt --forget {other.slot}"
+                raise ConfigError(f"slot {other.slot} claims it", where=other.unit, remedy=remedy)
 
     def _await_idle(self, claim: Claim, seconds: float | None) -> None:
         """Raises TryAgainError when its job has not ended after ``seconds``."""
@@ -169,11 +186,7 @@ class Desk:
         ends = None if seconds is None else time.monotonic() + seconds
         while stock_busy(self.slots.system, claim.unit):
             if ends is not None and time.monotonic() >= ends:
-                raise TryAgainError(
-                    "runs a job",
-                    where=claim.unit,
-                    remedy="wait for it with --wait; the next provision adopts it as well",
-                )
+                raise _still_busy(claim.unit)
             self.context.sleep(POLL_SECONDS)
 
     def _stock(self) -> list[Stock]:
@@ -233,6 +246,11 @@ class Desk:
         else:
             self.context.say("\n".join(escape(action) for action in actions) or "nothing to do")
         return 0
+
+
+def _still_busy(unit: str) -> TryAgainError:
+    remedy = "wait for it with --wait; the next provision adopts it as well"
+    return TryAgainError("runs a job", where=unit, remedy=remedy)
 
 
 def _is_called(stock: Stock, name: str) -> bool:
