@@ -345,13 +345,18 @@ class Fleet:
         if agent_id is None and local.registering and local.agent_name:
             runner = self.registry(local.url).runner_by_name(local.agent_name)
             agent_id = runner.id if runner is not None and runner.status != "online" else None
-        if agent_id is None:
+        if agent_id is None or not self._is_adopted_one(local, agent_id):
             return True
         try:
             self._remove(self.registry(local.url), agent_id)
         except TryAgainError:
             return False
         return True
+
+    def _is_adopted_one(self, local: LocalSlot, agent_id: int) -> bool:
+        """Whether an adopted slot's record bears the name it was adopted under; True for other slots."""
+        runner = self.registry(local.url or "").runner(agent_id) if local.adopted else None
+        return runner is None or runner.name.casefold() == (local.agent_name or "").casefold()
 
     def remove_dead(self, *, check: bool = False) -> list[str]:
         """Delete the records of a host that is gone, by name; only offline ones. With ``check`` name them.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from runnerctl.core.plan import LocalSlot
@@ -373,6 +374,16 @@ def test_a_record_that_is_gone_already_is_no_error(github: GithubApi, control: C
     control.clear_requests()
     fleet_of(github).remove_record(LocalSlot("b", url=f"{github.url}/acme"))
     assert control.counts() == (0, 0)
+
+
+def test_an_adopted_slot_takes_no_other_runners_record_along(github: GithubApi, control: Control) -> None:
+    """A job may have written the id of somebody else's runner before it was adopted."""
+    mine, other = (control.add_runner(ORG, name, status="offline") for name in ("box-a", "deploy"))
+    local = LocalSlot("a", url=f"{github.url}/acme", agent_name="box-a", adopted=True)
+    for record in (other, mine):
+        fleet_of(github).remove_record(msgspec.structs.replace(local, agent_id=record["id"]))
+    assert control.runner(ORG, "deploy") is not None
+    assert control.runner(ORG, "box-a") is None
 
 
 @pytest.mark.parametrize(("status", "left"), [("offline", 0), ("online", 1)])

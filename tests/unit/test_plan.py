@@ -179,9 +179,11 @@ def test_an_adopted_runner_that_is_drained_stays_so() -> None:
 
 
 def test_only_an_adopted_slot_may_bear_another_name() -> None:
-    """A renamed record, or one whose name is not the one that was adopted, is registered again."""
+    """A renamed record is registered again; one that an adopted runner only claims is nobody's to delete."""
     assert _plan(_local(agent_name="build-box"), own=_record(name="build-box")).registration is not None
-    assert _plan(_adopted(), own=_record(name="somebody")).registration is not None
+    forged = _plan(_adopted(), own=_record(name="somebody"))
+    assert not forged.changes
+    assert "slot a adopted build-box, and record 7 is somebody" in (forged.error or "")
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,8 @@ def plan_slot(
         if reason := _renewal_reason(local) or _fixed_labels_reason(spec, own):
             return _register(spec, slot, local, named, f"{reason}: registering again", delete=own.id)
         return _repair(spec, slot, own, group_id)
+    if here and own is not None and local.adopted:
+        return SlotPlan(slot.name, runner_name, error=_not_adopted(slot, local, own))
     if here and own is not None:
         reason = f"is registered as {own.name}"
         return _register(spec, slot, local, named, reason, delete=own.id)
@@ -136,6 +138,15 @@ def _stays_cut(local: LocalSlot, own: Record) -> bool:
 
 def _adopted(local: LocalSlot, own: Record) -> bool:
     return local.adopted and own.name.lower() == (local.agent_name or "").lower()
+
+
+def _not_adopted(slot: Slot, local: LocalSlot, own: Record) -> str:
+    """A job may have written the id into the installation: that record is not ours to delete."""
+    return (
+        f"slot {slot.name} adopted {local.agent_name}, and record {local.agent_id} is {own.name}: one of the "
+        f"two was changed; on the host take the claim back (runnerctl adopt --forget {slot.name}), or remove "
+        "the slot's .runner"
+    )
 
 
 def _renewal_reason(local: LocalSlot) -> str | None:
