@@ -20,12 +20,13 @@ from runnerctl.cli.host import Slots
 from runnerctl.cli.playbook import Played
 from runnerctl.core.labels import DRAINED
 from runnerctl.core.spec import HostSpec, host_spec
-from runnerctl.errors import ConfigError
+from runnerctl.errors import ConfigError, TryAgainError
 from runnerctl.reconcile import Fleet
 from runnerctl.rollout.lanes import Lanes
 from runnerctl.rollout.ports import SlotNow
 from tests.component.cli_support import TOKEN, call, host_json
 from tests.component.hold_place import SICK, Place, make_place
+from tests.component.records_support import custom
 from tests.fakes.github_api import GithubApi
 
 ORG = "/orgs/acme"
@@ -189,9 +190,19 @@ def test_on_a_host_a_credential_cuts_routing_and_restores_it(place: Place, githu
     github.control.change_runner(record["id"], status="online")
     back = desk.resume(force=False)
     assert back.actions[-1] == "slot a: labels and group restored"
+    desk.drain("again", seconds=None, wait=True, quiet=0.0)
+    github.control.change_runner(record["id"], status="online")
+    place.holds.add("b", SICK)
+    both, _ = here(place, github, "a", "b")
+    with pytest.raises(TryAgainError, match="slot b: is held by health"):
+        both.resume(force=False)
+    assert custom(github, "gpu-1-a") == {"l4"}, "another slot's hold keeps no jobs from this one"
+    place.holds.drop("b", SICK.by)
     alone, errors = here(place, None, "a", "b")
     assert "slot b is stopped" in alone.drain(None, seconds=None, wait=True, quiet=None).actions
     assert errors.getvalue() == "runnerctl: routing is not cut: there is no GitHub credential\n"
+    alone.resume(force=False)
+    assert "where routing was cut it stays so" in errors.getvalue()
 
 
 @pytest.mark.parametrize(

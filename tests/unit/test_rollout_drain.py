@@ -347,6 +347,28 @@ def test_a_network_that_hiccups_ends_no_long_wait() -> None:
     assert gone.slots["a"].held
 
 
+def test_a_drain_that_fails_before_the_hold_tells_what_it_has_cut() -> None:
+    """Nothing on the host says so, and no job comes to it any more."""
+    made, told = world("a", silent=(5.0, 9e9)), list[str]()
+    engine = drain(made)
+    engine.tell = told.append
+    made.at = {5.0: lambda: None}
+    with pytest.raises(UnavailableError):
+        engine.run(wait=True, seconds=60)
+    assert told[-1] == "slot a: cut from routing, perhaps not on hold: drain again, or resume"
+
+
+def test_a_slot_that_inventory_lost_meanwhile_is_said_to_stay_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs, and gets no jobs: the next converge removes it."""
+    made = world("a")
+    drain(made).run(wait=True, seconds=60)
+    monkeypatch.setattr(World, "slot", lambda *_: None)
+    monkeypatch.setattr(World, "restore", lambda *_: False)
+    (state,) = resume(made).run(seconds=60)
+    assert (state.state, state.routed) == ("running", False)
+    assert "inventory does not have the slot" in (state.reason or "")
+
+
 def test_an_unknown_slot_and_a_report_of_another_form_are_refused() -> None:
     """With the slots that are there; a host may report anything."""
     with pytest.raises(ConfigError, match="gpu-1: no such slot: c; slots there: a, b"):

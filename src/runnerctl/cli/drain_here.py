@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Desk", "Here", "here"]
 
+NOT_RESTORED = (
+    "there is no GitHub credential: where routing was cut it stays so, and no job comes, until a resume "
+    "with one or the next provision"
+)
+
 
 def here(context: Context, slots: Sequence[str] | None, *, routing: bool) -> Here:
     """The slots named, or all. Raises AccessError unless run as root, ConfigError for an unknown slot."""
@@ -81,18 +86,33 @@ class Here:
 
         Raises TryAgainError for what something else holds, UnavailableError for what does not come online.
         """
-        done = _each(self._desks(), lambda desk: desk.resume(force=force))
-        if not self._routes():
-            return done
+        done, held = Done(), None
+        try:
+            done = _each(self._desks(), lambda desk: desk.resume(force=force))
+        except RunnerctlError as error:
+            held = error  # the other slots run: they are to get their jobs
+        if self._routes():
+            done.actions += self._restore(refused=held is None)
+        elif self.routing:
+            self.context.note(f"runnerctl: {NOT_RESTORED}")
+        if held is not None:
+            raise held
+        return done
+
+    def _restore(self, *, refused: bool) -> list[str]:
+        """Wait until the slots are online and route jobs to them; what was done.
+
+        With ``refused`` it raises TryAgainError or UnavailableError for a slot that is not back.
+        """
         from runnerctl.rollout.resume import Resume
         from runnerctl.rollout.verdict import refuse
 
         engine = Resume(_Port(self), self._lanes(), sleep=self.context.sleep, tell=self._tell)
         with host_errors():
             states = engine.run(self.slots, seconds=self.host.spec.github_runner.online_timeout_seconds)
-        refuse(self.host.spec.host, states)
-        done.actions += engine.actions
-        return done
+        if refused:
+            refuse(self.host.spec.host, states)
+        return engine.actions
 
     def _drain_routed(
         self, reason: str | None, *, seconds: float | None, wait: bool, quiet: float | None

@@ -14,7 +14,7 @@ from typing import Literal
 
 import msgspec
 
-from runnerctl.errors import ConfigError, TryAgainError, UnavailableError
+from runnerctl.errors import ConfigError, RunnerctlError, TryAgainError, UnavailableError
 from runnerctl.rollout.lanes import Lanes
 from runnerctl.rollout.ports import Cause, SlotNow, SlotsPort
 from runnerctl.rollout.routing import is_cut
@@ -76,9 +76,13 @@ class Drain:
         names = [now.name for now in before]
         if not names:
             return ()
-        self._cut(before)
-        self._begin_quiet(before)
-        self._hold(before)
+        try:
+            self._cut(before)
+            self._begin_quiet(before)
+            self._hold(before)
+        except RunnerctlError:
+            self._tell_cut()
+            raise
         after = self._wait(names, seconds=seconds if wait else 0.0)
         self._note_changes(before, after)
         return tuple(self._drained(now) for now in after)
@@ -112,6 +116,11 @@ class Drain:
             self._routed[now.name] = False
             if lanes.cut(now, record):
                 self.actions.append(f"slot {now.name}: cut from routing")
+
+    def _tell_cut(self) -> None:
+        """What ends here leaves runners without jobs, and nothing on their host says so."""
+        if names := [name for name, routed in self._routed.items() if not routed]:
+            self.tell(f"{_names(names)} cut from routing, perhaps not on hold: drain again, or resume")
 
     def _begin_quiet(self, slots: Sequence[SlotNow]) -> None:
         """Jobs that were on their way may still come; where none can come there is nothing to wait for."""

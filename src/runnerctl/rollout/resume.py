@@ -131,4 +131,6 @@ class Resume:
             return Resumed(now.name, "unregistered", None, "it has no record on GitHub; provision the host")
         back = now.active if self.lanes is None else now.name in self._routed
         reason = None if back else "GitHub does not see it online; see runnerctl logs and health on the host"
+        if back and self._routed.get(now.name) is False:
+            reason = "stays cut from routing: inventory does not have the slot"
         return Resumed(now.name, "running" if back else "offline", self._routed.get(now.name), reason)
