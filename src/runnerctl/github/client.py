@@ -26,6 +26,7 @@ from runnerctl.github.retry import (
     Limit,
     backoff_seconds,
     jitter,
+    number,
     rate_limit,
     worth_retrying,
 )
@@ -265,9 +266,9 @@ class GitHubClient:
 
     def _notice(self, response: Response) -> None:
         self.last_date = response.headers.get("date", self.last_date)
-        limit, left = (response.headers.get(f"x-ratelimit-{name}", "") for name in ("limit", "remaining"))
-        if limit.isdigit() and left.isdigit():
-            self.low = int(left) < _LOW * int(limit)
+        limit, left = (number(response.headers.get(f"x-ratelimit-{it}", "")) for it in ("limit", "remaining"))
+        if limit is not None and left is not None:
+            self.low = left < _LOW * limit
 
     def _record(self, ask: _Ask, status: int) -> None:
         call = Call(ask.method, ask.path, status)

@@ -70,7 +70,10 @@ def lost_error(subject: Subject, lost: LostError) -> RunnerctlError:
 
 def limit_error(subject: Subject, limit: Limit) -> RunnerctlError:
     """The error for a rate limit that lasts longer than the caller wants to wait."""
-    until = datetime.fromtimestamp(limit.until, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        until = datetime.fromtimestamp(limit.until, tz=timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError, OSError):  # a server may say anything
+        until = "a time beyond the calendar"
     return TryAgainError(
         f"cannot {subject.what}: GitHub's {limit.kind} is used up until {until}",
         where=subject.where,

@@ -19,6 +19,7 @@ __all__ = [
     "MAX_RETRIES",
     "Limit",
     "backoff_seconds",
+    "number",
     "rate_limit",
     "server_time",
     "worth_retrying",
@@ -26,6 +27,7 @@ __all__ = [
 
 MAX_RETRIES = 4  # after 5xx, 408 and lost connections
 MAX_LIMITS = 5  # rate limits in a row within one call
+_LONGEST_SECONDS = 10 * 365 * 86400.0
 _FIRST_SECONDS = 60.0  # a secondary limit that gives no time
 _LIMITED = re.compile(r"rate limit|abuse", re.IGNORECASE)
 _RANDOM = random.SystemRandom()
@@ -56,6 +58,11 @@ def _http_date(text: str) -> float | None:
         return None
 
 
+def number(text: str) -> float | None:
+    """A header's number, None for what is none: Python takes other digits, and no more than 4300."""
+    return float(text[:300]) if text.isascii() and text.isdigit() else None
+
+
 def rate_limit(response: Response, *, seen: int, now: float) -> Limit | None:
     """The pause an answer asks for, or None when it is no rate limit.
 
@@ -67,9 +74,9 @@ def rate_limit(response: Response, *, seen: int, now: float) -> Limit | None:
     here = server_time(response) or now
     if (pause := _retry_after(response, here)) is not None:
         return Limit(pause, here + pause, "secondary rate limit")
-    reset = response.headers.get("x-ratelimit-reset", "")
-    if response.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
-        pause = max(1.0, float(reset) - here)
+    reset = number(response.headers.get("x-ratelimit-reset", ""))
+    if response.headers.get("x-ratelimit-remaining") == "0" and reset is not None:
+        pause = min(max(1.0, reset - here), _LONGEST_SECONDS)
         return Limit(
             pause, here + pause, f"rate limit ({response.headers.get('x-ratelimit-resource', 'core')})"
         )
@@ -82,8 +89,8 @@ def rate_limit(response: Response, *, seen: int, now: float) -> Limit | None:
 def _retry_after(response: Response, here: float) -> float | None:
     """``Retry-After`` in seconds; it may be a number or a date (RFC 9110, 10.2.3)."""
     text = response.headers.get("retry-after", "").strip()
-    if text.isdigit():
-        return float(text)
+    if (seconds := number(text)) is not None:
+        return min(seconds, _LONGEST_SECONDS)
     moment = _http_date(text) if text else None
     return None if moment is None else max(0.0, moment - here)
 

@@ -14,6 +14,7 @@ import urllib3
 from requests.structures import CaseInsensitiveDict
 
 from runnerctl.errors import DataError
+from runnerctl.github.deadline import deadline
 from runnerctl.github.trust import explain_certificate, proxy_of
 from runnerctl.redact import guard_http_logs, redact
 
@@ -61,7 +62,7 @@ class Response(NamedTuple):
         """The body as what ``decoder`` reads. Raises DataError when it does not fit."""
         try:
             return decoder.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DataError(
                 f"the answer cannot be read: {error}",
                 where=urlsplit(self.url).path,
@@ -73,7 +74,7 @@ class Response(NamedTuple):
         """GitHub's own words for an error, on one line, without secrets; empty when it gave none."""
         try:
             found = msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return ""
         if not isinstance(found, dict):
             return ""
@@ -109,8 +110,11 @@ def one_line(text: str, *, limit: int = 300) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port: what must agree before a credential goes along."""
-    parts = urlsplit(url)
+    """Scheme, host and port: what must agree before a credential goes along. Empty for what is no URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "", "", 0
     try:
         port = parts.port
     except ValueError:
@@ -135,9 +139,12 @@ def exchange(session: requests.Session, request: Exchange) -> Response:
 
 
 def _follow(request: Exchange, response: Response, *, target: str, home: tuple[str, str, int]) -> str:
-    target = urljoin(request.url, target)
-    if origin(target) != home:
+    try:
+        target = urljoin(request.url, target)
         host = one_line(urlsplit(target).netloc.rpartition("@")[2])
+    except ValueError:
+        raise LostError("the answer leads to what is no address", again=False) from None
+    if origin(target) != home:
         raise LostError(
             f"the answer leads to another address ({host}), which gets no credential", again=False
         )
@@ -154,16 +161,17 @@ def _send(session: requests.Session, request: Exchange) -> Response:
     if left <= 0:
         raise LostError("the time for this call is over", again=False)
     try:
-        answer = session.request(
-            request.method,
-            request.url,
-            data=request.body,
-            auth=_Headers(request.headers),
-            timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),
-            allow_redirects=False,
-            stream=True,
-        )
-        return Response(answer.status_code, _headers(answer), _body(answer, request), request.url)
+        with deadline(left):
+            answer = session.request(
+                request.method,
+                request.url,
+                data=request.body,
+                auth=_Headers(request.headers),
+                timeout=(min(CONNECT_SECONDS, left), min(READ_SECONDS, left)),
+                allow_redirects=False,
+                stream=True,
+            )
+            return Response(answer.status_code, _headers(answer), _body(answer, request), request.url)
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise _lost(error, request.url) from None
 

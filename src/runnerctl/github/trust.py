@@ -14,10 +14,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from runnerctl.errors import ConfigError
+from runnerctl.github.deadline import BoundedAdapter
 
 __all__ = ["BUNDLES", "explain_certificate", "make_session", "proxy_of", "tls_context"]
 
@@ -72,7 +72,16 @@ def _bundle(name: str, given: str) -> ssl.SSLContext:
         ) from None
 
 
-class _Trusting(HTTPAdapter):
+class _Session(requests.Session):
+    """A session that leaves redirects alone: of those it is not to follow requests reads the whole body."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """None."""
+        del resp
+        return None
+
+
+class _Trusting(BoundedAdapter):
     """An adapter that checks certificates against one context, whatever requests would take."""
 
     def __init__(self, context: ssl.SSLContext) -> None:
@@ -100,7 +109,8 @@ def make_session(api_url: str, env: Mapping[str, str] | None = None) -> requests
 
     Raises ConfigError for a CA bundle that cannot be read.
     """
-    session = requests.Session()
+    session = _Session()
+    session.mount("http://", BoundedAdapter())
     if urlsplit(api_url).scheme.lower() == "https":
         session.mount("https://", _Trusting(tls_context(os.environ if env is None else env)))
     return session
