@@ -15,9 +15,12 @@ DROP_IN = "10-slot.conf"  # our own
 _SESSION_CONFLICT = 5
 _AT_BOOT = ("enabled", "enabled-runtime", "static", "generated", "indirect", "alias")
 # actions/runner, Constants.Runner.ReturnCode; from 200 on systemd's own (systemd.exec): nothing ran.
+_UPDATE_REMEDY = f"{PROVISION}: an adopted runner is registered again, without updates"
 _EXIT = {
     1: ("the listener gave up (1): a deleted registration or a broken configuration", PROVISION),
     2: ("the listener met an error that passes (2), too often in a row", "see its log; start the unit again"),
+    3: ("GitHub sent it an update (3), which a slot cannot take", _UPDATE_REMEDY),
+    4: ("GitHub sent it an update (4), which a slot cannot take", _UPDATE_REMEDY),
     5: (
         "another host holds a session of the same runner (5)",
         "find the copy of this runner's directory on another host and stop it, then start the unit",
