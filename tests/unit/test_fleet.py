@@ -120,6 +120,14 @@ def test_one_runner(case: str) -> None:
     assert not found.why or found.remedy
 
 
+def test_what_was_drained_from_here_is_resumed_from_here() -> None:
+    """On its host it would start, and stay out of routing."""
+    cut = record("gpu-1-a", 7, labels=("runnerctl-drained",))
+    for found in (row([held()], cut), row(None, cut)):
+        assert "`runnerctl resume -i INVENTORY --limit gpu-1 --slot a`" in found.remedy
+    assert row([held()]).remedy == "`runnerctl resume a`"
+
+
 def test_what_hurts_another_slot_hurts_none_here() -> None:
     """Findings on a slot are its own; those on a GPU are those of the slots that claim it."""
     uuids = [f"GPU-{number}f1a0c3e-2d4b-4c5a-9e8f-0a1b2c3d4e5f" for number in (1, 2)]

@@ -160,6 +160,8 @@ def _cause(finding: Finding, sight: SlotSight) -> Cause:
     remedy = finding.remedy
     if held and is_busy(sight):
         summary += "; its job still runs"
+    if held and _is_cut(sight):  # on the host it would start, and without a credential stay out of routing
+        remedy = remedy.replace(f"`runnerctl resume {sight.name}`", _resume(sight))
     return Cause(
         id="hold" if held else finding.id,
         status=finding.status,
@@ -167,6 +169,14 @@ def _cause(finding: Finding, sight: SlotSight) -> Cause:
         remedy=remedy,
         blocks=held or _blocks(finding, sight),
     )
+
+
+def _is_cut(sight: SlotSight) -> bool:
+    return sight.record is not None and DRAINED in normalise(sight.record.labels)
+
+
+def _resume(sight: SlotSight) -> str:
+    return f"`runnerctl resume -i INVENTORY --limit {sight.spec.host} --slot {sight.name}`"
 
 
 def _blocks(finding: Finding, sight: SlotSight) -> bool | None:
@@ -254,7 +264,7 @@ def _labels(sight: SlotSight, record: FleetRecord) -> Iterator[Cause]:
     if DRAINED in have:
         if not sight.held:
             known = "" if sight.findings is None else ", and is not on hold: a drain or a resume did not end"
-            remedy = f"`runnerctl resume {record.name}`, or run the provision playbook"
+            remedy = f"{_resume(sight)}, or run the provision playbook"
             yield _say("cut", "WARNING", f"is cut from routing (label {DRAINED}){known}", remedy, blocks=True)
         return
     if sight.slot is None:
