@@ -8,15 +8,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .slot_files import Layout, read_runner_file
+from .slot_files import Layout, runner_fields
 
 __all__ = ["LOCK", "Found", "Registrations", "read_registrations"]
 
 LOCK = "/var/lib/runnerctl/slots.lock"  # held by whoever converges the host's slots (see slot.py)
+LARGEST_BYTES = 65536  # of a registration's file
 STOCK = "actions.runner.*.service"  # the name that GitHub's own svc.sh gives to the units it installs
 
 
@@ -72,16 +74,32 @@ def _runner(root: Path, place: str, answer: Registrations) -> None:
     """The registration in a runner's directory. A file that says nothing could be any runner's."""
     file = root / ".runner"
     try:
-        if not file.is_file() and not file.is_symlink():
-            return
+        content = _content(file)
     except OSError as error:
         answer.problems.append(f"has a file {file} that cannot be read: {error.strerror}")
         return
-    fields = read_runner_file(file)
+    if content is None:
+        return
+    fields = runner_fields(content)
     if fields is None:
         answer.problems.append(f"has a file {file} that cannot be read")
         return
     answer.found.append(Found(place, int(fields["agentid"])))
+
+
+def _content(file: Path) -> bytes | None:
+    """Its first bytes; none of what is no plain file; None when there is none.
+
+    The directory may belong to somebody who runs jobs: a pipe must not stop root, nor a link to a device fill
+    its memory.
+    """
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(descriptor, "rb") as opened:
+        plain = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return opened.read(LARGEST_BYTES) if plain else b""
 
 
 def _state(file: Path, answer: Registrations) -> None:

@@ -20,6 +20,7 @@ import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import adoption
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.adoption import Claim
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.registrations import read_registrations
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import (
     Process,
@@ -183,6 +184,26 @@ def test_a_units_name_is_what_svc_sh_makes_of_the_runners(unit: str, name: str, 
     """Spaces, owners and names that are too long."""
     assert adoption._is_of_unit(unit, name, url)
     assert not adoption._is_of_unit(unit, f"other-{name}", url)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe", "huge", "directory"])
+def test_what_a_host_holds_is_read_without_waiting_and_without_end(host: Host, kind: str) -> None:
+    """Before records are pruned every installation is read: what says nothing is a doubt, and keeps them."""
+    assert [found.agent_id for found in read_registrations(host.layout).found] == [7]
+    path = host.layout.path(f"{FOLDER}/.runner")
+    path.unlink()
+    if kind == "huge":
+        _huge(host)
+        host.layout.path(f"{FOLDER}/.credentials").rename(path)
+    elif kind == "directory":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mkfifo(path.with_name("pipe"))
+        path.symlink_to("/dev/zero" if kind == "device" else path.with_name("pipe"))
+    read = read_registrations(host.layout)
+    assert read.found == [] and "cannot be read" in read.problems[-1]
 
 
 # -- the take-over ------------------------------------------------------------------------------------------
