@@ -229,6 +229,8 @@ def test_prune_wants_a_host(github: GithubApi) -> None:
     """Nothing is pruned by leaving everything out."""
     ran = run(github, "prune", "--apply")
     assert ran.code == 64 and "no host is given" in ran.err
+    ran = run(github, "prune", "--host", "gpu-*", "--apply")
+    assert (ran.code, "patterns are not for what is deleted" in ran.err) == (64, True)
     ran = run(github, "prune", "--host", "x", "--limit", "y")
     assert ran.code == 64 and github.control.counts() == (0, 0)
 

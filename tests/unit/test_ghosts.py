@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from hypothesis import given, seed, settings
 
+from runnerctl.cli.prune_evidence import host_words
 from runnerctl.core.ghosts import Evidence, HostWord, RunnerRecord, judge
 from tests.ghost_worlds import World, worlds, wrong_deletions
 
@@ -39,6 +40,7 @@ def _evidence(*hosts: HostWord, **fields: frozenset[str]) -> Evidence:
         ({"name": "gpu-1-Old_2"}, "foreign"),
         ({"name": "xgpu-1-old"}, "foreign"),
         ({"name": "gpu-1-rack-old"}, "ambiguous"),
+        ({"name": "gpu-1-boo\u212a"}, "foreign"),  # the Kelvin sign is k in lower case
     ],
 )
 def test_a_record(change: dict[str, object], rule: str) -> None:
@@ -67,6 +69,11 @@ def test_a_record(change: dict[str, object], rule: str) -> None:
             "left-behind",
         ),
         (_evidence(HOST, HostWord("x", held={"/srv/runner": 7})), "gpu-1-old", "held"),
+        (_evidence(HOST, HostWord("x", adopted=frozenset({"gpu-1-old"}))), "gpu-1-old", "ambiguous"),
+        (_evidence(HostWord("gpu"), HostWord("gpu-1")), "gpu-1", "ambiguous"),
+        (_evidence(HostWord("gpu"), others=frozenset({"gpu-1"})), "gpu-1", "ambiguous"),
+        (_evidence(HostWord("gpu"), HOST, vouched=frozenset({"gpu-1"})), "gpu-1", "retired-slot"),
+        (_evidence(HostWord("gpu"), removed=frozenset({"gpu-1"})), "gpu-1", "retired-slot"),
         (Evidence(removed=frozenset({"gpu-1"})), "gpu-1-old", "removed-host"),
         (Evidence(removed=frozenset({"gpu"})), "gpu-1-old", "ambiguous"),
         (
@@ -85,6 +92,15 @@ def test_a_record(change: dict[str, object], rule: str) -> None:
 def test_what_the_hosts_say(evidence: Evidence, name: str, rule: str) -> None:
     """A host that cannot be asked, or that is in doubt, keeps every record that could be its own."""
     assert judge(msgspec.structs.replace(GHOST, name=name), evidence).rule == rule
+
+
+def test_an_adopted_runners_name_is_known_though_its_host_is_silent() -> None:
+    """Another host's name may begin like it: that host alone cannot speak for it."""
+    wanted = {"gpu-1": frozenset({"main"}), "gpu-2": frozenset({"main"})}
+    told: dict[str, dict[str, list[str]]] = {"gpu-1": {"found": [], "registering": [], "problems": []}}
+    words = host_words(wanted, told, adopted={"gpu-2": frozenset({"gpu-1-old"})})
+    assert judge(GHOST, Evidence(hosts=words)).delete is False
+    assert judge(GHOST, Evidence(hosts=host_words(wanted, told))).delete is True
 
 
 @seed(20260101)

@@ -79,6 +79,10 @@ def prune(
         raise UsageError(
             "no host is given", remedy="give -i INVENTORY, or --host NAME of a host that is gone"
         )
+    for name in host or ():
+        if not name or set(name) & set("*?[]!&:,/ "):
+            what = "is no name of a host: patterns are not for what is deleted"
+            raise UsageError(what, where=f"--host {name}", remedy="give each name in full")
     if limit and not inventory:
         raise UsageError("limits an inventory, and none is given", where="--limit", remedy="add -i INVENTORY")
     asked = Asked(inventory, limit, tuple(host or ()), tuple(runner or ()), url, api_url, max_wait)

@@ -36,6 +36,7 @@ class _Known:
     """What the inventory says."""
 
     wanted: dict[str, frozenset[str] | None] = field(default_factory=dict)
+    adopted: dict[str, frozenset[str]] = field(default_factory=dict)
     scopes: dict[str, tuple[Scope, str | None]] = field(default_factory=dict)
 
 
@@ -85,7 +86,9 @@ def _slots(host: Resolved, known: _Known) -> frozenset[str] | None:
     for slot in spec.github_runner.slots:
         scope = parse_scope(spec.slot_url(slot))
         known.scopes.setdefault(scope.url.lower(), (scope, spec.github_runner.api_url))
-    return frozenset(slot.name for slot in spec.github_runner.slots)
+    slots = spec.github_runner.slots
+    known.adopted[host.host] = frozenset(slot.runner_name.lower() for slot in slots if slot.runner_name)
+    return frozenset(slot.name for slot in slots)
 
 
 def _evidence(context: Context, asked: Asked, known: _Known) -> Evidence:
@@ -112,7 +115,7 @@ def _evidence(context: Context, asked: Asked, known: _Known) -> Evidence:
     } - {*known.wanted, "localhost"}
     if mistaken := {name.lower() for name in removed} & {name.lower() for name in inventory}:
         raise UsageError("is in the inventory", where=f"--host {sorted(mistaken)[0]}", remedy="leave it out")
-    words = host_words(known.wanted, played.answers, limit=asked.limit)
+    words = host_words(known.wanted, played.answers, limit=asked.limit, adopted=known.adopted)
     return Evidence(hosts=words, others=frozenset(inventory), removed=removed, vouched=vouched)
 
 
@@ -121,12 +124,17 @@ def host_words(
     answers: Mapping[str, Mapping[str, Any]],
     *,
     limit: str | None = None,
+    adopted: Mapping[str, frozenset[str]] | None = None,
 ) -> dict[str, HostWord]:
     """Each host's word: what inventory wants of it, and its answer. Without a whole one it is doubted."""
+    import msgspec
+
     silent = f"was not asked (--limit {limit}) or did not answer" if limit else "did not answer"
     words = {host: HostWord(host, slots, doubt=silent) for host, slots in wanted.items()}
     for host in words.keys() & answers.keys():
         words[host] = _word(host, wanted[host], answers[host])
+    for host, names in (adopted or {}).items():
+        words[host] = msgspec.structs.replace(words[host], adopted=names)
     return words
 
 

@@ -35,13 +35,15 @@ class HostWord(msgspec.Struct, frozen=True):
 
     ``wanted`` are the slots of the spec, None when its variables have problems; ``held`` the runner ids on
     the host by the place they were found in; ``registering`` the slots whose registration was begun and not
-    noted as done. ``doubt`` says why the host's word is missing or cannot be relied on; None: it is complete.
+    noted as done. ``adopted`` are the runner names, in lower case, of slots that have another than their own.
+    ``doubt`` says why the host's word is missing or cannot be relied on; None: it is complete.
     """
 
     host: str
     wanted: frozenset[str] | None = frozenset()
     held: Mapping[str, int] = {}
     registering: frozenset[str] = frozenset()
+    adopted: frozenset[str] = frozenset()
     doubt: str | None = None
 
 
@@ -89,7 +91,9 @@ class Judge:
             self._hosts.setdefault(host.lower(), []).append(host)
         self._vouched = {name.lower() for name in evidence.vouched}
         self._held: dict[int, tuple[str, str]] = {}
+        self._adopted: dict[str, str] = {}
         for word in evidence.hosts.values():
+            self._adopted |= dict.fromkeys(word.adopted, word.host)
             self._held |= {held: (word.host, place) for place, held in word.held.items()}
 
     def judge(self, record: RunnerRecord) -> Verdict:
@@ -101,12 +105,14 @@ class Judge:
         """
         if kept := _state(record):
             return kept
-        owners = list(self._owners(record.name.lower()))
+        owners = list(self._owners(record.name.lower())) if record.name.isascii() else []
         if not owners:
             return _keep("foreign", "is not named after a host of this fleet")
         if record.id in self._held:
             host, place = self._held[record.id]
             return _keep("held", f"host {host} holds this id, in {place}")
+        if record.name.lower() not in self._vouched and (kept := self._namesake(record.name.lower())):
+            return kept
         for owner in owners:
             if doubt := _doubt(owner, self.evidence):
                 return _keep("unproven", f"may be slot {owner.slot} of host {owner.host}, which {doubt}")
@@ -116,6 +122,18 @@ class Judge:
         if _claims(owner, self.evidence):
             return _of_a_slot(record, owner, self.evidence.hosts[owner.host])
         return _of_no_slot(record, owner, self.evidence)
+
+    def _namesake(self, lowered: str) -> Verdict | None:
+        """A name that a runner has without being named after a slot: an adopted one's, or a host's own.
+
+        GitHub's ``config.sh`` proposes the host's name, so ``gpu-1`` may be a stock runner of host gpu-1.
+        """
+        if host := self._adopted.get(lowered):
+            return _keep("ambiguous", f"has the name of a runner that host {host} adopted")
+        for host in self._hosts.get(lowered, ()):
+            if host not in self.evidence.removed:
+                return _keep("ambiguous", f"has the name of host {host}: it may be a runner of its own")
+        return None
 
     def _owners(self, lowered: str) -> Iterator[_Owner]:
         """Every host that a name could be of, with the slot it would be; the longest name of a host first."""
