@@ -17,6 +17,7 @@ __all__ = [
     "Deprecation",
     "ForkApproval",
     "GroupMember",
+    "JitConfig",
     "Label",
     "RateLimit",
     "Release",
@@ -151,6 +152,20 @@ class RunnerToken(msgspec.Struct, frozen=True):
     def __rich_repr__(self) -> Any:
         yield "token", "***"
         yield "expires_at", self.expires_at
+
+
+class JitConfig(msgspec.Struct, frozen=True):
+    """A new ephemeral runner, and what its listener starts from: base64, a secret, good for one start."""
+
+    runner: Runner
+    encoded_jit_config: str
+
+    def __repr__(self) -> str:
+        return f"JitConfig(runner={self.runner!r}, encoded_jit_config='***')"
+
+    def __rich_repr__(self) -> Any:
+        yield "runner", self.runner
+        yield "encoded_jit_config", "***"
 
 
 class Deprecation(msgspec.Struct, frozen=True):

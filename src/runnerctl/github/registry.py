@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from runnerctl.errors import DataError, TryAgainError
 from runnerctl.github.groups import GroupOperations
+from runnerctl.github.jit import JitOperations
 from runnerctl.github.labels import LabelOperations
 from runnerctl.github.models import Deprecation, Release, Runner, RunnerDownload, RunnerToken
 from runnerctl.github.settings import SettingOperations
@@ -19,8 +20,8 @@ _PLATFORM = re.compile(r"actions-runner-([a-z]+-[a-z0-9]+)-\d")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-class Registry(LabelOperations, GroupOperations, SettingOperations):
-    """Runners, labels, groups, tokens, downloads and settings of ``scope``, through ``client``.
+class Registry(LabelOperations, GroupOperations, SettingOperations, JitOperations):
+    """Everything about the runners of ``scope``, through ``client``.
 
     Every method raises what the client raises: AccessError names the missing permission.
     """
