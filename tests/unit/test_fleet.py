@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
+from runnerctl.cli.fleet_hosts import answer_of
+from runnerctl.cli.inventory import Resolved
+from runnerctl.cli.render_fleet import render_text
 from runnerctl.core.findings import Finding
 from runnerctl.core.fleet import FleetRow, GithubView, HostAnswer, judge_fleet
 from runnerctl.core.fleet_causes import FleetRecord
@@ -118,6 +123,56 @@ def test_one_runner(case: str) -> None:
     assert (found.can_take_a_job, found.status) == (able, status), found
     assert found.why.startswith(why) and bool(found.why) == bool(why)
     assert not found.why or found.remedy
+
+
+@pytest.mark.parametrize("missing", ["slot.registered", "slot.unit", "slot.listener"])
+def test_what_a_host_leaves_out_is_not_well(missing: str) -> None:
+    """Another runnerctl, or a forged verdict, may say less than ours."""
+    here = spec("gpu-1", "a")
+    said = [each for each in healthy("a", 7) if each.id != missing]
+    found = judged([answer(here, said)]).rows[0]
+    assert (found.can_take_a_job, found.status, "the host does not say" in found.why) == (
+        "unknown",
+        "UNKNOWN",
+        True,
+    )
+
+
+def test_a_host_is_no_better_than_its_findings() -> None:
+    """A verdict's own status is a word like any other."""
+    here, worse = spec("gpu-1", "a"), finding("host.time_sync", "WARNING", "host", "nothing")
+    given = answer(here, [*healthy("a", 7), worse])
+    assert given.health is not None
+    forged = replace(given, health=msgspec.structs.replace(given.health, status="OK"))
+    assert judged([forged], [record("gpu-1-a", 7)]).status == "WARNING"
+
+
+def test_a_copied_disk_is_seen_on_both_hosts() -> None:
+    """Both hold one registration, whose record is online: only one of them can have its session."""
+    answers = [answer(spec(name, "a"), healthy("a", 7)) for name in ("gpu-1", "gpu-2")]
+    found = judged(answers, [record("gpu-1-a", 7)]).rows
+    assert [(row.can_take_a_job, row.status) for row in found] == [("no", "CRITICAL")] * 2
+    assert found[0].why == "slot a of gpu-2 has the same registration: one disk is a copy"
+
+
+@pytest.mark.parametrize(
+    "findings",
+    [[finding("x", "OK", "host", "")] * 2001, [finding("x", "OK", "host", "x" * 10_001)]],
+    ids=["many", "long"],
+)
+def test_a_verdict_that_is_none_keeps_nobody_waiting(findings: list[Finding]) -> None:
+    """A host may send megabytes: it is not known, and that is all."""
+    here = spec("gpu-1", "a")
+    health: Any = msgspec.to_builtins(answer(here, findings).health)
+    found = answer_of(Resolved("gpu-1", {}, ()), here, {"health": health}, missing="")
+    assert (found.health, found.reason) == (None, "its verdict is longer than any verdict is")
+
+
+def test_no_part_of_a_finding_steers_a_terminal() -> None:
+    """Its id comes from the host, too."""
+    bad = finding("\x1b[2J", "WARNING", "\x1b[2J", "\x1b[2J", "\x1b[2J")
+    found = judged([answer(spec("gpu-1", "a"), [*healthy("a", 7), bad])], [record("gpu-1-a", 7)])
+    assert "\x1b" not in render_text(found, verbose=True)
 
 
 def test_what_was_drained_from_here_is_resumed_from_here() -> None:

@@ -22,6 +22,9 @@ __all__ = ["Progress", "answer_of", "ask_hosts", "specs_of"]
 
 FORKS = 32  # hosts asked at a time: each is one process here that mostly waits
 CONNECT_SECONDS = 30.0  # for SSH and Python's start, on top of the host's own deadline
+# A host's word is a stranger's: more is no verdict, and would keep all others waiting.
+MOST_FINDINGS = 2000
+LONGEST_TEXT = 10_000  # characters
 LONGEST_LINE = 78  # columns of the line of progress
 _DONE = re.compile(r"^(?:ok|fatal|changed|skipping|unreachable): \[([^\]]+)\]")
 
@@ -108,9 +111,13 @@ def _verdict(host: str, spec: HostSpec, data: Any) -> HostAnswer:
         reason = f"its verdict has schema {str(found)[:40]!r}, not {SCHEMA!r}: another runnerctl is there"
         return HostAnswer(host, spec, reason=reason, remedy=remedy)
     try:
-        return HostAnswer(host, spec, health=msgspec.convert(data, Health))
+        health = msgspec.convert(data, Health)
     except msgspec.ValidationError as error:
         return HostAnswer(host, spec, reason=f"its verdict cannot be read: {error}", remedy=remedy)
+    texts = (text for each in health.findings for text in (each.id, each.subject, each.summary, each.remedy))
+    if len(health.findings) > MOST_FINDINGS or any(len(text) > LONGEST_TEXT for text in texts):
+        return HostAnswer(host, spec, reason="its verdict is longer than any verdict is", remedy=remedy)
+    return HostAnswer(host, spec, health=health)
 
 
 class Progress:

@@ -182,7 +182,7 @@ def _hosts(fleet: Fleet, *, width: int, colour: bool, verbose: bool) -> Iterator
             tail = f" (+{more} more)" if more and not verbose else ""
             where = "" if each.subject in ("", "host") else f"{escape(each.subject)}: "
             name = _paint(each.status, colour) if number == 0 else each.status
-            yield f"{escape(host.host)}  {name}  {each.id}"
+            yield f"{escape(host.host)}  {name}  {escape(each.id)}"
             yield from _wrap(f"{where}{escape(each.summary)}{tail}", width - 4, indent="    ")
             if each.remedy:
                 yield from _wrap(escape(each.remedy), width - 4, lead="-> ", indent="    ")

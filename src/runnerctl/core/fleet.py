@@ -14,8 +14,16 @@ from typing import Literal
 import msgspec
 
 from runnerctl.core.findings import SEVERITY, Finding, Status
-from runnerctl.core.fleet_causes import Cause, FleetRecord, SlotSight, agent_id, is_busy, slot_causes
-from runnerctl.core.health import Health
+from runnerctl.core.fleet_causes import (
+    Cause,
+    FleetRecord,
+    SlotSight,
+    agent_id,
+    held_id,
+    is_busy,
+    slot_causes,
+)
+from runnerctl.core.health import Health, worst
 from runnerctl.core.scope import parse_scope
 from runnerctl.core.spec import HostSpec, Slot
 
@@ -128,7 +136,8 @@ def judge_fleet(
     """Merge both views. ``whole``: ``answers`` are all of the inventory's hosts, so that a record which looks
     like one of theirs and is none can be told."""
     indexes = {url: _Index(records) for url, records in github.records.items()}
-    rows = [row for answer in answers for row in _Rows(answer, github, indexes, time).rows()]
+    holders = _holders(answers)
+    rows = [row for answer in answers for row in _Rows(answer, github, indexes, holders, time).rows()]
     rows += _unowned(answers, github, rows) if whole else ()
     hosts = tuple(_host(answer) for answer in answers)
     statuses: list[Status] = [*(row.status for row in rows), *(host.status for host in hosts)]
@@ -179,7 +188,7 @@ def _host(answer: HostAnswer) -> FleetHost:
     )
     return FleetHost(
         host=answer.host,
-        status=answer.health.status,
+        status=max((answer.health.status, worst(answer.health.findings)), key=SEVERITY.__getitem__),
         answered=True,
         why=_line(bad[0]) if bad else "",
         remedy=bad[0].remedy if bad else "",
@@ -204,6 +213,22 @@ class _Index:
         return (self._ids.get(own) if own is not None else None) or self._names.get(name.casefold())
 
 
+_Holders = Mapping[tuple[str, int], list[str]]
+
+
+def _holders(answers: Sequence[HostAnswer]) -> _Holders:
+    """Who has which registration, by scope and id: a copied disk takes the one of its original along."""
+    found: dict[tuple[str, int], list[str]] = {}
+    for answer in answers:
+        slots = {slot.name: slot for slot in answer.spec.github_runner.slots} if answer.spec else {}
+        for each in answer.health.findings if answer.health and answer.spec else ():
+            held = held_id(each) if each.id == "slot.registered" else None
+            if held is not None and answer.spec:
+                url = _scope(answer.spec, slots.get(each.subject)) or ""
+                found.setdefault((url, held), []).append(f"slot {each.subject} of {answer.host}")
+    return found
+
+
 @dataclass(frozen=True)
 class _Rows:
     """The rows of one host."""
@@ -211,6 +236,7 @@ class _Rows:
     answer: HostAnswer
     github: GithubView
     indexes: Mapping[str, _Index]
+    holders: _Holders
     time: datetime
 
     def rows(self) -> Iterator[FleetRow]:
@@ -256,8 +282,11 @@ class _Rows:
             asked=index is not None,
             failure=self.github.failures.get(url, ""),
         )
+        if (own := agent_id(sight)) is not None:
+            others = [who for who in self.holders.get((url, own), ()) if who != f"slot {name} of {spec.host}"]
+            sight = replace(sight, copies=tuple(others))
         runner = spec.runner_name(slot) if slot else f"{spec.host}-{name}"
-        return replace(sight, record=index.find(agent_id(sight), runner)) if index else sight
+        return replace(sight, record=index.find(own, runner)) if index else sight
 
     def _slot(self, sight: SlotSight) -> FleetRow:
         causes = (*self._silence(sight), *slot_causes(sight))

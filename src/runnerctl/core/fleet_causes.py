@@ -17,7 +17,16 @@ from runnerctl.core.findings import Finding, Status
 from runnerctl.core.labels import DRAINED, READ_ONLY, normalise
 from runnerctl.core.spec import HostSpec, Slot
 
-__all__ = ["LAG_SECONDS", "Cause", "FleetRecord", "SlotSight", "agent_id", "is_busy", "slot_causes"]
+__all__ = [
+    "LAG_SECONDS",
+    "Cause",
+    "FleetRecord",
+    "SlotSight",
+    "agent_id",
+    "held_id",
+    "is_busy",
+    "slot_causes",
+]
 
 LAG_SECONDS = 300.0  # how long GitHub's status of a runner may be behind its host's
 _PROVISION = "run the provision playbook for this host again"
@@ -38,6 +47,7 @@ _LEADS: Mapping[str, str] = {
     "host.clock": "clock is wrong",
     "host.api": "GitHub cannot be reached",
 }
+_MOST_COPIES = 3
 _GPU_WIDE = ("driver.", "gpu.", "xid.")
 # Whether a runner listens at all; not knowing one of these is not knowing whether it can take a job.
 _ESSENTIAL = ("slot.registered", "slot.unit", "slot.listener")
@@ -75,7 +85,8 @@ class SlotSight:
     """All that is known of one slot.
 
     ``findings`` are its host's, None when the host gave no verdict. ``record`` is GitHub's; ``asked`` tells
-    whether GitHub was asked for the slot's scope, and ``failure`` why it did not tell.
+    whether GitHub was asked for the slot's scope, and ``failure`` why it did not tell. ``copies`` are other
+    slots that say they have the same registration.
     """
 
     name: str
@@ -86,6 +97,7 @@ class SlotSight:
     record: FleetRecord | None = None
     asked: bool = False
     failure: str = ""
+    copies: tuple[str, ...] = ()
 
     def finding(self, check: str) -> Finding | None:
         """The host's finding of a check on this slot."""
@@ -113,7 +125,12 @@ class SlotSight:
 def agent_id(sight: SlotSight) -> int | None:
     """The id that the runner itself was registered with, by its host's word."""
     found = sight.finding("slot.registered")
-    value = found.data.get("agent_id") if found else None
+    return held_id(found) if found else None
+
+
+def held_id(finding: Finding) -> int | None:
+    """The id in a finding of ``slot.registered``."""
+    value = finding.data.get("agent_id")
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -141,9 +158,27 @@ def _host_causes(sight: SlotSight) -> Iterator[Cause]:
     if sight.finding("slot.unit") is None and sight.finding("slot.registered") is None:
         summary = "this slot is not on the host"
         yield Cause(id="slot.registered", status="CRITICAL", summary=summary, remedy=_PROVISION, blocks=True)
+    elif missing := _unsaid(sight):
+        summary = f"the host does not say {missing}: another runnerctl is there"
+        yield _say("slot.listener", "UNKNOWN", summary, _PROVISION, blocks=None)
+    if sight.copies:
+        summary = f"{', '.join(sight.copies[:_MOST_COPIES])} has the same registration: one disk is a copy"
+        remedy = "remove the copy's slot from its disk, and provision that host again"
+        yield _say("github.record", "CRITICAL", summary, remedy, blocks=True)
     for finding in sight.findings:
         if finding.status != "OK" and _concerns(finding, sight):
             yield _cause(finding, sight)
+
+
+def _unsaid(sight: SlotSight) -> str:
+    """What a verdict on a slot must hold and this one does not: what nobody spoke of is not well for that."""
+    unit = sight.finding("slot.unit")
+    if unit is None:
+        return "whether its unit is active"
+    if sight.finding("slot.registered") is None:
+        return "whether it is registered"
+    listens = unit.data.get("active_state", "active") != "active" or sight.finding("slot.listener")
+    return "" if listens else "whether its listener runs"
 
 
 def _cause(finding: Finding, sight: SlotSight) -> Cause:
