@@ -40,7 +40,7 @@ __all__ = ["Tally", "run", "simulate"]
 
 OLD, NEW = "2.336.0", "2.337.0"
 TOKEN = "ghp_upgrade0000000000000000000000000"
-PACE = Pace(quiet=0.25, wait=20.0, online=1.2, settle=0.25, look=0.05, poll=0.04)
+PACE = Pace(quiet=0.25, wait=20.0, online=1.2, settle=0.25, begin=0.1, look=0.05, poll=0.04)
 RELEASES = ("good", "good", "exits", "refused", "silent")
 OPERATIONS = 30  # of one upgrade, about: a kill strikes before one of them
 MOST_RUNS = 6

@@ -24,8 +24,9 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.upgrade_host import UpgradableHost
 
+from runnerctl.core.rules import VERSION
 from runnerctl.core.spec import HostSpec
-from runnerctl.errors import TryAgainError, UnavailableError
+from runnerctl.errors import ConfigError, TryAgainError, UnavailableError
 from runnerctl.reconcile import Fleet, Release
 from runnerctl.rollout.upgrade import Upgrade
 from runnerctl.rollout.upgrade_github import FleetRoutes
@@ -159,10 +160,17 @@ def _count(variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def _pinned(spec: HostSpec, version: str | None) -> HostSpec:
-    """The spec with the version that was asked for; the checksum of another pin says nothing of it."""
+    """The spec with the version that was asked for; the checksum of another pin says nothing of it.
+
+    Raises ConfigError.
+    """
     runner = spec.github_runner
     if not version or version == runner.version:
         return spec
+    if not VERSION.fullmatch(version):  # it becomes the name of a directory on the host
+        raise ConfigError(
+            f"{version!r} is no version", where="upgrade_version", remedy="give one like 2.337.0"
+        )
     if runner.version:
         display.warning(
             f"{spec.host}: inventory pins github_runner_version {runner.version}: set it to {version}, "

@@ -15,7 +15,7 @@ from runnerctl.cli.context import Context
 from runnerctl.cli.main import run
 from runnerctl.cli.playbook import Played
 from runnerctl.core.spec import host_spec
-from runnerctl.errors import TryAgainError
+from runnerctl.errors import AccessError, TryAgainError
 from runnerctl.reconcile import Fleet
 from runnerctl.rollout.ports import SlotNow
 from runnerctl.rollout.upgrade_github import FleetRoutes
@@ -65,6 +65,27 @@ def test_the_breaker_counts_the_whole_fleet_and_routing_is_cut_and_restored() ->
         assert not (routes.look(a) or Seen(online=False, busy=False, cut=True)).cut
         assert routes.look(SlotNow("a", active=True, busy=False, agent_id=b.agent_id)) is None
         assert github.control.violations() == []
+
+
+def test_a_scope_of_others_that_may_not_be_read_does_not_count() -> None:
+    """And a runner of the same name in another scope is another runner; its own scope must be read."""
+    with GithubApi() as github:
+        github.control.add_token(TOKEN)
+        url, other = f"{github.url}/acme/widgets", f"{github.url}/acme/gadgets"
+        mine = github.control.add_runner(SCOPE, "box", labels=["x"], status="online")
+        github.control.add_runner("/repos/acme/gadgets", "box", labels=["x"], status="offline")
+        slots = [{"name": "a", "runner_name": "box"}]
+        spec, _ = host_spec("h1", {"github_runner_url": url, "github_runner_slots": slots})
+        assert spec is not None
+        slot = SlotNow("a", active=True, busy=False, agent_id=mine["id"])
+        far = {url: ["box"], "https://ghe.example/acme": ["h2-a"]}
+        assert FleetRoutes(Fleet(spec, {"GH_TOKEN": TOKEN}), names=far, percent=34).take([slot]) == ("a",)
+        near = FleetRoutes(Fleet(spec, {"GH_TOKEN": TOKEN}), names={url: ["box"], other: ["box"]}, percent=34)
+        near.restore([slot])
+        with pytest.raises(TryAgainError, match=r"1 of the fleet's .*: box"):
+            near.take([slot])
+        with pytest.raises(AccessError):
+            FleetRoutes(Fleet(spec, {"GH_TOKEN": "ghp_none"}), names=far, percent=34).take([slot])
 
 
 # -- the command -------------------------------------------------------------------------------------------

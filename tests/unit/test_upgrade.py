@@ -6,6 +6,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.release_notes import ReleaseNotes
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import prune
@@ -15,7 +16,7 @@ from runnerctl.core.spec import host_spec
 from runnerctl.github.models import Deprecation
 from runnerctl.rollout.ports import Cause
 from runnerctl.rollout.version_plan import expiry
-from tests.unit.upgrade_model import NEW, OLD, Killed, Model, ModelSlot, dies_at, fails
+from tests.unit.upgrade_model import NEW, OLD, PACE, Killed, Model, ModelSlot, dies_at, fails
 
 
 def two(**more: Any) -> Model:
@@ -37,6 +38,34 @@ def test_the_idle_slot_goes_alone_and_first_and_the_job_of_the_other_is_waited_f
     model.log.clear()
     assert {each.result for each in model.run().values()} == {"current"}
     assert model.log == []
+
+
+def test_a_job_that_begins_as_the_quiet_period_ends_is_let_in_first() -> None:
+    """A hold fails a job that has not passed the hook; with no time to wait for that the slot stays."""
+    model = Model(ModelSlot("a", job_begins=74.0, job_ends=500.0))
+    assert model.run()["a"].result == "upgraded"
+    assert model.well(NEW) == [] and model.now > 500
+    model = Model(ModelSlot("a", job_begins=74.0, job_ends=500.0))
+    result = model.run(pace=msgspec.structs.replace(PACE, wait=0.0))["a"]
+    assert (result.result, result.note) == ("busy", "a job was about to begin")
+    assert model.well(OLD) == [] and model.slots["a"].active
+
+
+@pytest.mark.parametrize("always", [False, True])
+def test_a_converge_in_the_quiet_period_is_noticed_before_the_hold(always: bool) -> None:
+    """It takes the cut for one of a run that was killed: cut again, and quiet again, but not for ever."""
+    model = Model(ModelSlot("a", job_begins=151.0, job_ends=190.0))
+
+    def converge(operation: str) -> None:
+        if operation == "observe" and (always or 60 < model.now < 100) and not model.slots["a"].causes:
+            model.slots["a"].cut = False
+
+    model.before = converge
+    result = model.run()["a"]
+    assert result.result == ("failed" if always else "upgraded")
+    assert ("restored again and again" in result.note) == always
+    assert [each for each in model.log if each == "take"] == ["take"] * (5 if always else 2)
+    assert model.well(OLD if always else NEW) == []
 
 
 def test_a_job_that_outlasts_the_timeout_leaves_its_slot_as_it_was() -> None:

@@ -12,6 +12,7 @@ from runnerctl.rollout.upgrade import Upgrade
 from runnerctl.rollout.upgrade_ports import HostNotes, Pace, Refusal, Seen, SlotResult
 
 OLD, NEW = "2.336.0", "2.337.0"
+HOOK_SECONDS = 8.0  # a job has passed the hook by then
 PACE = Pace(quiet=75, wait=3600, online=120, settle=10, look=5, poll=1)
 
 
@@ -21,13 +22,14 @@ class Killed(BaseException):
 
 @dataclass
 class ModelSlot:
-    """One slot. ``job_ends``: when its job ends; ``began``: when its listener was started."""
+    """One slot. ``job_begins``, ``job_ends``: those of its job; ``began``: when its listener was started."""
 
     name: str
     version: str = OLD
     active: bool = True
     began: float = -1000.0
     job_ends: float = -1.0
+    job_begins: float = -1000.0
     cut: bool = False
     causes: list[Cause] = field(default_factory=list)
     registered: bool = True
@@ -71,7 +73,7 @@ class Model:
                 slot.active = False
 
     def _busy(self, slot: ModelSlot) -> bool:
-        return slot.active and slot.job_ends > self.now
+        return slot.active and slot.job_begins <= self.now < slot.job_ends
 
     def _do(self, operation: str) -> None:
         self.before(operation)
@@ -98,6 +100,8 @@ class Model:
         self._do(f"hold {','.join(slots)}")
         for name in slots:
             slot = self.slots[name]
+            # The hook turns a job away that has not passed it yet.
+            self.killed_jobs += self._busy(slot) and self.now - slot.job_begins < HOOK_SECONDS
             slot.causes = [each for each in slot.causes if each.by != cause.by] + [cause]
         self._settle()
 
@@ -175,9 +179,9 @@ class Model:
         release = Release(target, url="https://example.org/r.tar.gz", sha256="a" * 64)
         return Upgrade(self, self, release, pace=pace, retry=retry, sleep=self.sleep, clock=self.clock)
 
-    def run(self, *, retry: bool = False) -> dict[str, SlotResult]:
+    def run(self, *, retry: bool = False, pace: Pace = PACE) -> dict[str, SlotResult]:
         """One run of the engine."""
-        return {each.slot: each for each in self.engine(retry=retry).run()}
+        return {each.slot: each for each in self.engine(retry=retry, pace=pace).run()}
 
     def plan(self) -> tuple[SlotResult, ...]:
         """What it would do."""

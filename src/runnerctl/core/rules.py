@@ -14,7 +14,7 @@ from runnerctl.core.templates import check_template, has_password, has_user
 from runnerctl.core.toolkit_rules import toolkit_problems
 from runnerctl.errors import ConfigError
 
-__all__ = ["broken_rules", "duplicate_runner_names"]
+__all__ = ["VERSION", "broken_rules", "duplicate_runner_names"]
 
 GPU_ID = re.compile(r"(GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{3,}")
 SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -24,6 +24,7 @@ from runnerctl.rollout.upgrade_run import HostRun, held_by_others, held_by_us, r
 
 __all__ = ["Upgrade"]
 
+MOST_CUTS = 3  # more than the first one, of the same slots
 FIRST = "is not tried: an earlier slot of this host went wrong"
 
 
@@ -173,12 +174,12 @@ class Upgrade(HostRun):
             self.sleep(self.pace.look)
 
     def _wave(self, names: list[str]) -> None:
-        if any(self._slots[name].active for name in names):
-            self.sleep(self.pace.quiet)
-        deadline = self.clock() + self.pace.wait
-        self._let_jobs_show(names, deadline)
-        self.host.hold(names, Cause(BY, f"upgrade to {self.target}"))
-        waiting = list(names)
+        deadline = self.clock() + self.pace.quiet + self.pace.wait
+        waiting = self._await_quiet(names, deadline)
+        if late := [name for name in names if name not in waiting]:
+            self._give_back(late, "busy", "a job was about to begin")
+        if waiting:
+            self.host.hold(waiting, Cause(BY, f"upgrade to {self.target}"))
         while waiting and not self._bad():
             self._look()
             idle = [name for name in waiting if not self._slots[name].active]
@@ -193,15 +194,47 @@ class Upgrade(HostRun):
             note = FIRST if self._bad() else f"still runs a job after {self.pace.wait:.0f} s"
             self._give_back(waiting, "failed" if self._bad() else "busy", note)
 
-    def _let_jobs_show(self, names: Sequence[str], deadline: float) -> None:
-        """A job that GitHub counts and that has no worker yet is about to begin: a hold would fail it."""
-        while self.clock() < deadline:
+    def _await_quiet(self, names: Sequence[str], deadline: float) -> list[str]:
+        """Wait out the quiet period; the slots that may be held then.
+
+        A converge meanwhile takes a cut without a hold for that of a run that was killed, and undoes it: then
+        it is cut again, and quiet again. Raises TryAgainError when that goes on.
+        """
+        for _ in range(1 + MOST_CUTS):
+            if any(self._slots[name].active for name in names):
+                self.sleep(self.pace.quiet)
+            ready = self._await_beginnings(names, deadline)
+            routed = [self._slots[name] for name in names if self._is_routed(self._slots[name])]
+            if not routed:
+                return ready
+            self.say(f"slot {', '.join(slot.name for slot in routed)} was routed again meanwhile")
+            if len(self.routes.take(routed)) < len(routed):
+                break
+        where, remedy = f"slot {', '.join(names)}", "let no converge run on the host meanwhile, and run again"
+        raise TryAgainError("its labels are restored again and again", where=where, remedy=remedy)
+
+    def _is_routed(self, slot: SlotNow) -> bool:
+        seen = self.routes.look(slot) if slot.active else None
+        return seen is not None and not seen.cut
+
+    def _await_beginnings(self, names: Sequence[str], deadline: float) -> list[str]:
+        """Let jobs begin that are about to: a hold would fail them. The slots where none is."""
+        began: dict[str, float] = {}
+        while True:
             self._look()
-            if not any(self._starts_a_job(self._slots[name]) for name in names):
-                return
-            self.sleep(self.pace.poll)
+            for name in names:
+                if self._slots[name].busy:
+                    began.setdefault(name, self.clock())
+                else:
+                    began.pop(name, None)
+            young = {name for name, since in began.items() if self.clock() - since < self.pace.begin}
+            late = [name for name in names if name in young or self._starts_a_job(self._slots[name])]
+            if not late or self.clock() >= deadline:
+                return [name for name in names if name not in late]
+            self.sleep(self.pace.look)
 
     def _starts_a_job(self, slot: SlotNow) -> bool:
+        """Whether GitHub counts a job for which no worker is there."""
         if slot.busy or not slot.active:
             return False
         seen = self.routes.look(slot)

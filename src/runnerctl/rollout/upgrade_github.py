@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from runnerctl.core.breaker import allowance
 from runnerctl.core.plan import Record
 from runnerctl.core.spec import Slot
-from runnerctl.errors import DataError, TryAgainError
+from runnerctl.errors import AccessError, DataError, TryAgainError
 from runnerctl.github.registry import Registry
 from runnerctl.reconcile import Fleet, record_of
 from runnerctl.rollout.ports import SlotNow
@@ -61,7 +61,8 @@ class FleetRoutes:
         with self.lock():
             out, lost, most = self._out_of_service()
             for slot in slots:
-                name = self._runner_name(slot)
+                wanted = self._slot(slot)
+                name = _key(self.fleet.spec.slot_scope(wanted).url, self.fleet.spec.runner_name(wanted))
                 if not self.force and name not in out and len(out) >= most:
                     continue
                 registry, runner = self._record(slot)
@@ -70,7 +71,9 @@ class FleetRoutes:
                 out.add(name)
                 taken.append(slot.name)
         if not taken and len(lost) >= most:
-            named = ", ".join(sorted(lost)[:3]) + (" ..." if len(lost) > 3 else "")
+            named = ", ".join(sorted(key.partition(" ")[2] for key in lost)[:3]) + (
+                " ..." if len(lost) > 3 else ""
+            )
             raise TryAgainError(
                 f"{len(lost)} of the fleet's runners are offline or absent and {most} may be out of service "
                 f"(runnerctl_fleet_max_held_percent: {self.percent}): {named}",
@@ -92,19 +95,28 @@ class FleetRoutes:
         """The fleet's runners that take no job now, those of them that were not cut, and how many may be."""
         everybody, serving, away = set(), set(), set()
         for url, names in self.names.items():
-            mine = {name.casefold() for name in names}
-            everybody |= mine
-            if self.force:
+            mine = {_key(url, name) for name in names}
+            records = [] if self.force else self._records(url)
+            if records is None:
                 continue
-            for runner in self.fleet.registry(url).runners():
-                record = record_of(runner)
-                name = record.name.casefold()
-                if name in mine and is_cut(record):
-                    away.add(name)
-                elif name in mine and record.online:
-                    serving.add(name)
+            everybody |= mine
+            for record in records:
+                key = _key(url, record.name)
+                if key in mine and is_cut(record):
+                    away.add(key)
+                elif key in mine and record.online:
+                    serving.add(key)
         out = everybody - serving
         return out, out - away, allowance(len(everybody), self.percent)
+
+    def _records(self, url: str) -> list[Record] | None:
+        """All of a scope; None for one of other hosts that the credential may not read: it does not count."""
+        try:
+            return [record_of(runner) for runner in self.fleet.registry(url).runners()]
+        except AccessError:
+            if url in {scope.url for scope in self.fleet.scopes()}:
+                raise
+            return None
 
     def _slot(self, slot: SlotNow) -> Slot:
         try:
@@ -129,3 +141,8 @@ class FleetRoutes:
     def _drain_group(self, registry: Registry) -> int | None:
         group = self.fleet.spec.github_runner.drain_group
         return registry.group_id(group) if group and registry.scope.kind != "repository" else None
+
+
+def _key(url: str, name: str) -> str:
+    """A runner of the fleet; two scopes may have one of the same name."""
+    return f"{url.lower()} {name.casefold()}"

@@ -99,14 +99,16 @@ class Pace(msgspec.Struct, frozen=True):
 
     ``quiet``: between the cut and the stop (GitHub hands a job out for up to 60 s); ``wait``: for running
     jobs, and for the breaker; ``online``: for GitHub to show a started runner; ``settle``: how long it must
-    stay so, since a refused listener connects before it ends; ``look`` and ``poll``: between two questions
-    to the host and to GitHub.
+    stay so, since a refused listener connects before it ends; ``begin``: how long a worker must have been
+    seen, since a hold fails a job that has only just begun; ``look`` and ``poll``: between two questions to
+    the host and to GitHub.
     """
 
     quiet: float = 75.0
     wait: float = 3600.0
     online: float = 120.0
     settle: float = 10.0
+    begin: float = 10.0
     look: float = 5.0
     poll: float = 1.0
 
