@@ -276,6 +276,30 @@ def test_a_slot_elsewhere_is_no_slot_here() -> None:
     assert statuses(HEALTHY, elsewhere) == {}
 
 
+@pytest.mark.parametrize(
+    ("reading", "found"),
+    [
+        (credential(unread_end="in a while"), "github.credential_expiry"),
+        (replace(HEALTHY, groups=(msgspec.structs.replace(DEFAULT, public=None),)), "github.public"),
+        (replace(HEALTHY, groups=(msgspec.structs.replace(DEFAULT, visibility=""),)), "github.groups"),
+        (replace(HEALTHY, runners=(runner(group_id=None),)), "github.groups"),
+        (replace(HEALTHY, policy=PolicyReading(owner="acme", enabled="some")), "github.policy"),
+        (replace(HEALTHY, runners=(RUNNER, runner("b-main", version="2.300.0"))), "github.expiry"),
+    ],
+)
+def test_what_github_does_not_tell_is_not_well(reading: ScopeReading, found: str) -> None:
+    """A server that leaves something out, or says what nobody knows yet, earns no OK for it."""
+    assert statuses(reading) == {found: "UNKNOWN"}
+
+
+def test_what_cannot_be_compared_is_not_well() -> None:
+    """A runner whose group is not told, and hosts whose variables have problems."""
+    silent = replace(HEALTHY, runners=(runner(group_id=None),))
+    assert statuses(silent, spec("a")) == {"github.group_drift": "UNKNOWN", "github.groups": "UNKNOWN"}
+    verdict = examine([HEALTHY], Site(NOW, (spec("a"),), left_out=("b",)), duration_seconds=0.0)
+    assert verdict.status == "UNKNOWN"
+
+
 def test_a_judge_that_fails_hides_no_other() -> None:
     """Our own mistake is UNKNOWN, and the rest is judged."""
     wrong: dict[str, Any] = {"skew_seconds": "late"}

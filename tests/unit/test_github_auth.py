@@ -170,6 +170,21 @@ def test_describe_asks_github_for_login_scopes_and_expiry() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("told", "end", "unread"),
+    [
+        ("2026-12-31 10:00:00 -0800", "2026-12-31T18:00:00Z", ""),
+        ("2026-12-31 10:00:00 PST", None, "2026-12-31 10:00:00 PST"),
+        ("", None, ""),
+    ],
+)
+def test_no_end_is_taken_for_none_because_it_cannot_be_read(told: str, end: str | None, unread: str) -> None:
+    """Some tokens have an offset in place of UTC."""
+    answer = Answer(body={"login": "mona"}, headers={"GitHub-Authentication-Token-Expiration": told})
+    info = must_find({"GH_TOKEN": SECRET}).describe(wire(answer).client)
+    assert (info.expires_at, info.unread_end) == (end, unread)
+
+
 def test_describe_of_an_installation_token_has_no_login() -> None:
     made = wire(Answer(403, {"message": "Resource not accessible by integration"}))
     info = must_find({"GH_TOKEN": "ghs_0123456789"}).describe(made.client)

@@ -104,7 +104,7 @@ def _text(info: CredentialInfo, scope: Scope | None, api: str, problem: AccessEr
         "credential": f"{info.token_type} {info.kind} from {info.source}",
         "identity": info.identity,
         "may do": ", ".join([*info.scopes, *rights]) or None,
-        "expires": info.expires_at,
+        "expires": info.expires_at or info.unread_end or None,
         "API": api,
     }
     if info.ignored:

@@ -81,12 +81,13 @@ def doctor(
     if limit and not inventory:
         raise UsageError("limits an inventory, and none is given", where="--limit", remedy="add -i INVENTORY")
     begin = time.monotonic()
-    specs = specs_of(command, inventory, limit)
+    left_out: list[str] = []
+    specs = specs_of(command, inventory, limit, left_out=left_out)
     scopes = _scopes(command, specs, url or (), api_url)
     examiner = Examiner(command, scopes, prove=prove, max_wait=max_wait)
     readings = [examiner.read(scope, api) for scope, api in scopes]
     now = datetime.fromtimestamp(int(command.clock()), timezone.utc)
-    site = Site(now, tuple(specs), _limits(specs), whole=limit is None)
+    site = Site(now, tuple(specs), _limits(specs), whole=limit is None, left_out=tuple(left_out))
     verdict = examine(readings, site, duration_seconds=round(time.monotonic() - begin, 3))
     command.say(_rendered(command, verdict, output, verbose=verbose))
     return exit_code(verdict.status)

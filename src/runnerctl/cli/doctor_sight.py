@@ -28,7 +28,7 @@ from runnerctl.core.doctor_readings import (
 )
 from runnerctl.core.reading import Unavailable
 from runnerctl.core.scope import Scope, parse_scope
-from runnerctl.errors import AccessError, RunnerctlError
+from runnerctl.errors import AccessError, DataError, RunnerctlError
 from runnerctl.github.auth import Credential, CredentialInfo
 from runnerctl.github.client import GitHubClient
 from runnerctl.github.connect import Connector
@@ -132,6 +132,7 @@ class _Desk:
             minted=info.permissions if kind == "app" else None,
             needs=self.needs,
             expires_at=datetime.fromisoformat(ends.replace("Z", "+00:00")) if ends else None,
+            unread_end=info.unread_end,
             ignored=info.ignored,
         )
 
@@ -237,7 +238,7 @@ def _groups(registry: Registry) -> tuple[GroupReading, ...]:
             name=group.name,
             visibility=group.visibility,
             default=group.default,
-            public=group.allows_public_repositories or bool(group.inherited_allows_public_repositories),
+            public=group.inherited_allows_public_repositories or group.allows_public_repositories,
             inherited=group.inherited,
             workflows=group.selected_workflows if group.restricted_to_workflows else None,
         )
@@ -250,10 +251,18 @@ def _limits(registry: Registry) -> dict[str, LimitReading]:
         name: LimitReading(
             limit=bucket.limit,
             remaining=bucket.remaining,
-            resets_at=datetime.fromtimestamp(bucket.reset, tz=timezone.utc),
+            resets_at=_moment(bucket.reset),
         )
         for name, bucket in registry.rate_limit().items()
     }
+
+
+def _moment(seconds: int) -> datetime:
+    """A time of GitHub's. Raises DataError for what is none."""
+    try:
+        return datetime.fromtimestamp(seconds, tz=timezone.utc)
+    except (OverflowError, ValueError, OSError):
+        raise DataError("the rate limit's end is no time", remedy="check the API URL") from None
 
 
 class _Owner(msgspec.Struct):
@@ -276,7 +285,7 @@ def _owner(registry: Registry) -> str | None:
 def _reach(registry: Registry, groups: tuple[GroupReading, ...] | Unavailable | None) -> ReachReading:
     """A repository's visibility; and whose pull requests wait, where strangers may come at all."""
     public: bool | Unavailable | None = None
-    reached: bool = not isinstance(groups, tuple) or any(group.public for group in groups)
+    reached: bool = not isinstance(groups, tuple) or any(group.public is not False for group in groups)
     if registry.scope.kind == "repository":
         repository = _try(registry.repository)
         if isinstance(repository, Unavailable):
@@ -368,4 +377,4 @@ class _Versions:
 
 
 def _parts(version: str) -> tuple[int, ...]:
-    return tuple(int(part) if part.isdigit() else 0 for part in version.removeprefix("v").split("."))
+    return tuple(int(part[:9]) if part.isdecimal() else 0 for part in version.removeprefix("v").split("."))

@@ -246,7 +246,7 @@ class _Maker:
         differs = []
         if group.visibility != self.visibility:
             differs.append(f"visibility {group.visibility}")
-        if group.allows_public_repositories != self.public:
+        if group.allows_public_repositories not in (self.public, None):
             differs.append(
                 f"public repositories {'allowed' if group.allows_public_repositories else 'refused'}"
             )

@@ -25,8 +25,10 @@ class Place:
     max_wait: str | None = None
 
 
-def specs_of(context: Context, inventory: str | None, limit: str | None) -> list[HostSpec]:
-    """The spec of every host of the inventory; a host that can have none is told of on stderr.
+def specs_of(
+    context: Context, inventory: str | None, limit: str | None, *, left_out: list[str] | None = None
+) -> list[HostSpec]:
+    """The spec of every host of the inventory; one that can have none is told of on stderr and ``left_out``.
 
     Raises what `runnerctl.cli.inventory.resolve` raises, and ConfigError when no host has a spec.
     """
@@ -40,6 +42,8 @@ def specs_of(context: Context, inventory: str | None, limit: str | None) -> list
     resolved = resolve(context, inventory, limit=limit)
     for host in (host for host in resolved if host.spec is None):
         context.note(escape(f"runnerctl: {host.host} is left out: its spec has problems"))
+        if left_out is not None:
+            left_out.append(host.host)
     specs = [msgspec.convert(host.spec, HostSpec) for host in resolved if host.spec is not None]
     if not specs:
         remedy = f"see runnerctl spec validate -i {inventory}"

@@ -79,6 +79,9 @@ def _judge_expiry(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
     found = _reading(reading)
     if found is None or found.refused or found.kind not in ("classic", "fine-grained"):
         return
+    if found.unread_end:
+        yield unknown(f"the token ends, and GitHub's word for when cannot be read: {found.unread_end!r}")
+        return
     if found.expires_at is None:
         yield ok("the token has no end: nothing takes it away once it leaks")
         return

@@ -61,6 +61,12 @@ def _judge_version(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
             yield _judge_one_version(found, counts[found.version], site)
     if counts[None] and len(counts) == 1:
         yield unknown(f"GitHub does not tell which version {_count(counts[None], 'runner')} run")
+    asked = {each.version for each in reading.versions}
+    if unasked := sorted(name for name in counts if name and name not in asked):
+        yield unknown(f"too many versions to ask for each; not asked: {_some(unasked)}", _FEWER)
+
+
+_FEWER = "`runnerctl upgrade -i INVENTORY` brings the fleet to one version"
 
 
 def _judge_one_version(found: VersionReading, runners: int, site: Site) -> Verdict:
@@ -102,8 +108,13 @@ def _day(time: datetime) -> str:
     return f"{time:%Y-%m-%d}"
 
 
+_VALIDATE = "`runnerctl spec validate -i INVENTORY` names the problems"
+
+
 def _judge_names(site: Site) -> Iterable[Verdict]:
     """Two hosts with one name push each other out of GitHub: the later one takes the record."""
+    if site.left_out:
+        yield unknown(f"not judged, for their variables have problems: {_some(site.left_out)}", _VALIDATE)
     if not site.specs:
         return
     claims: dict[tuple[str, str], list[str]] = {}
@@ -181,11 +192,14 @@ def _judge_group_drift(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
     default = next((group.name.casefold() for group in reading.groups if group.default), None)
     claims = site.claims(reading.scope)
     drifted = []
+    if unknown_ones := [each.name for each in site.ours(reading) if each.group_id not in names]:
+        yield unknown(f"GitHub does not tell the group of {_some(unknown_ones)}", "ask again in a minute")
+        return
     for runner in site.ours(reading):
         spec, slot = claims[runner.name.casefold()]
         want = (spec.slot_group(slot) or default or "").casefold()
-        have = names.get(runner.group_id or 0)
-        if have is not None and have != want and not _parked(runner, have, spec.github_runner.drain_group):
+        have = names[runner.group_id or 0]
+        if have != want and not _parked(runner, have, spec.github_runner.drain_group):
             drifted.append(runner.name)
     if drifted:
         yield warning(f"in another group than the inventory's: {_some(drifted)}", runners=sorted(drifted))

@@ -37,9 +37,15 @@ def _judge_public(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
         return
     open_ones = [group for group in reading.groups if group.public]
     for group in open_ones:
-        yield _judge_open_group(group, [each for each in site.ours(reading) if each.group_id == group.id])
-    if not open_ones:
+        inside = [each for each in site.ours(reading) if each.group_id in (group.id, None)]
+        yield _judge_open_group(group, inside)
+    if any(group.public is None for group in reading.groups):
+        yield unknown("this server does not say which groups allow public repositories", _LOOK)
+    elif not open_ones:
         yield ok(f"no group allows public repositories ({_count(len(reading.groups), 'group')})")
+
+
+_LOOK = "look at the group's settings"
 
 
 def _judge_repository(reading: ScopeReading, site: Site) -> Verdict:
@@ -97,7 +103,8 @@ def _strangers_may_reach(reading: ScopeReading) -> bool | None:
     if reading.reach is not None and reading.reach.public is not None:
         return None if isinstance(reading.reach.public, Unavailable) else reading.reach.public
     if isinstance(reading.groups, tuple):
-        return any(group.public for group in reading.groups)
+        known = [group.public for group in reading.groups]
+        return True if True in known else None if None in known else False
     return None
 
 
@@ -113,7 +120,10 @@ def _judge_groups(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
             f"limit group {group.name} to the repositories or workflows that need its runners",
             group=group.name,
         )
-    if not made:
+    known = {group.id for group in reading.groups if group.visibility}
+    if ours - known:
+        yield unknown("who may use the group of some of our runners is not told", _LOOK)
+    elif not made:
         default = any(group.default and group.id in ours for group in wide)
         text = "the default group is open to every repository, as GitHub made it" if default else ""
         yield ok(text or "no group of our runners is open to every repository")
@@ -137,8 +147,10 @@ def _judge_policy(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
         yield unknown(f"{owner} allows chosen repositories to have runners; whether this is one, is not told")
     elif enabled == "selected":
         yield ok(f"{owner} allows chosen repositories to have runners of their own", policy=enabled)
-    else:
+    elif enabled == "all":
         yield ok(f"{owner} allows its repositories to have runners of their own", policy=enabled)
+    else:
+        yield unknown(f"{owner} has a policy for runners that is not known here: {enabled!r}", policy=enabled)
 
 
 def _count(number: int, noun: str) -> str:

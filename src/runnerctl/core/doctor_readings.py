@@ -32,7 +32,8 @@ class CredentialReading(msgspec.Struct, frozen=True, kw_only=True):
     ``kind``: ``classic``, ``fine-grained``, ``app``, ``job``, or ``other`` (an OAuth or user token, or one of
     a form nobody knows). ``scopes`` are a classic token's, None where GitHub named none; ``granted`` what an
     App's installation was granted, None for others; ``minted`` what its token got. ``needs`` are the classic
-    scopes that any examined scope needs. ``refused`` says why the runners could not be listed and ``remedy``
+    scopes that any examined scope needs. ``unread_end`` is what GitHub says of the token's end, where that is
+    no time. ``refused`` says why the runners could not be listed and ``remedy``
     what to do; ``proved``: a registration token was minted, None when that was not tried, else ``refusal``.
     """
 
@@ -44,6 +45,7 @@ class CredentialReading(msgspec.Struct, frozen=True, kw_only=True):
     minted: dict[str, str] | None = None
     needs: frozenset[str] = frozenset()
     expires_at: datetime | None = None
+    unread_end: str = ""
     sso: str = ""
     ignored: tuple[str, ...] = ()
     refused: str = ""
@@ -70,13 +72,16 @@ class RunnerReading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GroupReading(msgspec.Struct, frozen=True, kw_only=True):
-    """A runner group. ``workflows``: the only ones that may use it; None: every workflow may."""
+    """A runner group. ``workflows``: the only ones that may use it; None: every workflow may.
+
+    ``visibility`` empty and ``public`` None: this server does not say.
+    """
 
     id: int
     name: str
     visibility: str
     default: bool = False
-    public: bool = False
+    public: bool | None = False
     inherited: bool = False
     workflows: tuple[str, ...] | None = None
 
@@ -150,13 +155,15 @@ class ScopeReading:
 class Site:
     """What is the same for all scopes.
 
-    ``specs`` are the inventory's, empty without one; ``whole``: they are all of it.
+    ``specs`` are the inventory's, empty without one; ``whole``: they are all of it. ``left_out`` are hosts
+    that have no spec, because of problems in their variables.
     """
 
     time: datetime
     specs: tuple[HostSpec, ...] = ()
     limits: Runnerctl = field(default_factory=Runnerctl)
     whole: bool = True
+    left_out: tuple[str, ...] = ()
 
     def claims(self, scope: Scope) -> dict[str, tuple[HostSpec, Slot]]:
         """Runner name in lower case -> the slot of the inventory that should have it in this scope."""

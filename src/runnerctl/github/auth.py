@@ -11,6 +11,7 @@ import re
 import shlex
 import stat
 from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -56,7 +57,8 @@ class CredentialInfo(msgspec.Struct, frozen=True):
     """What ``auth status`` shows. ``kind`` is ``token`` or ``app``; ``source`` the variable it came from.
 
     ``scopes`` are a classic token's, ``permissions`` an App's (name to read or write); ``expires_at`` is RFC
-    3339 UTC; ``ignored`` names the variables that were set and not used.
+    3339 UTC, and ``unread_end`` GitHub's own word for an end that cannot be read; ``ignored`` names the
+    variables that were set and not used.
     """
 
     kind: str
@@ -68,6 +70,7 @@ class CredentialInfo(msgspec.Struct, frozen=True):
     expires_at: str | None = None
     ignored: tuple[str, ...] = ()
     note: str = ""
+    unread_end: str = ""
 
 
 class Bearer(Protocol):
@@ -142,13 +145,17 @@ def _ask_user(info: CredentialInfo, client: GitHubClient) -> CredentialInfo:
         identity=answer.json().get("login") if answer.status == 200 else None,
         scopes=tuple(sorted(filter(None, (scope.strip() for scope in scopes.split(","))))),
         expires_at=_utc(expires),
+        unread_end="" if _utc(expires) else expires.strip(),
     )
 
 
 def _utc(text: str) -> str | None:
-    """``2026-12-31 10:00:00 UTC`` as RFC 3339; None when it is empty or of another form."""
-    found = re.fullmatch(r"(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d) UTC", text.strip())
-    return f"{found[1]}T{found[2]}Z" if found else None
+    """``2026-12-31 10:00:00 UTC``, or with ``-0800`` as some tokens have it, as RFC 3339; else None."""
+    try:
+        end = datetime.strptime(text.strip().replace("UTC", "+0000"), "%Y-%m-%d %H:%M:%S %z")
+        return end.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):
+        return None
 
 
 def _token_type(token: str) -> str:
