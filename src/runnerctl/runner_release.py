@@ -45,6 +45,9 @@ def choose_release(
         return Release(runner.version, url=url, sha256=runner.sha256)
     offer = _offer(downloads(), scope(), architecture)
     version = runner.version or offer.version
+    if not version:  # it is the name of a directory on the host
+        remedy = "pin github_runner_version"
+        raise DataError(f"GitHub offers {offer.filename!r}, which names no version", remedy=remedy)
     name = f"actions-runner-linux-{architecture}-{version}.tar.gz"
     first = offer.sha256_checksum if version == offer.version else None
     second = runner.sha256

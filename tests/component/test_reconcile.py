@@ -10,9 +10,13 @@ import msgspec
 import pytest
 
 from runnerctl.core.plan import LocalSlot
+from runnerctl.core.scope import parse_scope
+from runnerctl.core.sections import GithubRunner
 from runnerctl.core.spec import HostSpec, host_spec
 from runnerctl.errors import AccessError, ConfigError, DataError, TryAgainError
+from runnerctl.github.models import RunnerDownload
 from runnerctl.reconcile import Fleet, desired_slot
+from runnerctl.runner_release import choose_release
 from tests.fakes.github_api import Control, GithubApi
 
 TOKEN = "ghp_reconcile00000000000000000000000"
@@ -105,6 +109,20 @@ def test_an_unknown_architecture_and_one_without_offer_are_refused(
     control.release("2.400.0", architectures={"x64": {"sha256": SUM, "download_url": "https://x"}})
     with pytest.raises(DataError, match="GitHub offers no runner for linux-arm64"):
         fleet_of(github).release("aarch64")
+
+
+@pytest.mark.parametrize("name", ["runner.tar.gz", "actions-runner-linux-x64-../../etc.tar.gz"])
+def test_an_offer_that_names_no_version_is_refused(name: str) -> None:
+    """The version is the name of a directory on every host."""
+    offer = RunnerDownload("linux", "x64", filename=name, download_url="https://ghe.example/x")
+    with pytest.raises(DataError, match="names no version"):
+        choose_release(
+            GithubRunner(),
+            "x86_64",
+            scope=lambda: parse_scope("https://ghe.example/acme"),
+            downloads=lambda: [offer],
+            digest=lambda *_: SUM,
+        )
 
 
 def test_an_installed_release_needs_one_source_and_no_second_request(

@@ -151,6 +151,16 @@ def test_a_bad_canary_is_the_last(plays: Plays) -> None:
     assert "rolled back: its listener ended" in " ".join(out.split())
 
 
+@pytest.mark.parametrize("slot", [row("a", "busy"), row("a", "upgraded", note="stays on hold: fans")])
+def test_a_canary_that_proves_nothing_is_the_last(plays: Plays, slot: dict[str, Any]) -> None:
+    """Its runner keeps its release while its job runs: nobody has seen the new one work. Run again later."""
+    answer = {"host": "h1", "hosts": ["h1"], "slots": [slot], "busy": []}
+    plays.answers = [Played(0, {"h1": answer})]
+    code, _, log = call("-i", "inv", "--canary", "h1")
+    assert code == 75
+    assert "no runner of the canary runs the release: no other host was touched" in log
+
+
 def test_busy_is_75_and_a_batch_that_never_began_is_named(plays: Plays) -> None:
     """Busy alone is for later; a failure counts more."""
     busy = {"host": "h1", "hosts": ["h1", "h2"], "slots": [row("a", "busy")], "busy": ["a"]}

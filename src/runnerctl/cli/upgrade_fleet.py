@@ -58,7 +58,7 @@ def rollout(context: Context, wanted: Wanted, *, output: str | None) -> int:
     Raises ConfigError for an inventory without such hosts, UnavailableError when Ansible itself fails.
     """
     answers: dict[str, dict[str, Any]] = {}
-    failed = False
+    failed = unproven = False
     for number, (limit, batches) in enumerate(wanted.plays()):
         played = _play(context, wanted, limit, batches)
         if number and not played.answers and NO_HOSTS in played.reason:
@@ -70,13 +70,23 @@ def rollout(context: Context, wanted: Wanted, *, output: str | None) -> int:
             if number + 1 < len(wanted.plays()):
                 context.note("runnerctl: the canary went wrong: no other host was touched")
             break
+        if number + 1 < len(wanted.plays()) and not (wanted.check or _is_proven(answers)):
+            unproven = True
+            context.note("runnerctl: no runner of the canary runs the release: no other host was touched")
+            break
     for host in sorted({host for answer in answers.values() for host in answer.get("hosts", ())}):
         answers.setdefault(host, {"host": host, "slots": [], "error": NOT_BEGUN, "exit_code": 69})
     if context.wants_json(output):
         context.say_json(_json(answers, check=wanted.check))
     else:
         context.say(_text(answers, check=wanted.check, width=context.width))
-    return _exit_code(answers, failed=failed)
+    return _exit_code(answers, failed=failed) or (TryAgainError.exit_code if unproven else 0)
+
+
+def _is_proven(answers: Mapping[str, dict[str, Any]]) -> bool:
+    """Whether any runner takes jobs with the release; one that is busy, or on hold, says nothing of it."""
+    rows = [row for answer in answers.values() for row in answer.get("slots") or ()]
+    return any(row["result"] in ("upgraded", "current") and "on hold" not in row["note"] for row in rows)
 
 
 def _play(context: Context, wanted: Wanted, limit: str | None, batches: list[str | int]) -> Played:
