@@ -235,7 +235,14 @@ def _locked(cache: Path) -> Iterator[None]:
     """One builder at a time: a play runs for many hosts at once."""
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        file = (cache / "lock").open("w")
+        status = cache.lstat()
+        if status.st_uid != os.geteuid() or status.st_mode & 0o002:
+            what = "belongs to another user, or everybody may write to it: hosts would run what is put there"
+            raise UnavailableError(
+                what, where=str(cache), remedy="set XDG_CACHE_HOME to a directory of yours"
+            )
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.fdopen(os.open(cache / "lock", flags, 0o600), "w")
     except OSError as error:
         remedy = "set XDG_CACHE_HOME to a directory that can be written"
         raise UnavailableError(

@@ -28,7 +28,7 @@ from runnerctl.bundle.store import open_bundle
 from runnerctl.cli import bundle_parts as parts
 from runnerctl.cli.bundle_wheels import missing
 from runnerctl.core.spec import Conda, GithubRunner, HostSpec, Runnerctl
-from runnerctl.errors import ConfigError, DataError, RunnerctlError, UsageError
+from runnerctl.errors import ConfigError, DataError, RunnerctlError, UnavailableError, UsageError
 from tests.component.cli_support import TOKEN, Ran, call
 from tests.fakes.github_api import GithubApi
 from tests.fakes.mirror import Mirror
@@ -320,19 +320,20 @@ def test_the_roles_take_keys_and_release_from_it(
     assert "there is no such bundle" in problem.message
 
 
-def _hostile(target: Path, members: list[tuple[str, bytes, bytes]]) -> None:
-    with tarfile.open(target, "w:gz") as archive:
+def _hostile(target: Path, members: list[tuple[str, bytes, bytes]], **pax: str) -> None:
+    with tarfile.open(target, "w:gz", format=tarfile.PAX_FORMAT) as archive:
         for name, kind, data in members:
             member = tarfile.TarInfo(name)
             member.type, member.size, member.linkname = kind, len(data), "/etc/passwd"
+            member.pax_headers = pax
             archive.addfile(member, io.BytesIO(data) if kind == tarfile.REGTYPE else None)
 
 
-def _manifest(path: str, data: bytes = b"x") -> bytes:
+def _manifest(path: str, data: bytes = b"x", **more: str) -> bytes:
     import hashlib
 
     digest = hashlib.sha256(data).hexdigest()
-    file = {"path": path, "kind": "wheel", "size_bytes": len(data), "sha256": digest}
+    file = {"path": path, "kind": "wheel", "size_bytes": len(data), "sha256": digest, **more}
     return json.dumps(
         {"schema": "runnerctl.bundle/1", "made_at": AT, "tool_version": "1", "files": [file]}
     ).encode()
@@ -354,6 +355,11 @@ HOSTILE = {
         ("../b.whl", FILE, b"x"),
     ],
     "the manifest last": [("wheels/a.whl", FILE, b"x"), ("manifest.json", FILE, _manifest("wheels/a.whl"))],
+    "a version that climbs": [
+        ("manifest.json", FILE, _manifest("wheels/a.whl", version="../../etc/cron.d")),
+        ("wheels/a.whl", FILE, b"x"),
+    ],
+    "endless depth": [("manifest.json", FILE, b'{"x":' + b"[" * 100_000)],
     "a manifest that is a link": [("manifest.json", LINK, b"")],
     "nothing": [],
 }
@@ -381,6 +387,30 @@ def test_what_is_no_archive_is_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "site.tar.gz").write_bytes(data)
     ran = verify(tmp_path / "site.tar.gz")
     assert ran.code == 65 and len(ran.err.splitlines()) == 1, ran.err
+
+
+@pytest.mark.parametrize("name", ["GNU.sparse.map", "GNU.sparse.size"])
+def test_an_archive_whose_head_is_nonsense_is_one_line(tmp_path: Path, name: str) -> None:
+    """Python's tarfile stumbles over some, with errors of other kinds."""
+    members = [("manifest.json", FILE, _manifest("wheels/a.whl")), ("wheels/a.whl", FILE, b"x")]
+    _hostile(tmp_path / "site.tar.gz", members, **{name: "a,b"})
+    ran = verify(tmp_path / "site.tar.gz")
+    assert (ran.code, ran.err.count("is no whole archive")) == (65, 1)
+
+
+def test_a_cache_that_others_may_write_to_is_not_trusted(
+    world: tuple[GithubApi, Mirror], tmp_path: Path
+) -> None:
+    """What was verified in it would prove nothing; and no link in it is followed."""
+    target, cache = tmp_path / "site", tmp_path / "cache"
+    collect(world, target)
+    cache.mkdir()
+    (cache / "lock").symlink_to(tmp_path / "victim")
+    for mode, said in ((0o777, "others may write to it"), (0o700, "cannot be written")):
+        cache.chmod(mode)
+        with pytest.raises(UnavailableError, match=said):
+            open_bundle(target, cache)
+    assert not (tmp_path / "victim").exists()
 
 
 def test_wrong_use_is_said_before_anything_is_fetched(tmp_path: Path) -> None:

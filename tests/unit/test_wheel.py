@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runnerctl import wheel
-from runnerctl.errors import ConfigError
+from runnerctl.errors import ConfigError, UnavailableError
 from runnerctl.wheel import Wheel, cache_directory, controller_wheel
 
 
@@ -77,3 +77,17 @@ def test_missing_hatchling_names_the_command(tmp_path: Path, monkeypatch: pytest
 def test_the_cache_follows_the_xdg_rule(tmp_path: Path) -> None:
     assert cache_directory({"XDG_CACHE_HOME": str(tmp_path)}) == tmp_path / "runnerctl" / "wheels"
     assert cache_directory({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache/runnerctl/wheels"
+
+
+def test_a_cache_that_others_may_write_to_is_not_trusted(tmp_path: Path) -> None:
+    """Every host runs the wheel in it as root."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    with pytest.raises(UnavailableError, match="hosts would run what is put there"):
+        controller_wheel(cache)
+    cache.chmod(0o700)
+    (cache / "lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(UnavailableError, match="cannot be written"):
+        controller_wheel(cache)
+    assert not (tmp_path / "victim").exists()

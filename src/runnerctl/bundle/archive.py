@@ -91,7 +91,7 @@ def _opened(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, "r|gz") as archive:
             yield archive
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError, IndexError) as error:
         raise DataError(f"is no whole archive: {error}", where=str(path), remedy=_REMEDY) from None
     except OSError as error:
         what = f"cannot be read: {error.strerror or error}"

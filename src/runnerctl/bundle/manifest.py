@@ -34,6 +34,7 @@ BLOCK = 1 << 20
 Kind = Literal["runner", "miniforge", "wheel", "key"]
 FOLDERS: dict[Kind, str] = {"runner": "runner", "miniforge": "miniforge", "wheel": "wheels", "key": "keys"}
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z._+!-]{0,199}")
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z_+!-]*(\.[0-9A-Za-z_+!-]+)*")  # it becomes a directory's name
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _AGAIN = "make it again with `runnerctl bundle`, or copy it again"
 
@@ -67,7 +68,7 @@ def parse(data: bytes, *, where: str) -> Manifest:
     """The manifest in ``data``. Raises DataError when it is none, or names a file that no bundle holds."""
     try:
         found = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DataError(f"is no manifest of a bundle: {error}", where=where, remedy=_AGAIN) from None
     if found.schema != SCHEMA:
         remedy = "upgrade runnerctl on the controller"
@@ -83,6 +84,7 @@ def parse(data: bytes, *, where: str) -> Manifest:
 def _sound(file: BundleFile) -> bool:
     folder, _, name = file.path.partition("/")
     named = folder == FOLDERS[file.kind] and _NAME.fullmatch(name) is not None
+    named = named and (file.version is None or _VERSION.fullmatch(file.version) is not None)
     return named and _SHA256.fullmatch(file.sha256) is not None and file.size_bytes >= 0
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,7 +171,14 @@ def _locked(cache: Path) -> Iterator[None]:
     """One process verifies, the others of the play wait for its word."""
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (cache / "lock").open("w")
+        status = cache.lstat()
+        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
+            what = "belongs to another user, or others may write to it: what is verified there proves nothing"
+            raise UnavailableError(
+                what, where=str(cache), remedy="set XDG_CACHE_HOME to a directory of yours"
+            )
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock = os.fdopen(os.open(cache / "lock", flags, 0o600), "w")
     except OSError as error:
         remedy = "set XDG_CACHE_HOME to a directory that can be written"
         raise UnavailableError(

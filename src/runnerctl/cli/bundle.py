@@ -242,13 +242,17 @@ def _verified(target: Path) -> Manifest:
 
 
 def _tell(context: Context, target: Path, manifest: Manifest, output: str | None, *, done: str) -> int:
+    import hashlib
+
     import msgspec
 
     from runnerctl.cli.output import escape, table
 
+    # Whoever can change a file can change its checksum, too: this one is to be compared with the maker's.
+    own = hashlib.sha256(manifest.encode()).hexdigest()
     size = sum(file.size_bytes for file in manifest.files)
     if context.wants_json(output):
-        answer: dict[str, Any] = {"schema": SCHEMA, "path": str(target), "size_bytes": size}
+        answer: dict[str, Any] = {"schema": SCHEMA, "path": str(target), "size_bytes": size, "sha256": own}
         facts = {"made_at": manifest.made_at, "tool_version": manifest.tool_version}
         context.say_json({**answer, **facts, "files": msgspec.to_builtins(manifest.files)})
         return 0
@@ -258,6 +262,7 @@ def _tell(context: Context, target: Path, manifest: Manifest, output: str | None
     ]
     context.say(table(("WHAT", "VERSION", "FOR", "SIZE", "FILES"), rows, width=context.width))
     context.say(f"{escape(str(target))} {done}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
+    context.say(f"SHA-256 of all checksums: {own}")
     return 0
 
 
