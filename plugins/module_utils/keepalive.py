@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import HostError
-from .hold import STOP_SECONDS, Holds
+from .hold import Holds
 from .lock import exclusive
 from .slot_files import Layout, read_runner_file
 from .slot_system import System, run
@@ -59,20 +59,15 @@ class Touches:
         run([*command, "systemctl", "start", "--no-block", f"gha-hold@{slot}.service"])
 
     def stop(self, slot: str) -> str:
-        """Stop the listener: ``stopped``, or ``busy`` when it runs a job, which is left alone.
+        """Stop the listener of a held slot: ``stopped``, or ``busy`` when it runs a job, which is left alone.
 
-        On a held slot a job's end stops the listener. Raises HostError.
+        A job's end stops it then. A slot that nothing holds, or nothing any more, is to run: ``running``.
+        Raises HostError.
         """
-        unit = f"gha-runner@{slot}.service"
         run(["systemctl", "stop", f"{TIMER.format(slot=slot)}.timer"], check=False)
-        if self.holds.get(slot) is not None:
-            return "busy" if self.holds.settle(slot) == "waits" else "stopped"
-        if not self.system.unit_states([unit])[unit].running:
-            return "stopped"
-        if self.system.busy(unit):
-            return "busy"
-        self.system.systemctl("stop", unit, seconds=STOP_SECONDS)
-        return "stopped"
+        if self.holds.get(slot) is None:
+            return "running"
+        return "busy" if self.holds.settle(slot) == "waits" else "stopped"
 
     @contextlib.contextmanager
     def _without_condition(self, slot: str) -> Iterator[None]:

@@ -18,6 +18,7 @@ description:
   - GitHub deletes the record of a runner that has not connected for 14 days. This cuts a parked slot from
     routing, starts its listener although the slot is on hold, waits until GitHub sees it online, stops it
     and gives its labels and its group back.
+  - A slot that nothing holds is to run, and stays started.
   - The hold stays. A job that reaches the slot all the same is not killed; on a held slot the hold's reason
     ends it before its first step.
   - A host that cannot be reached is an answer, no failure.

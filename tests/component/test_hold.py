@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import keepalive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.health_units import (
     SERVICE,
     TIMER,
@@ -328,3 +329,17 @@ def test_a_path_for_metrics_reaches_the_command_whole() -> None:
     assert 'health --act --prometheus "/var/a \\"b\\"/100%%$$HOME\\\\x.prom"\n' in text
     assert "--prometheus" not in service_text(None)
     assert SERVICE.endswith(".service")
+
+
+# -- parked slots ------------------------------------------------------------------------------------------
+
+
+def test_what_nothing_holds_is_not_stopped_by_a_touch(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody resumed it, or a converge started it, while it was online for a moment."""
+    monkeypatch.setattr(keepalive, "run", lambda *_, **__: None)
+    touches = keepalive.Touches(place.layout, place.system, place.holds)
+    place.holds.add("a", MINE)
+    assert touches.stop("a") == "stopped" and "gha-runner@a.service" not in place.system.running
+    place.holds.drop("a", MINE.by)
+    assert touches.start("a")
+    assert touches.stop("a") == "running" and "gha-runner@a.service" in place.system.running

@@ -279,7 +279,7 @@ def _advice(each: Parked, start: bool) -> str:
     if each.runner is None:
         return "GitHub has no record: converge the host, which registers it again"
     if each.outcome == "touched":
-        return "nothing: it was online just now"
+        return each.reason or "nothing: it was online just now"
     if each.outcome and each.outcome != "unreachable":
         return each.reason
     window = each.window

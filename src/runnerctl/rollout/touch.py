@@ -39,7 +39,10 @@ class TouchPort(Protocol):
         ...
 
     def stop(self, slot: str) -> str:
-        """Stop the listener: ``stopped``, or ``busy`` when it runs a job, which is left alone."""
+        """Stop the listener of a held slot: ``stopped``, or ``busy`` when it runs a job, which is left alone.
+
+        One that nothing holds, or nothing any more, is left ``running``.
+        """
         ...
 
 
@@ -120,7 +123,7 @@ class Touch:
                 "job_taken",
                 "a job came and is left alone; the slot stays cut from routing until resumed",
             )
-        return "touched", ""
+        return "touched", "nothing holds it: it stays started" if state == "running" else ""
 
     @contextlib.contextmanager
     def _cut(self, now: SlotNow, record: Record) -> Iterator[list[str]]:
@@ -139,7 +142,7 @@ class Touch:
                 restore(registry, fresh, record.labels, record.group_id)
 
     def _touch(self, slot: str, now: SlotNow, runner_id: int) -> tuple[bool, str]:
-        """Whether it was online, and how it ended. It is stopped whatever happens."""
+        """Whether it was online, and how it ended. One on hold is stopped whatever happens."""
         online, state = False, "stopped"
         for _ in range(ATTEMPTS):
             try:
