@@ -124,3 +124,14 @@ def test_a_real_reset_is_waited_for() -> None:
     date, reset = "Sun, 22 Nov 2026 12:00:00 GMT", str(1795348800 + 30)
     _, slept = listed(whole("403 x", x_ratelimit_remaining="0", x_ratelimit_reset=reset, Date=date))
     assert 30.0 <= slept[0] < 31.0
+
+
+@pytest.mark.parametrize("proxy", ["http://[", "http://me:secret-word@[::1", "foo", "://", "http://a:b"])
+def test_a_proxy_that_is_none_is_one_clear_error(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("http_proxy", proxy)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(RunnerctlError) as failed:
+        GitHubClient("http://127.0.0.1:1", sleep=lambda _: None).get("/meta")
+    assert "roxy" in str(failed.value) and "secret-word" not in str(failed.value)

@@ -18,7 +18,7 @@ from typing import Any
 import urllib3
 from requests.adapters import HTTPAdapter
 
-__all__ = ["BoundedAdapter", "deadline"]
+__all__ = ["BoundedAdapter", "BoundedAnswer", "deadline"]
 
 _HERE = threading.local()
 
@@ -58,7 +58,7 @@ class _Bounded(io.RawIOBase):
         super().close()
 
 
-class _Answer(http.client.HTTPResponse):
+class BoundedAnswer(http.client.HTTPResponse):
     """An answer, or a proxy's to CONNECT, that is read within the deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
@@ -68,11 +68,11 @@ class _Answer(http.client.HTTPResponse):
 
 
 class _Connection(urllib3.connection.HTTPConnection):
-    response_class = _Answer
+    response_class = BoundedAnswer
 
 
 class _TlsConnection(urllib3.connection.HTTPSConnection):
-    response_class = _Answer
+    response_class = BoundedAnswer
 
 
 class _Pool(urllib3.HTTPConnectionPool):

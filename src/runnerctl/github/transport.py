@@ -172,7 +172,7 @@ def _send(session: requests.Session, request: Exchange) -> Response:
                 stream=True,
             )
             return Response(answer.status_code, _headers(answer), _body(answer, request), request.url)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         raise _lost(error, request.url) from None
 
 
@@ -226,6 +226,8 @@ def _lost(error: Exception, url: str) -> LostError:
         requests.exceptions.MissingSchema,
         requests.exceptions.InvalidSchema,
     )
+    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
+        return LostError("HTTPS_PROXY or HTTP_PROXY is no address of a proxy", again=False)
     return LostError(f"{one_line(_root(error))}{through}", again=not isinstance(error, broken))
 
 
@@ -271,5 +273,5 @@ def _root(error: BaseException) -> str:
         return "the name does not resolve"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    text = str(error)
+    text = re.sub(r"^\w+\(host=.*?\): ", "", str(error))
     return text.rsplit(": ", 1)[-1] if "object at 0x" in text else text or type(error).__name__

@@ -17,7 +17,7 @@ import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from runnerctl.errors import ConfigError
-from runnerctl.github.deadline import BoundedAdapter
+from runnerctl.github.deadline import BoundedAdapter, BoundedAnswer, deadline
 
 __all__ = ["BUNDLES", "explain_certificate", "make_session", "proxy_of", "tls_context"]
 
@@ -119,7 +119,10 @@ def make_session(api_url: str, env: Mapping[str, str] | None = None) -> requests
 def proxy_of(url: str) -> str:
     """The proxy that a request to ``url`` takes, without its password; empty when it takes none."""
     given = _proxy_url(url)
-    parts = urlsplit(given if "//" in given else f"//{given}")
+    try:
+        parts = urlsplit(given if "//" in given else f"//{given}")
+    except ValueError:
+        return "that is no address"
     return parts.netloc.rpartition("@")[2]
 
 
@@ -163,8 +166,10 @@ def _certificate(url: str) -> bytes:
         connection.set_tunnel(host, port, headers=_proxy_headers(at.username, at.password))
     else:
         connection = http.client.HTTPSConnection(host, port, timeout=_PROBE_SECONDS, context=context)
+    connection.response_class = BoundedAnswer  # a proxy's to CONNECT
     try:
-        connection.connect()
+        with deadline(2 * _PROBE_SECONDS):
+            connection.connect()
         return connection.sock.getpeercert(binary_form=True) or b""
     finally:
         connection.close()
