@@ -172,6 +172,35 @@ def test_an_error_before_the_switch_gives_the_slot_back(operation: str) -> None:
     assert model.well(OLD) == []
 
 
+@pytest.mark.parametrize(("times", "result"), [(1, "upgraded"), (2, "failed")])
+def test_a_network_that_fails_at_the_start_blames_no_release(times: int, result: str) -> None:
+    """The host is asked what came of it: a slot that is still held was not started, and tells nothing."""
+    model = Model(ModelSlot("a"))
+    model.before = fails("release", times=times)
+    assert model.run()["a"].result == result
+    assert model.remembered.refused == ()
+    assert model.run()["a"].result in ("upgraded", "current")
+    assert model.well(NEW) == []
+
+
+def test_a_slot_that_is_held_before_its_release_is_proven_is_judged_later() -> None:
+    """Whoever resumes it is the first to try it: then it goes back as any other would."""
+    model = Model(ModelSlot("a"), bad={NEW: "silent"})
+
+    def hold(operation: str) -> None:
+        slot = model.slots["a"]
+        if operation == "look" and slot.version == NEW and not slot.causes and not model.remembered.refused:
+            slot.causes = [Cause("operator", "fans")]
+
+    model.before = hold
+    assert model.run()["a"].note == "on hold: fans"
+    model.before = lambda _: None
+    model.refuse(NEW, "it failed elsewhere on this host")
+    model.release(["a"], by="operator")
+    assert model.run()["a"].result == "rolled back"
+    assert model.well(OLD) == []
+
+
 def test_a_note_of_long_ago_is_no_release_to_go_back_to() -> None:
     """The slot ran another release since, and was online with it."""
     model = Model(ModelSlot("a"), bad={NEW: "exits"})

@@ -286,12 +286,8 @@ class Upgrade(HostRun):
             self._end(name, "failed", note, now=self.target)
 
     def _start(self, names: Sequence[str], version: str) -> Proof:
-        failed: dict[str, str] = {}
-        for name in names:
-            try:
-                self.host.release([name], by=BY)
-            except RunnerctlError as error:
-                failed[name] = f"it does not start: {error}"
+        failed = self._release(names)
+        held = [name for name in failed if self._slots[name].held]
         started = [self._slots[name] for name in names if name not in failed]
         proof = prove(
             self.host,
@@ -302,15 +298,38 @@ class Upgrade(HostRun):
             sleep=self.sleep,
             clock=self.clock,
         )
-        return proof.with_bad(failed)
+        if held:
+            proof.unjudged, proof.note = [*proof.unjudged, *held], failed[held[0]]
+        return proof.with_bad({name: why for name, why in failed.items() if name not in held})
+
+    def _release(self, names: Sequence[str]) -> dict[str, str]:
+        """Lift our hold and start; why each of the others does not run.
+
+        An error may be the network's and no fault of the release: the host is asked what came of it, and a
+        slot that is free and does not run is started once more. Raises RunnerctlError when it does not say.
+        """
+        failed: dict[str, str] = {}
+        for attempt in range(2):
+            again = [name for name in names if name in failed] if attempt else names
+            for name in again:
+                failed.pop(name, None)
+                try:
+                    self.host.release([name], by=BY)
+                except RunnerctlError as error:
+                    failed[name] = f"it does not start: {error}"
+            if failed:
+                self._look()
+                failed = {name: why for name, why in failed.items() if not self._slots[name].active}
+        return failed
 
     def _proven(self, names: Sequence[str], result: Result, version: str, *, note: str) -> None:
+        """What works is routed and forgotten; of what somebody holds meanwhile that is not known yet."""
         if not names:
             return
         self._look()
-        free = [self._slots[name] for name in names if not self._slots[name].held]
-        self.routes.restore(free)
-        self.host.finish(names)
+        free = [name for name in names if not self._slots[name].held]
+        self.routes.restore([self._slots[name] for name in free])
+        self.host.finish(free)
         for name in names:
             held = self._slots[name].causes
             self._end(name, result, f"on hold: {held[0].reason}" if held else note, now=version)
