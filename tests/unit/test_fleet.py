@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -173,6 +174,17 @@ def test_no_part_of_a_finding_steers_a_terminal() -> None:
     bad = finding("\x1b[2J", "WARNING", "\x1b[2J", "\x1b[2J", "\x1b[2J")
     found = judged([answer(spec("gpu-1", "a"), [*healthy("a", 7), bad])], [record("gpu-1-a", 7)])
     assert "\x1b" not in render_text(found, verbose=True)
+
+
+def test_large_fleets_and_endless_names_take_no_time() -> None:
+    """A scope may hold thousands of other people's runners, and a server may call one anything."""
+    names = [f"other-{number}-{'x-' * 20}" for number in range(3000)] + ["gpu-1" + "-" * 1_000_000]
+    records = [record(name, number) for number, name in enumerate(names)]
+    one = answer(spec("gpu-0"), [])
+    begin = monotonic()
+    found = judged([replace(one, host=f"gpu-{number}") for number in range(2000)], records)
+    assert monotonic() - begin < 1.5
+    assert [row.kind for row in found.rows].count("record") == 1
 
 
 def test_what_was_drained_from_here_is_resumed_from_here() -> None:

@@ -15,6 +15,7 @@ from runnerctl.core.sections import SLOT_NAME
 
 __all__ = ["CHECKS"]
 
+LONGEST_NAME = 300  # far above GitHub's limit: what a server gives beyond it is not searched for hosts
 MOST_NAMES = 5  # in a summary; all of them stand in the data
 
 
@@ -165,7 +166,7 @@ def _judge_ghosts(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
 
 def _is_of(name: str, hosts: set[str]) -> bool:
     """Whether the name can be read as ``<host>-<slot>``; a host's own name may hold hyphens."""
-    cuts = [at for at, char in enumerate(name) if char == "-"]
+    cuts = [at for at, char in enumerate(name[:LONGEST_NAME]) if char == "-"]
     return any(name[:at] in hosts and SLOT_NAME.fullmatch(name[at + 1 :]) for at in cuts)
 
 

@@ -41,6 +41,7 @@ __all__ = [
 
 SCHEMA = "runnerctl.fleet/1"
 Able = Literal["yes", "busy", "no", "unknown"]
+LONGEST_NAME = 300  # far above GitHub's limit: what a server gives beyond it is not searched for hosts
 _PRUNE = "`runnerctl prune` shows what may be removed"
 
 
@@ -338,11 +339,12 @@ def _unowned(
     """Records that are named like a runner of an inventory's host, and are no slot of it."""
     own = {name.casefold() for answer in answers for name in _names(answer)}
     shown = {(row.url, row.github.id) for row in rows if row.github}
+    hosts = {answer.host.casefold(): answer.host for answer in answers if answer.spec}
     for url, records in sorted(github.records.items()):
         for record in sorted(records, key=lambda record: record.name):
             if record.name.casefold() in own or (url, record.id) in shown:
                 continue
-            host = _like(record.name, answers)
+            host = _like(record.name, hosts)
             if host is not None:
                 yield _left_over(record, host, url)
 
@@ -356,14 +358,15 @@ def _names(answer: HostAnswer) -> list[str]:
     return [*wanted, *(f"{answer.host}-{name}" for name in here)]
 
 
-def _like(name: str, answers: Sequence[HostAnswer]) -> str | None:
+def _like(name: str, hosts: Mapping[str, str]) -> str | None:
     """The host whose name a record's begins with, the longest of several."""
-    hosts = [
-        answer.host
-        for answer in answers
-        if answer.spec and name.casefold().startswith(f"{answer.host}-".casefold())
-    ]
-    return max(hosts, key=len, default=None)
+    lowered = name[:LONGEST_NAME].casefold()
+    at = lowered.rfind("-")
+    while at > 0:
+        if lowered[:at] in hosts:
+            return hosts[lowered[:at]]
+        at = lowered.rfind("-", 0, at)
+    return None
 
 
 def _left_over(record: FleetRecord, host: str, url: str) -> FleetRow:

@@ -19,6 +19,9 @@ from runnerctl.core.sections import SLOT_NAME
 __all__ = ["Evidence", "HostWord", "Judge", "RunnerRecord", "Verdict", "judge"]
 
 
+LONGEST_NAME = 300  # far above GitHub's limit: a longer one is nobody's
+
+
 class RunnerRecord(msgspec.Struct, frozen=True):
     """GitHub's record of a runner. ``scope`` is its URL; None: GitHub did not say."""
 
@@ -105,7 +108,8 @@ class Judge:
         """
         if kept := _state(record):
             return kept
-        owners = list(self._owners(record.name.lower())) if record.name.isascii() else []
+        sound = record.name.isascii() and len(record.name) <= LONGEST_NAME
+        owners = list(self._owners(record.name.lower())) if sound else []
         if not owners:
             return _keep("foreign", "is not named after a host of this fleet")
         if record.id in self._held:
