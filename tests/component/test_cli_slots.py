@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import adoption
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import (
@@ -28,6 +29,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system i
 
 from runnerctl.cli.context import Context, Paths
 from runnerctl.cli.host import Slots
+from runnerctl.cli.slots import tell
 from runnerctl.errors import AccessError, ConfigError, TryAgainError
 from tests.component.cli_support import TOKEN, call, host_json
 from tests.fakes.github_api import GithubApi
@@ -177,6 +179,26 @@ def test_register_leaves_no_token_behind(host: Host) -> None:
         if path.is_file() and "externals" not in path.parts:
             content = path.read_bytes()
             assert not [secret for secret in secrets if secret.encode() in content], path
+
+
+def test_register_does_nothing_to_a_claimed_runner_that_works(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its jobs still come by the labels it has; that the adoption waits is told, and is exit code 75."""
+    record = host.github.control.add_runner(SCOPE, "box-a", labels=["old"], status="online")
+    unit, url = "actions.runner.acme.box-a.service", f"{host.github.url}/acme"
+    adoption.write_claim(
+        Layout(host.root), adoption.Claim("one", unit, "/x", "ci", record["id"], "box-a", url)
+    )
+    monkeypatch.setattr(
+        host.system, "processes_in", lambda name: [Process(9, "Runner.Worker")] * (name == unit)
+    )
+    slots = host.slots()
+    done = slots.register("one")
+    assert [line.partition(" runs")[0] for line in done.waiting] == [f"one: {unit}"]
+    assert tell(slots.context, done, None) == 75
+    assert (host.github.control.runner(SCOPE, "box-a") or {})["labels"] == record["labels"]
+    assert host.github.control.counts()[1] == 0
 
 
 def test_register_refuses_a_foreign_record(host: Host) -> None:

@@ -98,8 +98,9 @@ class Slots:
             for plan in register:
                 fleet.delete_before(plan)
             after = self._converge(specs, enrolments=enrolments) if enrolments or before.actions else before
-        done = Done(actions=list(after.actions))
-        self._repair(fleet, plans, done)
+        done = Done(actions=list(after.actions), waiting=list(after.waiting))
+        stock = {text.partition(":")[0] for text in after.waiting}  # labelled when it is the slot's runner
+        self._repair(fleet, [plan for plan in plans if plan.name not in stock], done)
         self._wait(fleet, plans, after.reports, done)
         return done
 
