@@ -55,9 +55,14 @@ class Wheel(msgspec.Struct, frozen=True):
 
 
 def cache_directory(environ: Mapping[str, str] | None = None) -> Path:
-    """Where wheels are kept: ``$XDG_CACHE_HOME/runnerctl/wheels``, or under ``~/.cache``."""
+    """Where wheels are kept: ``$XDG_CACHE_HOME/runnerctl/wheels``, or under ``~/.cache``.
+
+    Raises ConfigError for a user without a home directory.
+    """
     base = (os.environ if environ is None else environ).get("XDG_CACHE_HOME", "")
-    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    root = Path(base if base.startswith("/") else os.path.expanduser("~/.cache"))
+    if not root.is_absolute():
+        raise ConfigError("there is no home directory to keep files in", remedy="set HOME or XDG_CACHE_HOME")
     return root / "runnerctl" / "wheels"
 
 

@@ -425,6 +425,7 @@ def test_wrong_use_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
         ([target, "--limit", "gpu-1"], "add -i INVENTORY"),
         ([str(tmp_path / "mine"), "--without", "runner"], "is no bundle"),
         (["--verify", str(tmp_path / "mine")], "is no bundle"),
+        (["--verify", "~no-such-user/site"], "there is no such bundle"),
     ):
         ran = call("bundle", *args)
         assert ran.code == 64 and said in ran.err, (args, ran)

@@ -79,6 +79,12 @@ def test_the_cache_follows_the_xdg_rule(tmp_path: Path) -> None:
     assert cache_directory({"XDG_CACHE_HOME": "relative"}) == Path.home() / ".cache/runnerctl/wheels"
 
 
+def test_a_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(ConfigError, match="set HOME or XDG_CACHE_HOME"):
+        cache_directory({})
+
+
 def test_a_cache_that_others_may_write_to_is_not_trusted(tmp_path: Path) -> None:
     """Every host runs the wheel in it as root."""
     cache = tmp_path / "cache"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -98,7 +99,7 @@ def bundle(
     hosts need no internet.
     """
     command: Context = context.obj
-    target = Path(path).expanduser()
+    target = Path(os.path.expanduser(path))  # unlike Path's own, it never fails
     if verify:
         return _tell(command, target, _verified(target), output, done="is whole")
     choices = _Choices(

@@ -53,7 +53,7 @@ def cache_from(env: Mapping[str, str], *, note: Callable[[str], None] = _LOG.war
     if given.lower() == "off":
         return None
     if given:
-        path = Path(given).expanduser() if given.startswith("~/") else Path(given)
+        path = Path(os.path.expanduser(given) if given.startswith("~/") else given)
         if not path.is_absolute():
             raise ConfigError(f"{given!r} is no absolute path", where=VARIABLE, remedy="give one, or 'off'")
         return PrivateCache(path, note=note)

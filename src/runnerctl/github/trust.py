@@ -58,7 +58,7 @@ def _context(name: str, given: str) -> ssl.SSLContext:
 
 
 def _bundle(name: str, given: str) -> ssl.SSLContext:
-    path = Path(given).expanduser() if given.startswith("~/") else Path(given)
+    path = Path(os.path.expanduser(given) if given.startswith("~/") else given)
     try:
         if path.is_dir():
             return ssl.create_default_context(capath=str(path))
