@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from runnerctl.bundle import store
 from runnerctl.bundle.archive import unpack
-from runnerctl.bundle.collect import Collector, Wanted
+from runnerctl.bundle.collect import Collector, Download, Wanted
 from runnerctl.bundle.manifest import Manifest, wrong_files
 from runnerctl.bundle.store import open_bundle
 from runnerctl.cli import bundle_parts as parts
@@ -429,3 +429,11 @@ def test_wrong_use_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
     ):
         ran = call("bundle", *args)
         assert ran.code == 64 and said in ran.err, (args, ran)
+
+
+@pytest.mark.parametrize("url", ["https://[", "https://[::1/file.sh"])
+def test_an_address_that_is_none_is_one_clear_error(tmp_path: Path, url: str) -> None:
+    """It may come from a server, or from the command line."""
+    for wanted in (Wanted(keys=(url,)), Wanted(runners=(Download(url, "0" * 64, "2.336.0", "x64"),))):
+        with pytest.raises(DataError, match="is no address"):
+            collector(tmp_path / "site").collect(wanted, made_at=AT, tool_version="0.1.0")

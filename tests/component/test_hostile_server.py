@@ -12,6 +12,7 @@ import pytest
 
 from runnerctl.errors import RunnerctlError
 from runnerctl.github.client import GitHubClient
+from runnerctl.github.connect import Connector
 from runnerctl.github.models import Runner
 
 Reply = Callable[[socket.socket], None]
@@ -124,6 +125,12 @@ def test_a_real_reset_is_waited_for() -> None:
     date, reset = "Sun, 22 Nov 2026 12:00:00 GMT", str(1795348800 + 30)
     _, slept = listed(whole("403 x", x_ratelimit_remaining="0", x_ratelimit_reset=reset, Date=date))
     assert 30.0 <= slept[0] < 31.0
+
+
+def test_an_api_url_that_is_none_is_one_clear_error() -> None:
+    for url in ("https://[", "https://", "ftp://x", ""):
+        with pytest.raises(RunnerctlError, match="is not an http"):
+            Connector({}, url)
 
 
 @pytest.mark.parametrize("proxy", ["http://[", "http://me:secret-word@[::1", "foo", "://", "http://a:b"])

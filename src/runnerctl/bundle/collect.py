@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -113,7 +113,7 @@ class Collector:
 
     def _key(self, url: str) -> BundleFile:
         self._tell(f"key {_shown(url)}")
-        parts = urlsplit(url)
+        parts = _parts(url)
         name = _UNSAFE.sub("-", f"{parts.hostname}{parts.path}").strip("-.")[-150:].lstrip("-.")
         path = self.work / FOLDERS["key"] / f"{name}.asc"
         path.write_bytes(self._read_key(url))
@@ -192,9 +192,17 @@ def target_problem(target: Path) -> str | None:
     return "is no directory (an archive ends in .tar.gz)" if os.path.lexists(target) else None
 
 
+def _parts(url: str) -> SplitResult:
+    """The parts of an address, which may come from a server. Raises DataError when it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        raise DataError(f"{url[:80]!r} is no address", remedy="correct it where it comes from") from None
+
+
 def _file_name(url: str) -> str:
     """The last part of an address, made fit for a file's name."""
-    name = _UNSAFE.sub("-", urlsplit(url).path.rpartition("/")[2]).strip("-.")
+    name = _UNSAFE.sub("-", _parts(url).path.rpartition("/")[2]).strip("-.")
     if not name:
         raise DataError("names no file", where=_shown(url), remedy="give the address of the file itself")
     return name
@@ -202,7 +210,7 @@ def _file_name(url: str) -> str:
 
 def _shown(url: str) -> str:
     """Without a user, a password or a query, which may hold a token."""
-    parts = urlsplit(url)
+    parts = _parts(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 

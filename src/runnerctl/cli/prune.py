@@ -80,7 +80,7 @@ def prune(
             "no host is given", remedy="give -i INVENTORY, or --host NAME of a host that is gone"
         )
     for name in host or ():
-        if not name or set(name) & set("*?[]!&:,/ "):
+        if not name.isprintable() or not name or set(name) & set("*?[]!&:,/ "):
             what = "is no name of a host: patterns are not for what is deleted"
             raise UsageError(what, where=f"--host {name}", remedy="give each name in full")
     if limit and not inventory:

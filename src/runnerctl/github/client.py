@@ -36,7 +36,7 @@ from runnerctl.github.trust import make_session
 if TYPE_CHECKING:
     from runnerctl.github.auth import Bearer
 
-__all__ = ["API_VERSION", "Call", "GitHubClient"]
+__all__ = ["API_VERSION", "Call", "GitHubClient", "check_api_url"]
 
 API_VERSION = "2022-11-28"
 _ACCEPT = "application/vnd.github+json"
@@ -45,6 +45,13 @@ _WRITE_SECONDS = 1.0
 _LOW = 0.1  # of a rate limit: what can wait should then
 
 T = TypeVar("T")
+
+
+def check_api_url(api_url: str) -> None:
+    """Raises ConfigError for what is no URL, and for plain HTTP to a public host."""
+    if origin(api_url)[0] not in ("http", "https") or not origin(api_url)[1]:
+        raise ConfigError(f"API URL {api_url!r} is not an http(s) URL", remedy="give https://HOST/api/v3")
+    check_transport(api_url)
 
 
 class Call(NamedTuple):
@@ -111,9 +118,7 @@ class GitHubClient:
         observer: Callable[[Call], None] | None = None,
         cache: PrivateCache | None = None,
     ) -> None:
-        if origin(api_url)[0] not in ("http", "https") or not origin(api_url)[1]:
-            raise ConfigError(f"API URL {api_url!r} is not an http(s) URL", remedy="give https://HOST/api/v3")
-        check_transport(api_url)
+        check_api_url(api_url)
         self.api_url = api_url.rstrip("/")
         self.credential = credential
         self.calls: list[Call] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from runnerctl.errors import ConfigError
 from runnerctl.github.auth import Bearer
 from runnerctl.github.cache import PrivateCache, cache_from
-from runnerctl.github.client import Call, GitHubClient
+from runnerctl.github.client import Call, GitHubClient, check_api_url
 from runnerctl.github.trust import make_session
 from runnerctl.redact import show_http_logs
 
@@ -60,6 +60,7 @@ class Connector:
         cache: PrivateCache | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        check_api_url(api_url)
         self.api_url = api_url
         self.cache = cache or cache_from(env)
         self.max_wait_seconds = max_wait_seconds(env, given=max_wait)
