@@ -61,14 +61,14 @@ def bundled_release(bundle: Bundle, spec: HostSpec, machine: str) -> dict[str, A
 
 def with_bundled_keys(action: ActionBase, spec: HostSpec, plan: Mapping[str, Any]) -> dict[str, Any]:
     """A plan of repositories whose keys come from the bundle, as far as it has what lies at their address."""
+    repositories = [dict(each) for each in plan.get("repositories", ())]
     try:
         bundle = bundle_of(action, spec)
+        if bundle is None:
+            return dict(plan)
+        for repository in repositories:
+            if text := bundle.key(repository.get("key_url") or ""):
+                repository.update(key_text=text, key_url=None)
     except RunnerctlError as error:
         raise AnsibleActionFail(f"{spec.host}: {error}") from None
-    if bundle is None:
-        return dict(plan)
-    repositories = [dict(each) for each in plan.get("repositories", ())]
-    for repository in repositories:
-        if text := bundle.key(repository.get("key_url") or ""):
-            repository.update(key_text=text, key_url=None)
     return {**plan, "repositories": repositories}

@@ -437,3 +437,15 @@ def test_an_address_that_is_none_is_one_clear_error(tmp_path: Path, url: str) ->
     for wanted in (Wanted(keys=(url,)), Wanted(runners=(Download(url, "0" * 64, "2.336.0", "x64"),))):
         with pytest.raises(DataError, match="is no address"):
             collector(tmp_path / "site").collect(wanted, made_at=AT, tool_version="0.1.0")
+
+
+def test_a_key_that_is_changed_after_the_look_is_not_handed_out(
+    world: tuple[GithubApi, Mirror], tmp_path: Path
+) -> None:
+    """Packages of whoever holds the key are installed as root."""
+    collect(world, tmp_path / "site")
+    opened = open_bundle(tmp_path / "site", tmp_path / "cache")
+    (file,) = [each for each in opened.manifest.files if each.kind == "key"]
+    opened.path(file).write_text("another key")
+    with pytest.raises(DataError, match="was changed meanwhile"):
+        opened.key(file.url or "")

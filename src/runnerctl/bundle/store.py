@@ -68,11 +68,21 @@ class Bundle:
         return found
 
     def key(self, url: str) -> str | None:
-        """The repository key that lay at an address, or None."""
+        """The repository key that lay at an address, or None. Raises DataError for one that was changed."""
         for file in self._of("key"):
             if file.url == url:
-                return self.path(file).read_text("ascii", errors="replace")
+                return self._read(file).decode("ascii", errors="replace")
         return None
+
+    def _read(self, file: BundleFile) -> bytes:
+        """A small file, as it was verified: it may have been changed since. Raises DataError."""
+        try:
+            data = self.path(file).read_bytes()
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror}", where=str(self.path(file))) from None
+        if hashlib.sha256(data).hexdigest() != file.sha256:
+            refuse_wrong([f"{file.path}: was changed meanwhile"], where=self.name)
+        return data
 
     def _of(self, kind: str) -> list[BundleFile]:
         return [file for file in self.manifest.files if file.kind == kind]
