@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import urllib3
@@ -45,13 +45,18 @@ class _Bounded(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int | None:
         ends = getattr(_HERE, "ends", None)
-        if ends is not None:
-            left = ends - time.monotonic()
-            if left <= 0:
-                raise TimeoutError("the answer took too long")
-            timeout = self._socket.gettimeout()
-            self._socket.settimeout(left if timeout is None else min(timeout, left))
-        return self._stream.readinto(buffer)
+        if ends is None:
+            return self._stream.readinto(buffer)
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer took too long")
+        timeout = self._socket.gettimeout()
+        self._socket.settimeout(left if timeout is None else min(timeout, left))
+        try:
+            return self._stream.readinto(buffer)
+        finally:  # the next request on this connection has a deadline of its own
+            with suppress(OSError):
+                self._socket.settimeout(timeout)
 
     def close(self) -> None:
         self._stream.close()
