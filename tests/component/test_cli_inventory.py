@@ -60,7 +60,7 @@ def test_an_inventory_that_cannot_be_used(tmp_path: Path, inventory: Path) -> No
     ran = spawn("spec", "validate", "-i", "localhost,")
     assert ran.code == 78 and "runner_hosts" in ran.err and ran.err.count("\n") == 1
     ran = spawn("spec", "validate", "-i", str(inventory), "-l", "nobody")
-    assert ran.code == 69 and ran.err.count("\n") == 1
+    assert ran.code == 78 and "match 'nobody'" in ran.err and ran.err.count("\n") == 1
     broken = tmp_path / "broken.ini"
     broken.write_text("gpu-9 a=b=c {{\n")
     ran = spawn("spec", "validate", "-i", str(broken))

@@ -234,6 +234,30 @@ def told(monkeypatch: pytest.MonkeyPatch, *, status: int, output: str | None = N
     return code, out.getvalue(), err.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("played", "limit", "says"),
+    [
+        (
+            Played(4, {}, "[ERROR]: ... leaves us with no hosts to target."),
+            "no",
+            "has no runner hosts that match 'no'",
+        ),
+        (Played(0, {}), None, "has no runner hosts; put"),
+        (Played(0, {"a": {"host": "a", "skipped": True}}), None, "i: no host has a slot typo"),
+    ],
+)
+def test_a_limit_or_a_slot_that_is_nowhere_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, played: Played, limit: str | None, says: str
+) -> None:
+    """A typo must not look like a drain that is done."""
+    monkeypatch.setattr("runnerctl.cli.drain_fleet.play", lambda *_a, **_k: played)
+    context = Context(env={}, stdout=io.StringIO(), stderr=io.StringIO())
+    named = {"drain_slots": ["typo"]}
+    with pytest.raises(ConfigError) as caught:
+        rollout(context, "drain", variables=named, inventory="i", limit=limit, check=False, output=None)
+    assert says in str(caught.value)
+
+
 def test_every_host_of_the_run_has_its_line_and_the_worst_gives_the_exit_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.output import escape, table
-from runnerctl.cli.playbook import Played, play
+from runnerctl.cli.playbook import Played, no_hosts, play, steps
 from runnerctl.errors import ConfigError, UnavailableError
 
 __all__ = ["drain_variables", "fleet_variables", "rollout"]
@@ -49,26 +49,33 @@ def rollout(
 ) -> int:
     """Play ``drain`` or ``resume``, print what became of every host; returns the exit code.
 
-    Raises ConfigError for an inventory without runner hosts, UnavailableError when Ansible itself fails.
+    Raises ConfigError for an inventory without such hosts or slots, UnavailableError when Ansible fails.
     """
 
     def tell(line: str) -> None:
         if line.startswith(PROGRESS):
             context.note(escape(line))
 
-    played = play(
-        context,
-        playbook,
-        inventory=inventory,
-        limit=limit,
-        variables=variables,
-        output_variable=f"{playbook}_output_dir",
-        arguments=("--check",) if check else (),
-        seconds=DAY_SECONDS + float(variables.get("drain_timeout_seconds") or 0),
-        tell=tell,
-    )
+    with steps(context):
+        played = play(
+            context,
+            playbook,
+            inventory=inventory,
+            limit=limit,
+            variables=variables,
+            output_variable=f"{playbook}_output_dir",
+            arguments=("--check",) if check else (),
+            seconds=DAY_SECONDS + float(variables.get("drain_timeout_seconds") or 0),
+            tell=tell,
+        )
+    if played.is_empty:
+        raise no_hosts(inventory, limit)
     answers = _answers(played, inventory, playbook)
     judged = answers.pop(JUDGED, {})
+    if answers and all(played.answers.get(host, {}).get("skipped") for host in answers):
+        names = ", ".join(variables[f"{playbook}_slots"])
+        remedy = f"`runnerctl list -i {inventory}` shows those there are"
+        raise ConfigError(f"no host has a slot {names}", where=inventory, remedy=remedy)
     refused = judged.get("error")
     if context.wants_json(output):
         fields = {"command": playbook, "check": check, "refused": refused}
@@ -86,10 +93,6 @@ def _answers(played: Played, inventory: str, playbook: str) -> dict[str, dict[st
     if not answers and played.status:
         remedy = f"run it by hand: ansible-playbook runnerctl.gpu_runner.{playbook}"
         raise UnavailableError(f"ansible-playbook failed: {played.reason}", where=inventory, remedy=remedy)
-    if not answers:
-        raise ConfigError(
-            "has no runner hosts", where=inventory, remedy="put hosts into the group runner_hosts"
-        )
     for host in sorted({host for answer in answers.values() for host in answer.get("hosts", ())}):
         answers.setdefault(host, {"host": host, "error": NOT_BEGUN})
     return {name: _shown(answer) for name, answer in answers.items()}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runnerctl.cli.context import Context
-from runnerctl.cli.playbook import play
-from runnerctl.errors import ConfigError, DataError, UnavailableError
+from runnerctl.cli.playbook import no_hosts, play
+from runnerctl.errors import DataError, UnavailableError
 
 __all__ = ["Resolved", "resolve"]
 
@@ -37,18 +37,14 @@ def resolve(context: Context, inventory: str, *, limit: str | None = None) -> li
         output_variable="spec_output_dir",
         seconds=SECONDS,
     )
+    if played.is_empty:
+        raise no_hosts(inventory, limit)
     if played.status:
         raise UnavailableError(
             f"ansible-playbook {PLAYBOOK} failed: {played.reason}",
             remedy="run it by hand to see all of its output",
         )
-    found = [_read(answer) for answer in played.answers.values()]
-    if not found:
-        pattern = f" that match {limit!r}" if limit else ""
-        raise ConfigError(
-            f"has no runner hosts{pattern}", where=inventory, remedy="put hosts into the group runner_hosts"
-        )
-    return found
+    return [_read(answer) for answer in played.answers.values()]
 
 
 def _read(data: dict[str, Any]) -> Resolved:

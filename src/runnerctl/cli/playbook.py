@@ -24,12 +24,13 @@ from typing import Any
 from runnerctl.cli.context import Context
 from runnerctl.errors import ConfigError, UnavailableError
 
-__all__ = ["Played", "ansible_playbook", "check_inventory", "play"]
+__all__ = ["Played", "ansible_playbook", "check_inventory", "no_hosts", "play", "steps"]
 
 COLLECTION = "runnerctl.gpu_runner"
 LAST_LINES = 3
 LARGEST_BYTES = 64 * 1024 * 1024  # of one host's answer
 STOP_SECONDS = 10.0
+NO_HOSTS = "no hosts to target"  # of Ansible's line about a limit that leaves none
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Played:
     answers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     reason: str = ""
     lines: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no host to play for: the inventory has none, or the limit leaves none."""
+        return not self.answers and (not self.status or NO_HOSTS in self.reason)
 
 
 def play(
@@ -84,6 +90,25 @@ def _literal(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_literal(item) for item in value]
     return {"__ansible_unsafe": value} if isinstance(value, str) and "{" in value else value
+
+
+def no_hosts(inventory: str, limit: str | None) -> ConfigError:
+    """The error of a play that was for no host at all."""
+    if not limit:
+        remedy = "put hosts into the group runner_hosts"
+        return ConfigError("has no runner hosts", where=inventory, remedy=remedy)
+    remedy = f"`ansible-inventory -i {inventory} --graph` shows those there are"
+    return ConfigError(f"has no runner hosts that match {limit!r}", where=inventory, remedy=remedy)
+
+
+@contextlib.contextmanager
+def steps(context: Context) -> Iterator[None]:
+    """For a play that changes hosts step by step: who interrupts it is told how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        context.note("runnerctl: interrupted; no job is ended by that; run the same command again to go on")
+        raise
 
 
 def ansible_playbook() -> str:

@@ -8,15 +8,14 @@ from typing import Any
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.output import escape, table, yes_no
-from runnerctl.cli.playbook import Played, play
-from runnerctl.errors import ConfigError, TryAgainError, UnavailableError
+from runnerctl.cli.playbook import Played, no_hosts, play, steps
+from runnerctl.errors import TryAgainError, UnavailableError
 
 __all__ = ["Wanted", "rollout"]
 
 SCHEMA = "runnerctl.upgrade/1"
 WEEK_SECONDS = 7 * 86400.0  # of a whole rollout; each step of it has a deadline of its own
 TELLING = ("runnerctl: ", "[WARNING]: ")
-NO_HOSTS = "no hosts to target"  # of Ansible's line about a limit that leaves none
 NOT_BEGUN = "not begun: the run ended before it"
 
 
@@ -60,8 +59,9 @@ def rollout(context: Context, wanted: Wanted, *, output: str | None) -> int:
     answers: dict[str, dict[str, Any]] = {}
     failed = unproven = False
     for number, (limit, batches) in enumerate(wanted.plays()):
-        played = _play(context, wanted, limit, batches)
-        if number and not played.answers and NO_HOSTS in played.reason:
+        with steps(context):
+            played = _play(context, wanted, limit, batches)
+        if number and played.is_empty:
             break  # there is none but the canary
         _refuse_nothing(played, wanted, limit)
         answers |= {name: dict(answer) for name, answer in played.answers.items()}
@@ -111,17 +111,10 @@ def _refuse_nothing(played: Played, wanted: Wanted, limit: str | None) -> None:
     """A play without an answer failed before it reached a host, or had none."""
     if played.answers:
         return
-    if played.status:
-        remedy = "run it by hand: ansible-playbook runnerctl.gpu_runner.upgrade"
-        raise UnavailableError(
-            f"ansible-playbook failed: {played.reason}", where=wanted.inventory, remedy=remedy
-        )
-    pattern = f" that match {limit!r}" if limit else ""
-    raise ConfigError(
-        f"has no runner hosts{pattern}",
-        where=wanted.inventory,
-        remedy="put hosts into the group runner_hosts",
-    )
+    if played.is_empty:
+        raise no_hosts(wanted.inventory, limit)
+    remedy = "run it by hand: ansible-playbook runnerctl.gpu_runner.upgrade"
+    raise UnavailableError(f"ansible-playbook failed: {played.reason}", where=wanted.inventory, remedy=remedy)
 
 
 def _json(answers: Mapping[str, dict[str, Any]], *, check: bool) -> dict[str, Any]:
