@@ -68,7 +68,7 @@ RoutingOption = Annotated[
     bool, typer.Option("--no-routing", help="Leave GitHub alone: touch holds on the hosts only.")
 ]
 CheckOption = Annotated[
-    bool, typer.Option("--check", help="With -i: say what would happen, and write nothing.")
+    bool, typer.Option("--check", "--dry-run", help="With -i: say what would happen, and write nothing.")
 ]
 
 
@@ -163,7 +163,7 @@ def resume(
     slot: SlotOption = None,
     batch: BatchOption = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Lift a hold of the health verdict as well.")
+        bool, typer.Option("--force", help="On the host: lift a hold of the health verdict as well.")
     ] = False,
     no_routing: RoutingOption = False,
     check: CheckOption = False,

@@ -62,7 +62,7 @@ def keepalive(
     unless github_runner_drain_group is set. A host that is off must be powered on by its owner.
     """
     if not inventory:
-        raise UsageError("parked runners are those of an inventory, and none is given", where="-i")
+        raise UsageError("keepalive needs an inventory", remedy="give one with -i")
     asked = _Asked(context.obj, inventory, limit, api_url, _days(fail_under_days), max_wait)
     return asked.run(start=start, output=output)
 

@@ -157,7 +157,7 @@ def sync(
     from runnerctl.cli.label_sync import sync_labels
 
     if not inventory:
-        raise UsageError("labels come from an inventory, and none is given", where="-i")
+        raise UsageError("labels sync needs an inventory", remedy="give one with -i")
     results, failure = sync_labels(
         context.obj, inventory, limit=limit, api=api_url, max_wait=max_wait, dry_run=dry_run
     )

@@ -64,7 +64,7 @@ InventoryOption = Annotated[
         "--inventory",
         "-i",
         metavar="INVENTORY",
-        help="Resolve this Ansible inventory instead of reading a file.",
+        help="The hosts of this Ansible inventory.",
         show_default=False,
     ),
 ]

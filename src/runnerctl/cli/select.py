@@ -41,7 +41,9 @@ StatusFilter = Annotated[
     typer.Option("--status", help="Every runner in this state, as GitHub sees it.", show_default=False),
 ]
 AllOption = Annotated[bool, typer.Option("--all", help="Every runner of the scope.")]
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Show what would change; change nothing.")]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", "--check", help="Show what would change; change nothing.")
+]
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,9 @@ def upgrade(
     retry: Annotated[
         bool, typer.Option("--retry", help="Take a release that was rolled back on a host before.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Print the plan, and write nothing.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", "--dry-run", help="Print the plan, and write nothing.")
+    ] = False,
     output: OutputOption = None,
 ) -> int:
     """Bring a fleet to another runner release, batch by batch.

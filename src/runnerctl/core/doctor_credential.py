@@ -140,7 +140,7 @@ def _judge_excess(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
         return
     excess = excess_permissions(found, reading.scope)
     if excess:
-        yield warning(f"it may more than runners need: {', '.join(excess)}", excess=list(excess))
+        yield warning(f"it may do more than runners need: {', '.join(excess)}", excess=list(excess))
     else:
         yield ok("it may no more than runners need")
 
