@@ -6,7 +6,7 @@ Standard library only.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .atomic import Change, atomic_write
@@ -41,18 +41,18 @@ ARGUMENT: dict[str, Any] = {
 }
 
 
-def use(given: Mapping[str, Any] | None, *, directory: str | None) -> None:
+def use(given: Mapping[str, Any] | None, *, directory: Callable[[], str] | None) -> None:
     """Give this process, and every command that it starts, the site's proxies and authorities.
 
-    ``directory`` is a private one for a file that is needed until the process ends; None in check mode, which
-    writes nothing and asks nobody. Raises OSError.
+    ``directory`` makes a private one for a file that is needed until the process ends, and is called only
+    when there is such a file; None in check mode, which writes nothing and asks nobody. Raises OSError.
     """
     given = given or {}
     for name in PROXIES:
         if given.get(name):
             os.environ[name] = given[name]
     if given.get("ca") and directory is not None:
-        path = os.path.join(directory, "ca.pem")
+        path = os.path.join(directory(), "ca.pem")
         atomic_write(path, combined(given["ca"]), mode=0o600)
         os.environ.update(dict.fromkeys(REPLACED, path))
 

@@ -79,7 +79,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # what packages' own scripts write is for everybody
     try:
-        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
+        use(module.params["network"], directory=None if module.check_mode else lambda: module.tmpdir)
         plan = module.params["plan"]
         result = _facts() if plan is None else _apply(plan, check=module.check_mode)
     except (HostError, OSError) as error:

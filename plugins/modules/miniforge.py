@@ -118,7 +118,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
     os.umask(0o022)  # jobs' users read what is installed
     try:
-        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
+        use(module.params["network"], directory=None if module.check_mode else lambda: module.tmpdir)
         outcome = _apply(module)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error))

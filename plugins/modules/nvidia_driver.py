@@ -150,7 +150,7 @@ def main() -> None:
     os.umask(0o022)  # what packages' own scripts write is for everybody
     work = Work(check=module.check_mode)
     try:
-        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
+        use(module.params["network"], directory=None if module.check_mode else lambda: module.tmpdir)
         result = _phase(module.params, work)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error), actions=work.actions, notes=work.notes)

@@ -109,7 +109,7 @@ def main() -> None:
     changed = not target.is_dir()
     if changed and not module.check_mode:
         try:
-            use(module.params["network"], directory=module.tmpdir)
+            use(module.params["network"], directory=lambda: module.tmpdir)
             install(
                 version,
                 url=module.params["url"],

@@ -101,7 +101,7 @@ def main() -> None:
     )
     os.umask(0o022)  # jobs' users run what is installed
     try:
-        use(module.params["network"], directory=None if module.check_mode else module.tmpdir)
+        use(module.params["network"], directory=None if module.check_mode else lambda: module.tmpdir)
         outcome = _apply(module)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error))

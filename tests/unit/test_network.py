@@ -166,6 +166,6 @@ def test_a_module_and_all_it_starts_go_the_sites_way(tmp_path: Path, monkeypatch
     given = {"https_proxy": PROXY, "http_proxy": None, "no_proxy": "a", "ca": _ca()[0]}
     network.use(given, directory=None)
     assert environment == {"https_proxy": PROXY, "no_proxy": "a"} and list(tmp_path.iterdir()) == []
-    network.use(given, directory=str(tmp_path))
+    network.use(given, directory=lambda: str(tmp_path))
     assert environment["SSL_CERT_FILE"] == environment["PIP_CERT"] == str(tmp_path / "ca.pem")
-    network.use(None, directory=str(tmp_path))
+    network.use(None, directory=lambda: pytest.fail("no directory is needed"))
