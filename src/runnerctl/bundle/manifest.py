@@ -95,7 +95,7 @@ def read(root: Path) -> Manifest:
         if path.is_symlink() or path.stat().st_size > MANIFEST_BYTES:
             raise DataError("is no manifest of a bundle", where=str(path), remedy=_AGAIN)
         return parse(path.read_bytes(), where=str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         remedy = "give a directory or an archive that `runnerctl bundle` made"
         raise UsageError("is no bundle: it has no manifest.json", where=str(root), remedy=remedy) from None
     except OSError as error:

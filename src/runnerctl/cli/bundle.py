@@ -262,7 +262,8 @@ def _tell(context: Context, target: Path, manifest: Manifest, output: str | None
         for (kind, version, architecture), (total, files) in _summary(manifest).items()
     ]
     context.say(table(("WHAT", "VERSION", "FOR", "SIZE", "FILES"), rows, width=context.width))
-    context.say(f"{escape(str(target))} {done}: {len(manifest.files)} files, {size / 1e6:.1f} MB")
+    count = f"{len(manifest.files)} file{'s' * (len(manifest.files) != 1)}"
+    context.say(f"{escape(str(target))} {done}: {count}, {size / 1e6:.1f} MB")
     context.say(f"SHA-256 of all checksums: {own}")
     return 0
 
