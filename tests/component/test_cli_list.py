@@ -71,7 +71,7 @@ def test_a_line_tells_version_end_group_and_drain(github: GithubApi, tmp_path: P
     assert ran.code == 0, ran.err
     _, a, b, stranger = (line.split() for line in ran.out.splitlines())
     assert a == ["-", "-", "a-main", "online", "-", "no", "fleet", OLD, "8", "d", "-", "-", "gpu"]
-    assert b[3:] == ["online", "-", "yes", "Default", NEW, "newest", "-", "drained", DRAINED]
+    assert b[3:] == ["online", "-", "yes", "Default", NEW, "no", "end", "-", "drained", DRAINED]
     assert stranger[3:] == ["offline", "-", "no", "Default", "-", "-", "-", "-", "-"]
     assert github.control.counts() == (4, 0)  # runners, groups, two versions
     assert github.control.violations() == []

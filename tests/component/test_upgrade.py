@@ -175,7 +175,7 @@ def test_the_plan_as_table_and_as_json(plays: Plays) -> None:
     """Days left, an estimate marked as such, a name from outside escaped."""
     slots = [
         row("a", "would upgrade", days_left=9, expires="about 9", busy=True),
-        row("b\x1b", "current", now="2.336.0", days_left=None, expires="newest"),
+        row("b\x1b", "current", now="2.336.0", days_left=None, expires="no end"),
     ]
     answer = {"host": "h1", "hosts": ["h1"], "target": "2.337.0", "slots": slots, "notes": ["why"]}
     plays.answers = [Played(0, {"h1": answer})] * 2

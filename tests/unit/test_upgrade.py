@@ -303,12 +303,12 @@ def test_provision_keeps_what_is_installed_instead_of_a_refused_release() -> Non
 
 
 def test_when_a_version_expires() -> None:
-    """GitHub's day; no day for the newest; 30 days behind the next release when it does not answer."""
+    """GitHub's day; no end where it names none; 30 days behind the next release when it does not answer."""
     now = datetime(2026, 11, 22, tzinfo=timezone.utc)
     told = expiry(OLD, Deprecation(OLD, runtime_deprecates_at=now + timedelta(days=9, hours=1)), {})
     assert (told.days_left(now), told.text(now)) == (9, "9")
-    assert expiry(NEW, Deprecation(NEW), {}).text(now) == "newest"
+    assert expiry(NEW, Deprecation(NEW), {}).text(now) == "no end"
     releases = {OLD: now - timedelta(days=60), NEW: now - timedelta(days=20)}
     assert expiry(OLD, None, releases, note="why").text(now) == "about 10"
-    assert expiry(NEW, None, releases).text(now) == "newest"
+    assert expiry(NEW, None, releases).text(now) == "no end"
     assert expiry("2.1.0", None, {}).text(now) == "unknown"

@@ -26,7 +26,7 @@ _PARTS = re.compile(r"([^0-9]*)([0-9]*)")
 
 @dataclass(frozen=True)
 class Expiry:
-    """When GitHub stops giving jobs to a version: ``ends`` is None for the newest, which has no date yet."""
+    """When GitHub stops giving jobs to a version: ``ends`` is None where GitHub names no day."""
 
     ends: datetime | None
     days: int | None
@@ -42,9 +42,9 @@ class Expiry:
 
     @property
     def text(self) -> str:
-        """``43 d``, ``expired`` or ``newest``."""
+        """``43 d``, ``expired`` or ``no end``."""
         if self.days is None:
-            return "newest"
+            return "no end"
         return "expired" if self.days < 0 else f"{self.days} d"
 
     @property

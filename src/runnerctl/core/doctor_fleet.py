@@ -94,7 +94,7 @@ def _judge_one_version(found: VersionReading, runners: int, site: Site) -> Verdi
 
 def _told(found: VersionReading, who: str, site: Site, *, soon: bool, data: dict[str, object]) -> Verdict:
     if found.ends is None:
-        return ok(f"{who} is the newest: no end is announced", **data)
+        return ok(f"{who} has no end that is announced", **data)
     if found.ends <= site.time:
         return critical(f"{who} gets no jobs since {found.ends:%Y-%m-%d}", **data)
     text = f"{who} gets no jobs from {found.ends:%Y-%m-%d}, in {data['days_left']} days"

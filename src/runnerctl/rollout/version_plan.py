@@ -27,11 +27,11 @@ _VERSION = re.compile(r"v?(\d+\.\d+\.\d+)")
 class Expiry(msgspec.Struct, frozen=True):
     """When a version stops running jobs.
 
-    ``source``: ``github`` said the day, it is the ``newest`` and has none, an ``estimate``, or ``unknown``.
+    ``source``: ``github`` said the day, it names ``no_end``, an ``estimate``, or ``unknown``.
     """
 
     version: str
-    source: Literal["github", "newest", "estimate", "unknown"] = "unknown"
+    source: Literal["github", "no_end", "estimate", "unknown"] = "unknown"
     at: datetime | None = None
     note: str = ""
 
@@ -40,10 +40,10 @@ class Expiry(msgspec.Struct, frozen=True):
         return None if self.at is None else (self.at - now).days
 
     def text(self, now: datetime) -> str:
-        """For a table: days, ``newest`` or ``unknown``; an estimate is marked."""
+        """For a table: days, ``no end`` or ``unknown``; an estimate is marked."""
         days = self.days_left(now)
         if days is None:
-            return self.source
+            return self.source.replace("_", " ")
         return f"about {days}" if self.source == "estimate" else str(days)
 
 
@@ -68,11 +68,11 @@ def expiry(
     if answer is not None and answer.runtime_deprecates_at is not None:
         return Expiry(version, "github", _utc(answer.runtime_deprecates_at))
     if answer is not None:
-        return Expiry(version, "newest")
+        return Expiry(version, "no_end")
     later = [day for name, day in releases.items() if version_key(name) > version_key(version)]
     if later:
         return Expiry(version, "estimate", _utc(min(later)) + timedelta(days=GRACE_DAYS), note)
-    return Expiry(version, "newest" if version in releases else "unknown", note=note)
+    return Expiry(version, "no_end" if version in releases else "unknown", note=note)
 
 
 def expiries(registry: Registry, versions: Iterable[str]) -> dict[str, Expiry]:

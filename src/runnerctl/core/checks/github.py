@@ -165,7 +165,7 @@ def _judge_version(
     if not record.deprecations_known:
         yield ok(f"runner {version}; this GitHub gives no date for its end", **data)
     elif end is None:
-        yield ok(f"runner {version}, the newest: no end is announced", **data)
+        yield ok(f"runner {version}: no end is announced", **data)
     elif end <= time:
         yield critical(f"runner {version} gets no jobs since {end:%Y-%m-%d}", **data)
     elif end - time <= warn:
