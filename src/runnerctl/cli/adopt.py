@@ -10,8 +10,8 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import OutputOption
-from runnerctl.errors import ConfigError, TryAgainError, UsageError
+from runnerctl.cli.options import OutputOption, seconds_given
+from runnerctl.errors import ConfigError, TryAgainError
 
 if TYPE_CHECKING:
     from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.adoption import Claim, Stock
@@ -86,20 +86,9 @@ def adopt(
         return desk.forget(forget, output)
     if runner is None:
         return desk.show(output)
-    return desk.adopt(runner, slot, seconds=_seconds(timeout) if wait else 0.0, output=output)
-
-
-def _seconds(text: str | None) -> float | None:
-    """The limit of ``--timeout``; None waits as long as the job takes. Raises UsageError."""
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 10**9:
-        raise UsageError(f"{text!r} is no number of seconds", where="--timeout", remedy="give 600, say")
-    return value
+    return desk.adopt(
+        runner, slot, seconds=seconds_given(timeout, "--timeout") if wait else 0.0, output=output
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import LimitOption, OutputOption
+from runnerctl.cli.options import LimitOption, OutputOption, seconds_given
 from runnerctl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,15 +94,14 @@ def drain(
         ),
     ] = None,
     timeout: Annotated[
-        float | None,
-        typer.Option("--timeout", metavar="SECONDS", min=0, help="How long to wait.", show_default=False),
+        str | None,
+        typer.Option("--timeout", metavar="SECONDS", help="How long to wait.", show_default=False),
     ] = None,
     quiet: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             "--quiet",
             metavar="SECONDS",
-            min=0,
             help="How long jobs may be on their way. Default: github_runner_drain_quiet_seconds.",
             show_default=False,
         ),
@@ -131,17 +130,18 @@ def drain(
     command: Context = context.obj
     fleet = {"--limit": limit, "--slot": slot, "--batch": batch, "--check": check, "--force": force}
     _refuse_mixture(inventory, slots=slots, every=all_slots, fleet=fleet)
+    seconds, pause = seconds_given(timeout, "--timeout"), seconds_given(quiet, "--quiet")
     if inventory is None:
         from runnerctl.cli.slots import tell
 
         here = _here(command, slots, every=all_slots, routing=not no_routing and not held)
         if held:
-            return tell(command, here.finish(timeout), output)
-        done = here.drain(reason, seconds=timeout, wait=bool(wait), quiet=quiet)
+            return tell(command, here.finish(seconds), output)
+        done = here.drain(reason, seconds=seconds, wait=bool(wait), quiet=pause)
         return tell(command, done, output)
     from runnerctl.cli.drain_fleet import drain_variables, fleet_variables, rollout
 
-    own = drain_variables(reason=reason, quiet=quiet, wait=wait is not False, timeout=timeout, force=force)
+    own = drain_variables(reason=reason, quiet=pause, wait=wait is not False, timeout=seconds, force=force)
     return rollout(
         command,
         "drain",

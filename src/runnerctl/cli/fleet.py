@@ -11,8 +11,8 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import LimitOption, OutputOption
-from runnerctl.errors import RunnerctlError, UsageError
+from runnerctl.cli.options import LimitOption, OutputOption, seconds_given
+from runnerctl.errors import RunnerctlError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -112,28 +112,15 @@ def fleet(
     Ansible runs each host's own `runnerctl health`; one that is slow or away is UNKNOWN and keeps no other
     waiting. Exit code of the worst: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN (CRITICAL outranks UNKNOWN).
     """
-    seconds = _seconds(deadline, "--deadline", 1.0, 600.0) or DEADLINE_SECONDS
-    every = _seconds(watch, "--watch", 5.0, 86400.0)
-    reload = _seconds(refresh, "--refresh", 1.0, 86400.0) or every
+    seconds = seconds_given(deadline, "--deadline", least=1.0, most=600.0) or DEADLINE_SECONDS
+    every = seconds_given(watch, "--watch", least=5.0, most=86400.0)
+    reload = seconds_given(refresh, "--refresh", least=1.0, most=86400.0) or every
     look = _Look(inventory, limit, github, seconds, html, every, reload, verbose, output)
     if html:
         from runnerctl.cli.fleet_page import check_place
 
         check_place(html)  # before anything is asked
     return _watch(context.obj, look) if every else _once(context.obj, look)
-
-
-def _seconds(text: str | None, option: str, least: float, most: float) -> float | None:
-    """What was given. Raises UsageError when it is no number of seconds between the two."""
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not least <= seconds <= most:  # false for "nan", too
-        raise UsageError(f"is {text!r}", where=option, remedy=f"give seconds, from {least:.0f} to {most:.0f}")
-    return seconds
 
 
 def _watch(context: Context, look: _Look) -> int:

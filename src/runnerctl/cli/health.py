@@ -13,7 +13,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import OutputOption, RootfsOption
+from runnerctl.cli.options import OutputOption, RootfsOption, seconds_given
 from runnerctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def health(
     found = (
         _saved(file)
         if file
-        else _taken(command, _Look(rootfs, _seconds(deadline), network=network, deep=deep))
+        else _taken(command, _Look(rootfs, _deadline(deadline), network=network, deep=deep))
     )
     verdict = judge(found)
     if act:
@@ -186,7 +186,7 @@ def snapshot(
     from runnerctl.core.snapshot import encode
 
     command: Context = context.obj
-    found = _taken(command, _Look(rootfs, _seconds(deadline), network=network))
+    found = _taken(command, _Look(rootfs, _deadline(deadline), network=network))
     found = redacted(found) if redact else found
     if command.wants_json(output):
         from runnerctl.cli.output import ascii_json
@@ -198,18 +198,8 @@ def snapshot(
     return 0
 
 
-def _seconds(text: str | None) -> float | None:
-    """The deadline that was given. Raises UsageError when it is none."""
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not SHORTEST_DEADLINE <= seconds <= LONGEST_DEADLINE:  # false for "nan", too
-        remedy = f"give seconds, from {SHORTEST_DEADLINE} to {LONGEST_DEADLINE:.0f}"
-        raise UsageError(f"is {text!r}", where="--deadline", remedy=remedy)
-    return seconds
+def _deadline(text: str | None) -> float | None:
+    return seconds_given(text, "--deadline", least=SHORTEST_DEADLINE, most=LONGEST_DEADLINE)
 
 
 @dataclass(frozen=True)

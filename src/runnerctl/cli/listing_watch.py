@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runnerctl.cli.context import Context
+from runnerctl.cli.options import seconds_given
 from runnerctl.cli.output import escape, rfc3339
-from runnerctl.errors import TryAgainError, UnavailableError, UsageError
+from runnerctl.errors import TryAgainError, UnavailableError
 
 __all__ = ["DEFAULT_SECONDS", "Watch", "interval_seconds"]
 
@@ -21,16 +22,8 @@ HOME, CLEAR, END_OF_LINE, BELOW = "\x1b[H", "\x1b[2J", "\x1b[K", "\x1b[J"
 
 def interval_seconds(text: str | None) -> float:
     """The pause between two looks. Raises UsageError when it is none."""
-    if text is None:
-        return DEFAULT_SECONDS
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not SHORTEST_SECONDS <= seconds <= LONGEST_SECONDS:  # false for "nan", too
-        remedy = f"give seconds, from {SHORTEST_SECONDS:g} to {LONGEST_SECONDS:g}"
-        raise UsageError(f"is {text!r}", where="--interval", remedy=remedy)
-    return seconds
+    given = seconds_given(text, "--interval", least=SHORTEST_SECONDS, most=LONGEST_SECONDS)
+    return DEFAULT_SECONDS if given is None else given
 
 
 @dataclass

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from runnerctl.errors import UsageError
+
 __all__ = [
     "ApiUrlOption",
     "InventoryOption",
@@ -14,6 +16,7 @@ __all__ = [
     "OutputOption",
     "RootfsOption",
     "UrlOption",
+    "seconds_given",
 ]
 
 OutputFormat = Literal["text", "json"]
@@ -74,3 +77,22 @@ LimitOption = Annotated[
         "--limit", "-l", metavar="PATTERN", help="Only these hosts of the inventory.", show_default=False
     ),
 ]
+
+
+def seconds_given(
+    text: str | None, option: str, *, least: float = 0.0, most: float = 1_000_000.0
+) -> float | None:
+    """The seconds that an option was given; None when it was not.
+
+    Options for numbers are texts here: Typer loads pydantic for a number, and every start would pay for it.
+    Raises UsageError for what is no number between the two.
+    """
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not least <= seconds <= most:  # false for "nan", too
+        raise UsageError(f"is {text!r}", where=option, remedy=f"give seconds, from {least:g} to {most:.0f}")
+    return seconds

@@ -8,7 +8,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import MaxWaitOption, OutputOption
+from runnerctl.cli.options import MaxWaitOption, OutputOption, seconds_given
 
 if TYPE_CHECKING:
     from runnerctl.cli.host import Done
@@ -34,9 +34,9 @@ SlotArgument = Annotated[
     typer.Argument(metavar="SLOT", help="One slot. Default: all of this host's.", show_default=False),
 ]
 TimeoutOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
-        "--timeout", metavar="SECONDS", min=0, help="How long to wait for a job to end.", show_default=False
+        "--timeout", metavar="SECONDS", help="How long to wait for a job to end.", show_default=False
     ),
 ]
 
@@ -76,7 +76,7 @@ def unregister(
     from runnerctl.cli.host import Slots
 
     command: Context = context.obj
-    done = Slots(command).unregister(slot, seconds=timeout, max_wait=max_wait)
+    done = Slots(command).unregister(slot, seconds=seconds_given(timeout, "--timeout"), max_wait=max_wait)
     return tell(command, done, output)
 
 
@@ -98,7 +98,8 @@ def restart(
     from runnerctl.cli.host import Slots
 
     command: Context = context.obj
-    return tell(command, Slots(command).restart(slot, when_idle=when_idle, seconds=timeout), output)
+    seconds = seconds_given(timeout, "--timeout")
+    return tell(command, Slots(command).restart(slot, when_idle=when_idle, seconds=seconds), output)
 
 
 def tell(context: Context, done: Done, output: str | None) -> int:

@@ -8,7 +8,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
-from runnerctl.cli.options import InventoryOption, LimitOption, OutputOption
+from runnerctl.cli.options import InventoryOption, LimitOption, OutputOption, seconds_given
 from runnerctl.errors import UsageError
 
 __all__ = ["app", "upgrade"]
@@ -96,8 +96,8 @@ def upgrade(
         version=_version(version),
         canary=canary,
         batch=_batch(batch),
-        quiet=_seconds("--quiet", quiet),
-        timeout=_seconds("--timeout", timeout),
+        quiet=seconds_given(quiet, "--quiet"),
+        timeout=seconds_given(timeout, "--timeout"),
         force=force,
         retry=retry,
         check=check,
@@ -120,13 +120,3 @@ def _batch(given: str) -> str | int:
     if not number.isascii() or not number.isdigit() or int(number) < 1:
         raise UsageError(f"{given!r} is no number of hosts", where="--batch", remedy="give 5, or 20%")
     return given if given.endswith("%") else int(number)
-
-
-def _seconds(option: str, given: str | None) -> float | None:
-    try:
-        value = None if given is None else float(given)
-    except ValueError:
-        value = -1.0
-    if value is not None and not 0 <= value < float("inf"):
-        raise UsageError(f"{given!r} is no number of seconds", where=option, remedy="give one like 75")
-    return value
