@@ -200,6 +200,8 @@ def test_prune_of_a_host_that_is_gone(github: GithubApi) -> None:
     assert {each["name"] for each in github.control.runners(ORG)} == set(keep)
     ran = run(github, "prune", "--host", "gpu-7", "--runner", "gpu-7-rack-2", "--apply")
     assert "deleted" in ran.out and github.control.runner(ORG, "gpu-7-rack-2") is None
+    again = run(github, "prune", "--host", "gpu-7", "--runner", "gpu-7-rack-2", "--apply")
+    assert again.code == 0 and "GitHub has no record called gpu-7-rack-2" in again.err
 
 
 def test_prune_judges_again_before_it_deletes(github: GithubApi) -> None:

@@ -142,6 +142,7 @@ class Prune:
 
         gathering = gather(self.context, self.asked)
         listed = self._list(gathering.scopes)
+        self._note_strangers({record.name.casefold() for _, record in listed})
         evidence = gathering.ask_hosts()  # after the records: what was registered since then is in neither
         bench = Judge(evidence)
         self.cases = [Case(at, record, bench.judge(record)) for at, record in listed]
@@ -150,6 +151,14 @@ class Prune:
         if failure:
             raise failure
         return 0
+
+    def _note_strangers(self, known: set[str]) -> None:
+        """A name that no record has is gone, or mistyped: the first is what was wanted, so it is no error."""
+        from runnerctl.cli.output import escape
+
+        for name in self.asked.vouched:
+            if name.casefold() not in known:
+                self.context.note(f"runnerctl: GitHub has no record called {escape(name)}")
 
     def _list(self, scopes: Sequence[tuple[Scope, str | None]]) -> list[tuple[Registry, RunnerRecord]]:
         from runnerctl.cli.remote import registry
