@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import time
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -26,7 +23,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.upgrade_host 
 
 from runnerctl.core.rules import VERSION
 from runnerctl.core.spec import HostSpec
-from runnerctl.errors import ConfigError, TryAgainError, UnavailableError
+from runnerctl.errors import ConfigError
+from runnerctl.private import locked
 from runnerctl.reconcile import Fleet, Release
 from runnerctl.rollout.upgrade import Upgrade
 from runnerctl.rollout.upgrade_github import FleetRoutes
@@ -184,29 +182,6 @@ def _or(value: float | None, default: float) -> float:
     return float(default if value is None else value)
 
 
-@contextlib.contextmanager
-def _one_at_a_time() -> Iterator[None]:
+def _one_at_a_time() -> contextlib.AbstractContextManager[None]:
     """Only one fork of one controller counts the fleet and cuts at a time. Raises TryAgainError."""
-    path = cache_directory().parent / "breaker.lock"
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UnavailableError(reason, where=str(path), remedy="set XDG_CACHE_HOME") from None
-    try:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            if time.monotonic() > deadline:
-                raise TryAgainError(
-                    f"another run holds it for more than {LOCK_SECONDS:.0f} s",
-                    where=str(path),
-                    remedy="wait for that run to end, then run again",
-                )
-            time.sleep(0.1)
-        yield
-    finally:
-        os.close(descriptor)
+    return locked(cache_directory().parent, name="breaker.lock", seconds=LOCK_SECONDS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -21,17 +20,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.parse
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from runnerctl.errors import ConfigError, UnavailableError
+from runnerctl.private import locked
 
 __all__ = ["Wheel", "cache_directory", "controller_wheel", "file_sha256"]
 
@@ -83,7 +81,7 @@ def controller_wheel(
     checkout = _checkout(dist)
     key = _sources_key(checkout) if checkout else _record_key(dist)
     cached = cache / key
-    with _locked(cache):
+    with locked(cache, seconds=2 * BUILD_SECONDS):  # one builder: a play runs for many hosts at once
         if not (found := _wheel_in(cached)):
             _store(_built(checkout) if checkout else _installed(dist), cached)
             found = _wheel_in(cached)
@@ -233,38 +231,3 @@ def _forget_old(cache: Path, *, keep: Path) -> None:
     for path in entries[:-KEEP]:
         if path != keep:
             shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """One builder at a time: a play runs for many hosts at once."""
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        status = cache.lstat()
-        if status.st_uid != os.geteuid() or status.st_mode & 0o002:
-            what = "belongs to another user, or everybody may write to it: hosts would run what is put there"
-            raise UnavailableError(
-                what, where=str(cache), remedy="set XDG_CACHE_HOME to a directory of yours"
-            )
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.fdopen(os.open(cache / "lock", flags, 0o600), "w")
-    except OSError as error:
-        remedy = "set XDG_CACHE_HOME to a directory that can be written"
-        raise UnavailableError(
-            f"cannot be written: {error.strerror}", where=str(cache), remedy=remedy
-        ) from error
-    with file:
-        deadline = time.monotonic() + 2 * BUILD_SECONDS
-        while not _lock(file.fileno()):
-            if time.monotonic() > deadline:
-                raise UnavailableError("is locked by another run", where=str(cache), remedy="end it or wait")
-            time.sleep(0.05)
-        yield
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

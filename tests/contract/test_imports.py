@@ -20,7 +20,7 @@ LAW = {
         *("runnerctl.core", "runnerctl.errors", "runnerctl.redact"),
         *("msgspec", "requests", "urllib3", "jwt", "cryptography"),
     ),
-    "bundle": ("runnerctl.core", "runnerctl.errors", "msgspec"),
+    "bundle": ("runnerctl.core", "runnerctl.errors", "runnerctl.private", "msgspec"),
     "probes": (
         *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile"),  # the spec has one reader
         *("msgspec", "pynvml", "docker", "requests"),
@@ -75,7 +75,18 @@ def test_what_the_host_shares_does_not_import_ansible() -> None:
 
 def test_controller_plugins_use_the_package_not_the_cli() -> None:
     """Action plugins stand on github and core."""
-    ours = ("bundle", "core", "errors", "github", "play", "reconcile", "redact", "rollout", "wheel")
+    ours = (
+        "bundle",
+        "core",
+        "errors",
+        "github",
+        "play",
+        "private",
+        "reconcile",
+        "redact",
+        "rollout",
+        "wheel",
+    )
     allowed = ("ansible", "msgspec", COLLECTION, *(f"runnerctl.{name}" for name in ours))
     for folder in ("action", "plugin_utils", "filter"):
         for path in (ROOT / "plugins" / folder).rglob("*.py"):

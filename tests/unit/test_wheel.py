@@ -90,7 +90,7 @@ def test_a_cache_that_others_may_write_to_is_not_trusted(tmp_path: Path) -> None
     cache = tmp_path / "cache"
     cache.mkdir()
     cache.chmod(0o777)
-    with pytest.raises(UnavailableError, match="hosts would run what is put there"):
+    with pytest.raises(UnavailableError, match="what stands there proves nothing"):
         controller_wheel(cache)
     cache.chmod(0o700)
     (cache / "lock").symlink_to(tmp_path / "victim")

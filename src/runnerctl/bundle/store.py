@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import stat
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 from runnerctl.bundle.archive import is_archive, unpack
 from runnerctl.bundle.manifest import BundleFile, Manifest, read, wrong_files
 from runnerctl.core.labels import architecture_label
 from runnerctl.errors import ConfigError, DataError, UnavailableError, UsageError
+from runnerctl.private import locked
 
 __all__ = ["Bundle", "open_bundle", "refuse_wrong"]
 
@@ -101,7 +97,7 @@ def open_bundle(path: Path, cache: Path) -> Bundle:
     if not path.exists():
         remedy = "make it with `runnerctl bundle`"
         raise UsageError("there is no such bundle", where=str(path), remedy=remedy)
-    with _locked(cache):
+    with locked(cache, seconds=LOCK_SECONDS, group_may_write=False):
         root = _unpacked(path, cache) if is_archive(path) else path
         mark = cache / f"{_short(str(root.resolve()))}.json"
         manifest = read(root)
@@ -174,35 +170,3 @@ def _short(text: str) -> str:
 
 def _order(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".") if part.isdigit())
-
-
-@contextlib.contextmanager
-def _locked(cache: Path) -> Iterator[None]:
-    """One process verifies, the others of the play wait for its word."""
-    try:
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = cache.lstat()
-        if status.st_uid != os.geteuid() or not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022:
-            what = "belongs to another user, or others may write to it: what is verified there proves nothing"
-            raise UnavailableError(
-                what, where=str(cache), remedy="set XDG_CACHE_HOME to a directory of yours"
-            )
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock = os.fdopen(os.open(cache / "lock", flags, 0o600), "w")
-    except OSError as error:
-        remedy = "set XDG_CACHE_HOME to a directory that can be written"
-        raise UnavailableError(
-            f"cannot be written: {error.strerror}", where=str(cache), remedy=remedy
-        ) from None
-    with lock:
-        deadline = time.monotonic() + LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    what = "is locked by another run"
-                    raise UnavailableError(what, where=str(cache), remedy="end it or wait") from None
-                time.sleep(0.05)
-        yield
