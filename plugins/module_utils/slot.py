@@ -20,19 +20,12 @@ from .atomic import atomic_write
 from .hold import read_hold
 from .lock import exclusive
 from .receipt import Receipt
-from .slot_files import (
-    HOOK,
-    Layout,
-    SlotSpec,
-    env_text,
-    hook_text,
-    read_runner_file,
-    slot_unit_text,
-    templates,
-)
+from .slot_files import Layout, SlotSpec, env_text, read_runner_file
+from .slot_hooks import HOOK, hook_text
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
 from .slot_report import Outcome, Report
 from .slot_system import System, UnitState, read_text, remove_tree
+from .slot_units import slot_unit_text, templates
 
 __all__ = ["LOCK", "LOCK_SECONDS", "Converger", "Outcome", "Report", "known_slots"]
 

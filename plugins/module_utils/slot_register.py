@@ -12,8 +12,9 @@ import os
 from dataclasses import dataclass
 
 from .errors import HostError
-from .slot_files import Layout, SlotSpec, native_environment, read_runner_file
+from .slot_files import Layout, SlotSpec, read_runner_file
 from .slot_system import System, run
+from .slot_units import native_environment
 
 __all__ = [
     "CREDENTIAL_FILES",

@@ -30,7 +30,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import (
     parse_hold,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import hook_text
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_hooks import hook_text
 
 from runnerctl.cli.context import Context, Paths
 from runnerctl.cli.drain_here import Desk

@@ -38,15 +38,17 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files im
     SlotSpec,
     env_text,
     read_runner_file,
-    slot_unit_text,
-    templates,
-    unit_text,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
     CREDENTIAL_FILES,
     Enrolment,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System, UnitState
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units import (
+    slot_unit_text,
+    templates,
+    unit_text,
+)
 
 TOKEN = "AREGISTRATIONTOKENOF29LETTERS"
 UNIT = "gha-runner@a.service"

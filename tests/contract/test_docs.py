@@ -12,8 +12,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.health_units 
     service_text,
     timer_text,
 )
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import (
-    SlotSpec,
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import SlotSpec
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units import (
     hold_unit_text,
     restart_unit_text,
     slot_unit_text,

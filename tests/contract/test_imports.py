@@ -21,6 +21,10 @@ LAW = {
         *("msgspec", "requests", "urllib3", "jwt", "cryptography"),
     ),
     "bundle": ("runnerctl.core", "runnerctl.errors", "runnerctl.private", "msgspec"),
+    "guard": (
+        *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile", "runnerctl.probes"),
+        *("msgspec", f"{COLLECTION}.module_utils"),  # what acts on a slot exists once
+    ),
     "probes": (
         *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile"),  # the spec has one reader
         *("msgspec", "pynvml", "docker", "requests"),

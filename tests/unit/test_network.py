@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import network
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.receipt import Receipt
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import SlotSpec, slot_unit_text
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import SlotSpec
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units import slot_unit_text
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec

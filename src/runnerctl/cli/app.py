@@ -34,13 +34,19 @@ TABLE: Mapping[str, Entry] = {
     "prune": Entry("runnerctl.cli.prune", "Remove records of runners that no longer exist."),
     "keepalive": Entry("runnerctl.cli.keepalive", "Keep the records of parked hosts from running out."),
     "bundle": Entry("runnerctl.cli.bundle", "Collect what hosts without internet need."),
+    "slots": Entry("runnerctl.cli.layout", "Lay this host's slots out over its GPUs."),
+    "isolation": Entry("runnerctl.cli.isolation", "Prove what a slot's jobs can and cannot reach."),
+    "jobs": Entry("runnerctl.cli.jobs", "List the jobs that ran on this host, and what they used."),
+    "clean": Entry("runnerctl.cli.clean", "Keep the slots' disk use in bounds."),
+    "guard": Entry("runnerctl.cli.guard", "Watch over the slots' jobs; run by its service."),
+    "mint": Entry("runnerctl.cli.mint", "Mint an ephemeral slot's next registration; run by its unit."),
     "spec": Entry("runnerctl.cli.spec", "Show or check what a host should be."),
     "auth": Entry("runnerctl.cli.auth", "Find out what the credential at hand may do."),
     "logs": Entry("runnerctl.cli.logs", "Show what a slot's runner wrote."),
     "xid": Entry("runnerctl.cli.xid", "Explain an Xid error of the NVIDIA driver."),
 }
 # Their exit code is a verdict: whatever goes wrong in them is UNKNOWN, a wrong option included.
-VERDICTS = frozenset({"health", "fleet", "doctor"})
+VERDICTS = frozenset({"health", "fleet", "doctor", "isolation verify"})
 LINTERS = frozenset({"spec validate"})
 
 HELP = """Run GitHub Actions on your own GPU machines.

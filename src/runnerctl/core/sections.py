@@ -8,6 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from runnerctl.core.labels import custom_labels
+from runnerctl.core.layout import Layout, SlotShare
 from runnerctl.core.scope import Scope, parse_scope
 
 __all__ = [
@@ -116,12 +117,22 @@ class Runnerctl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     health_clean_probes: int = 3
     health_prometheus: str | None = None
     fleet_max_held_percent: int = 34
+    guard: bool = True
+    jobs_keep_days: int = 400
+    jobs_prometheus: str | None = None
+    clean: bool = True
+    clean_interval_hours: int = 6
+    clean_work_gib: int = 200
+    clean_tools_gib: int = 50
+    clean_images_gib: int = 100
+    clean_logs_days: int = 30
 
 
 class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of ``github_runner_slots``, as inventory gives it.
 
-    ``runner_name`` is that of an adopted runner, whose record was there before the slot.
+    ``runner_name`` is that of an adopted runner, whose record was there before the slot. ``mig``: a profile,
+    for a slot that has one MIG device of that profile instead of ``gpus``.
     """
 
     name: str
@@ -129,6 +140,7 @@ class Slot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     group: str | None = None
     labels: tuple[str, ...] = ()
     gpus: tuple[str, ...] = ()
+    mig: str | None = None
     mode: Literal["persistent", "ephemeral"] = "persistent"
     runner_name: str | None = None
 
@@ -152,10 +164,29 @@ class GithubRunner(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_timeout_seconds: int = 3600
     drain_quiet_seconds: int = 75
     drain_group: str | None = None
+    gpus_per_slot: int | None = None
+    mig_profile: str | None = None
+    derived_labels: bool = True
+    cpus_per_slot: int | None = None
+    memory_per_slot_mib: int | None = None
+    tasks_per_slot: int = 16384
+    disk_per_slot_gib: int | None = None
+    containers: Literal["none", "rootless"] = "none"
+    app_id: str | None = None
+    app_installation_id: str | None = None
+    app_key_file: str | None = None
+    allow_repository_app: bool = False
+    allow_public: tuple[str, ...] = ()
+    policy_fork_pull_requests: Literal["refuse", "allow"] = "refuse"
+    policy_repositories: tuple[str, ...] = ()
+    policy_workflows: tuple[str, ...] = ()
 
 
 class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything a host should be. ``host`` is its name in the inventory."""
+    """Everything a host should be. ``host`` is its name in the inventory.
+
+    ``layout``: which GPUs, CPUs and memory each slot has, once the hardware is known (`core.layout`).
+    """
 
     host: str
     schema: str = SCHEMA
@@ -164,6 +195,7 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conda: Conda = Conda()
     runnerctl: Runnerctl = Runnerctl()
     github_runner: GithubRunner = GithubRunner()
+    layout: Layout | None = None
 
     def slot_url(self, slot: Slot) -> str:
         """The registration URL of a slot: its own, or the host's."""
@@ -182,6 +214,11 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         runner = self.github_runner
         own = (*runner.labels, *slot.labels)
         return custom_labels(own, gpus=len(slot.gpus), fixed=not runner.no_default_labels)
+
+    def share(self, slot: Slot) -> SlotShare | None:
+        """What the slot has of this host's hardware; None while that is not known."""
+        shares = self.layout.slots if self.layout else ()
+        return next((share for share in shares if share.name == slot.name), None)
 
     def runner_name(self, slot: Slot) -> str:
         """The name on GitHub: ``<host>-<slot>``, or that of the runner that was adopted."""
