@@ -31,6 +31,6 @@ def serving_engine(answer: Callable[[str], Any]) -> Iterator[str]:
             """Say nothing."""
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"tcp://127.0.0.1:{server.server_port}"
         server.shutdown()

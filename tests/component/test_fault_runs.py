@@ -17,6 +17,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(github, Path(tmp_path_factory.mktemp("faults")))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("seed", range(8))
 def test_a_fleet_registers_through_a_bad_day(world: World, seed: int) -> None:
     """Random faults, lost answers, kills, others' mischief: in the end each slot has its one record."""

@@ -77,6 +77,7 @@ def test_promtool_has_no_complaint(kind: str) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+@pytest.mark.exhaustive
 def test_promtool_would_complain() -> None:
     """The check above can fail."""
     assert check("# TYPE runnerctl_degrees gauge\nrunnerctl_degrees 1\n").returncode

@@ -99,6 +99,7 @@ def changes(plans: Mapping[str, list[SlotPlan]]) -> list[str]:
     return [plan.runner_name for found in plans.values() for plan in found if plan.changes or plan.error]
 
 
+@pytest.mark.exhaustive
 def test_a_fleet_of_500_that_needs_nothing_costs_five_conditional_requests(
     github: GithubApi, control: Control, cache: PrivateCache
 ) -> None:

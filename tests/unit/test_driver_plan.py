@@ -119,6 +119,7 @@ def _is_possible(plan: DriverPlan, gpu: str) -> bool:
     return not (branch >= 620 and plan.flavour == "proprietary")
 
 
+@pytest.mark.exhaustive
 def test_no_plan_pairs_what_cannot_work() -> None:
     """All hosts, sources, flavours and branches, with one and with two kinds of GPUs."""
     systems = [(name, version) for name, versions in SUPPORTED.items() for version in versions]

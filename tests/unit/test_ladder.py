@@ -333,6 +333,7 @@ def test_a_long_job_is_left_alone() -> None:
     assert host.last("reset") == host.job_ends
 
 
+@pytest.mark.exhaustive
 def test_a_gpu_that_falls_ill_every_few_hours_climbs_to_the_end_and_stays_there() -> None:
     """Reset, then reboot, then out: bounded over a week, whatever the GPU does."""
 
@@ -356,6 +357,7 @@ def test_a_dead_gpu_costs_two_resets_and_one_reboot_and_no_more() -> None:
     assert host.boot == 1
 
 
+@pytest.mark.exhaustive
 def test_a_fault_of_once_a_week_is_cured_each_time() -> None:
     """No step up after 24 hours without one."""
     host = Host(lambda host: "RESET" if host.now.weekday() == 0 and not _today(host) else None)
