@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from .slot_files import MANAGED, SlotSpec
+from .slot_hardening import hardening, relaxed
 from .slot_hooks import HOOK
 
 __all__ = [
+    "devices_unit",
+    "devices_unit_text",
+    "hardening",
     "hold_unit_text",
+    "limit_lines",
     "native_environment",
     "restart_unit_text",
+    "slot_lines",
     "slot_unit_text",
     "templates",
     "unit_text",
@@ -46,26 +52,8 @@ KillSignal=SIGINT
 TimeoutStopSec=330
 OOMPolicy=continue
 
-ProtectSystem=strict
 ReadWritePaths=/var/lib/gha-runner/%i/_work /var/lib/gha-runner/%i/_diag /var/lib/gha-runner/%i/home
-ProtectHome=yes
-InaccessiblePaths=-/run/dbus
-PrivateTmp=yes
-RemoveIPC=yes
-ProtectControlGroups=yes
-ProtectHostname=yes
-ProtectKernelLogs=yes
-ProtectKernelModules=yes
-ProtectKernelTunables=yes
-ProtectProc=invisible
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
-RestrictRealtime=yes
-RestrictSUIDSGID=yes
-LockPersonality=yes
-SystemCallArchitectures=native
-
+{hardening}
 [Install]
 WantedBy=multi-user.target
 """
@@ -97,10 +85,23 @@ Restart=on-failure
 RestartSec=30
 """
 
+_DEVICES_UNIT = """\
+{managed}
+[Unit]
+Description=Open the device nodes of slot %i's GPUs to its runner
+After=nvidia-persistenced.service
+
+[Service]
+Type=oneshot
+ExecStart=/opt/runnerctl/bin/runnerctl isolation devices %i --apply
+TimeoutStartSec=90
+UMask=0022
+"""
+
 
 def unit_text() -> str:
     """The template unit of persistent slots."""
-    return _UNIT.format(managed=MANAGED, hook=HOOK)
+    return _UNIT.format(managed=MANAGED, hook=HOOK, hardening=hardening())
 
 
 def hold_unit_text() -> str:
@@ -114,6 +115,7 @@ def templates() -> dict[str, str]:
         "gha-runner@.service": unit_text(),
         "gha-restart@.service": restart_unit_text(),
         "gha-hold@.service": hold_unit_text(),
+        "gha-devices@.service": devices_unit_text(),
     }
 
 
@@ -123,26 +125,66 @@ def restart_unit_text() -> str:
 
 
 def slot_unit_text(slot: SlotSpec) -> str:
-    """The slot's drop-in: its release, bind-mounted, and its GPUs.
+    """The slot's drop-in, of either mode: its release, what is due before a start, its GPUs, its limits."""
+    devices = devices_unit(slot.name)  # of a slot without GPUs, too: it takes back what the slot had before
+    unit = ["[Unit]", f"Requires={devices}", f"After={devices}", ""]
+    return "\n".join([MANAGED, *unit, "[Service]", *slot_lines(slot)]) + "\n"
+
+
+def slot_lines(slot: SlotSpec) -> list[str]:
+    """Lines for ``[Service]``: what is the slot's own in its unit.
 
     The runner takes the parent of the directory that really holds ``Runner.Listener`` as its root and follows
     links (actions/runner, HostContext): a bind mount keeps one verified copy a host and the root per slot.
     """
     root, release = f"/var/lib/gha-runner/{slot.name}", f"/opt/actions-runner/{slot.version}"
-    lines = [
-        MANAGED,
-        "[Service]",
-        f"BindReadOnlyPaths={release}/bin:{root}/bin",
-        f"BindReadOnlyPaths={release}/externals:{root}/externals",
-    ]
     # Advice to well-behaved programs; a slot without GPUs is told that there are none.
     gpus = ",".join(slot.gpus)
-    lines += [
+    return [
+        f"BindReadOnlyPaths={release}/bin:{root}/bin",
+        f"BindReadOnlyPaths={release}/externals:{root}/externals",
         f"Environment=CUDA_VISIBLE_DEVICES={gpus or '-1'}",
         f"Environment=NVIDIA_VISIBLE_DEVICES={gpus or 'none'}",
         *(f"Environment={_quoted(f'{name}={value}')}" for name, value in native_environment(slot).items()),
+        *limit_lines(slot),
+        *relaxed(slot.containers).splitlines(),
     ]
-    return "\n".join(lines) + "\n"
+
+
+def limit_lines(slot: SlotSpec) -> list[str]:
+    """The slot's share of the host; nothing for what has no limit.
+
+    Control groups of version 1 have no ``AllowedCPUs=``: there the affinity is where a job starts, and the
+    quota is what bounds it.
+    """
+    lines = []
+    if slot.cpus:
+        lines += [f"AllowedCPUs={slot.cpus}", f"CPUAffinity={slot.cpus}"]
+        lines += [f"CPUQuota={100 * cpu_count(slot.cpus)}%"]
+    if slot.memory_bytes is not None:
+        lines.append(f"MemoryMax={slot.memory_bytes}")
+    if slot.tasks is not None:
+        lines.append(f"TasksMax={slot.tasks}")
+    return lines
+
+
+def cpu_count(cpus: str) -> int:
+    """How many processors a list of the kernel's form names (``0-3,8``); each counts once."""
+    named: set[int] = set()
+    for part in cpus.split(","):
+        first, _, last = part.strip().partition("-")
+        named.update(range(int(first), int(last or first) + 1))
+    return len(named)
+
+
+def devices_unit(slot: str) -> str:
+    """The unit that finds out, before each start, which device nodes a slot's GPUs have now."""
+    return f"gha-devices@{slot}.service"
+
+
+def devices_unit_text() -> str:
+    """The template unit that opens a slot's device nodes to its unit, and to nobody else."""
+    return _DEVICES_UNIT.format(managed=MANAGED)
 
 
 def native_environment(slot: SlotSpec) -> dict[str, str]:

@@ -1,0 +1,97 @@
+"""What the kernel keeps a slot's jobs from: the part of the units that both modes share. Pure.
+
+Why each line stands here, and what is left out: docs/explanation/unit.md.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CONTAINERS", "HIDDEN", "hardening", "relaxed"]
+
+CONTAINERS = ("none", "rootless")
+
+# Other engines' and hypervisors' places outside /run: a socket there would be a way around every rule here.
+HIDDEN = (
+    "/var/lib/docker",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/incus",
+    "/var/lib/lxd",
+    "/var/lib/libvirt",
+)
+
+# Of /run a job sees what it needs to resolve names, and the guard; every other socket is not there, whenever
+# its service starts and whatever groups the user is in.
+_RUN = (
+    "/run/runnerctl",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager",
+    "/run/nscd",
+)
+
+_BLOCK = f"""\
+DevicePolicy=closed
+ProtectSystem=strict
+ProtectHome=yes
+TemporaryFileSystem=/run:ro,mode=0755,size=1M
+BindReadOnlyPaths={" ".join(f"-{path}" for path in _RUN)}
+InaccessiblePaths={" ".join(f"-{path}" for path in HIDDEN)}
+PrivateTmp=yes
+TemporaryFileSystem=/dev/shm:rw,nosuid,nodev,mode=1777,size=50%
+PrivateIPC=yes
+RemoveIPC=yes
+PrivateUsers=yes
+KeyringMode=private
+ProtectClock=yes
+ProtectControlGroups=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+ProtectKernelTunables=yes
+ProtectProc=invisible
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+AmbientCapabilities=
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+LockPersonality=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service @debug @pkey @sandbox userfaultfd
+SystemCallErrorNumber=EPERM
+"""
+
+# What an engine without root needs back: namespaces, mounts within them, newuidmap's two capabilities, a
+# /proc with nothing mounted over it, its own part of the control groups, and two device nodes.
+_ROOTLESS = """\
+DeviceAllow=/dev/fuse rw
+DeviceAllow=/dev/net/tun rw
+BindReadOnlyPaths=-/run/nvidia-persistenced
+PrivateUsers=no
+ProtectClock=no
+ProtectControlGroups=no
+ProtectHostname=no
+ProtectKernelLogs=no
+ProtectKernelModules=no
+ProtectKernelTunables=no
+NoNewPrivileges=no
+CapabilityBoundingSet=CAP_SETUID CAP_SETGID
+RestrictNamespaces=no
+RestrictSUIDSGID=no
+SystemCallFilter=@mount @privileged sethostname setdomainname
+Delegate=yes
+"""
+
+
+def hardening(containers: str = "none") -> str:
+    """Lines for ``[Service]`` of a unit that runs jobs; the unit adds ``ReadWritePaths=`` of its own.
+
+    ``containers``: ``none``, or ``rootless`` for what is left when the slot has an engine without root.
+    """
+    return _BLOCK + relaxed(containers)
+
+
+def relaxed(containers: str) -> str:
+    """What a slot's drop-in takes back of `hardening` for its container engine; nothing for ``none``."""
+    return _ROOTLESS if containers == "rootless" else ""
