@@ -171,7 +171,9 @@ def test_a_job_runs_with_hooks_steps_and_environment(registered: RunnerBox, tmp_
     """The main path: lines on stdout, process names, hooks around the steps, files honoured, log streamed."""
     started, completed = tmp_path / "started.sh", tmp_path / "completed.sh"
     started.write_text('echo "hook in $GITHUB_WORKSPACE"; echo FROM_HOOK=1 >>"$GITHUB_ENV"\n')
-    completed.write_text('echo "completed sees $ADDED"\n')
+    completed.write_text(
+        'echo "completed sees $ADDED"; echo "| $GITHUB_WORKFLOW_REF |" >>"$GITHUB_STEP_SUMMARY"\n'
+    )
     (registered.root / ".setup_info").write_text(json.dumps([{"group": "GPU", "detail": "8 of them"}]))
     registered.env_file(
         {
@@ -207,6 +209,7 @@ def test_a_job_runs_with_hooks_steps_and_environment(registered: RunnerBox, tmp_
     for text in ("8 of them", "Starting: Set up runner", "Starting: Complete runner", "completed sees yes"):
         assert text in log
     assert "it is ***" in log
+    assert job["summary"] == "| acme/engine/.github/workflows/ci.yml@refs/heads/main |\n"
     assert log.index("Set up runner") < log.index("Starting: first") < log.index("Complete runner")
     registered.wait_for("Running job: build")
     registered.wait_for("Job build completed with result: Succeeded")
@@ -271,6 +274,26 @@ def test_the_log_arrives_while_the_job_runs_and_a_stop_cancels_it(registered: Ru
 
 
 @pytest.mark.exhaustive
+def test_what_a_job_can_hide_from_its_runner(registered: RunnerBox) -> None:
+    """A mark of its own, unset or changed, hides a process; a PATH of its own chooses a later hook's shell."""
+    hook = registered.root / "completed.sh"
+    hook.write_text("echo honest\n")
+    registered.env_file({"ACTIONS_RUNNER_HOOK_JOB_COMPLETED": str(hook)})
+    registered.start()
+    lie = "mkdir b; printf '#!/bin/sh\\necho lied\\n' >b/bash; chmod +x b/bash; echo $PWD/b >>$GITHUB_PATH"
+    job = registered.run_job(
+        {"run": "env -u RUNNER_TRACKING_ID sleep 30 & echo $! >left"},
+        {"run": lie},
+        labels=LABELS,
+        event={"number": 7},
+    )
+    assert (job["conclusion"], "lied" in job["log"].rpartition("Complete runner")[0]) == ("success", True)
+    left = int((registered.root / "_work" / "engine" / "engine" / "left").read_text())
+    assert not gone(left)
+    os.kill(left, signal.SIGKILL)
+
+
+@pytest.mark.exhaustive
 def test_once_and_jit(registered: RunnerBox, tarball: Path, tmp_path: Path) -> None:
     """--once ends after one job; a JIT runner does too, and forgets its configuration."""
     registered.start("--once")
@@ -284,7 +307,7 @@ def test_once_and_jit(registered: RunnerBox, tarball: Path, tmp_path: Path) -> N
     )
     jit = RunnerBox(tarball, tmp_path / "jit", registered.github, scope=SCOPE)
     try:
-        jit.start("--jitconfig", answer.json()["encoded_jit_config"])
+        jit.start(ACTIONS_RUNNER_INPUT_JITCONFIG=answer.json()["encoded_jit_config"])
         assert jit.run_job({"run": "true"}, labels=LABELS)["conclusion"] == "success"
         assert jit.wait() == 0
     finally:

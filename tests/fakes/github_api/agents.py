@@ -181,8 +181,9 @@ class Agents:
         return Answer(204)
 
     def complete(self, request: Request) -> Answer:
-        """Report a job's result."""
-        self.jobs.complete(int(request.params["id"]), str(_fields(request, "result")["result"]))
+        """Report a job's result, and its summary (Markdown)."""
+        given = _fields(request, "result")
+        self.jobs.complete(int(request.params["id"]), str(given["result"]), str(given.get("summary") or ""))
         return Answer(204)
 
 

@@ -280,14 +280,15 @@ class Jobs:
             self.store.state.logs[job_id] += text
             self.store.changed.notify_all()
 
-    def complete(self, job_id: int, result: str) -> None:
-        """The runner reports a result: Succeeded, Failed, Canceled or Skipped."""
+    def complete(self, job_id: int, result: str, summary: str = "") -> None:
+        """The runner reports a result: Succeeded, Failed, Canceled or Skipped; and the job's summary."""
         with self.store.lock:
             job = self.job(job_id)
             if result not in _CONCLUSIONS:
                 raise RefusalError(422, f"unknown result {result!r}")
             if job.status != "in_progress":
                 raise RefusalError(409, "the job is not running")
+            job.summary = summary
             self._finish(job, result)
 
     def _finish(self, job: Job, result: str) -> None:

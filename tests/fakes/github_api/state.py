@@ -131,6 +131,7 @@ class Job(msgspec.Struct):
     status: str = "queued"
     conclusion: str | None = None
     result: str | None = None
+    summary: str = ""
     assigned_to: int | None = None
     runner_id: int | None = None
     runner_name: str | None = None

@@ -64,7 +64,7 @@ class RunnerBox:
             ACTIONS_RUNNER_INPUT_TOKEN=self.token(),
         )
 
-    def start(self, *words: str, user: int | None = None) -> None:
+    def start(self, *words: str, user: int | None = None, **environment: str) -> None:
         """Start the listener, as another user if asked to, and wait until it listens."""
         with open(self.output, "wb") as output:
             self.process = subprocess.Popen(
@@ -72,7 +72,7 @@ class RunnerBox:
                 user=user,
                 group=user,
                 extra_groups=None if user is None else [],
-                env={"PATH": os.environ["PATH"]},
+                env={"PATH": os.environ["PATH"], **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )

@@ -13,7 +13,6 @@ _NAMES = {
     "GITHUB_STATE": "save_state",
     "GITHUB_STEP_SUMMARY": "step_summary",
 }
-_REFUSED = ("GITHUB_", "RUNNER_")
 
 
 class CommandFiles:
@@ -33,7 +32,7 @@ class CommandFiles:
     def read_env(self) -> dict[str, str]:
         """What the step wrote to ``GITHUB_ENV``. Raises ValueError for a line that is no assignment."""
         pairs = parse_pairs(self._text("GITHUB_ENV"))
-        return {name: value for name, value in pairs.items() if name != "NODE_OPTIONS" and not _own(name)}
+        return {name: value for name, value in pairs.items() if name.upper() != "NODE_OPTIONS"}
 
     def read_output(self) -> dict[str, str]:
         """What the step wrote to ``GITHUB_OUTPUT``. Raises ValueError for a line that is no assignment."""
@@ -52,10 +51,6 @@ class CommandFiles:
             return self.paths[name].read_text(encoding="utf-8-sig", errors="replace")
         except OSError:
             return ""
-
-
-def _own(name: str) -> bool:
-    return name.upper().startswith(_REFUSED)
 
 
 def parse_pairs(text: str) -> dict[str, str]:

@@ -110,9 +110,13 @@ def run_hook(state: JobState, kind: str, path: str) -> None:
 
 
 def _hook_words(state: JobState, path: str) -> list[str]:
-    """How a hook is started; its path is not quoted, so one with spaces falls apart, as it really does."""
+    """How a hook is started; its path is not quoted, so one with spaces falls apart, as it really does.
+
+    Its shell is looked for where the job's steps said first (``GITHUB_PATH``): ScriptHandler.cs, WhichUtil.
+    """
     if path.endswith(".sh"):
-        return [shutil.which("bash") or "sh", "-e", *path.split()]
+        places = os.pathsep.join([*state.paths, os.environ.get("PATH", "")])
+        return [shutil.which("bash", path=places) or "sh", "-e", *path.split()]
     if path.endswith(".ps1"):
         return ["pwsh", "-command", f". '{path}'"]
     if path.endswith(".js"):

@@ -16,6 +16,7 @@ from typing import Any
 
 from . import faults, processes
 from .context import RESULTS, Context, RunnerError, time_scale
+from .facts import github_facts
 from .joblog import JobLog
 from .steps import JobState, run_greedy_child, run_hook, run_step
 from .wire import Service, WireError
@@ -59,6 +60,7 @@ class Worker:
         log_service = Service(message["server_url"], authorization=f"Bearer {message['secret']}")
         self.log = JobLog(context, log_service, str(self.job["id"]))
         self.tracking_id = f"github_{uuid.uuid4()}"
+        self.summary = ""
 
     def run(self) -> str:
         """Run the job and report it; returns the result."""
@@ -88,6 +90,7 @@ class Worker:
         if hooks["completed"]:
             run_hook(state, "completed", hooks["completed"])
         self._clean_up(state)
+        self.summary = state.summary
         if self.cancelled.is_set():
             return "Canceled"
         return "Failed" if state.failed else "Succeeded"
@@ -109,8 +112,10 @@ class Worker:
         }
         (mapping / "PipelineFolder.json").write_text(json.dumps(folder), encoding="utf-8")
         event = temp / "_github_workflow" / "event.json"
-        event.write_text(json.dumps(self.job.get("event") or {}, indent=2), encoding="utf-8")
-        facts = self._facts(workspace, temp, event)
+        event.write_text(json.dumps(self._event(), indent=2), encoding="utf-8")
+        facts = {**github_facts(self.job), **self._facts(workspace, temp, event)}
+        # Of the processes' environment, not of a context: a workflow's own `env` may change it.
+        os.environ["RUNNER_TRACKING_ID"] = self.tracking_id
         self._describe()
         self.log.write("##[section]Finishing: Set up job (success)")
         return JobState(
@@ -121,6 +126,13 @@ class Worker:
             facts=facts,
             cancelled=self.cancelled,
         )
+
+    def _event(self) -> dict[str, Any]:
+        """The webhook's payload: what every event has, and what the job was given."""
+        name = str(self.job.get("repository") or "owner/repository")
+        repository = {"full_name": name, "name": name.partition("/")[2], "private": True, "fork": False}
+        sender = {"login": str(self.job.get("actor") or "")}
+        return {"repository": repository, "sender": sender, **(self.job.get("event") or {})}
 
     def _describe(self) -> None:
         self.log.write(f"Current runner version: '{self.context.version}'")
@@ -150,24 +162,13 @@ class Worker:
         server_url = f"{server[0]}://{server[-1].split('/', 1)[0]}"
         chosen = [os.environ[name] for name in _TOOL_VARIABLES if os.environ.get(name)]
         tools = chosen[0] if chosen else str(self.work / "_tool")
-        repository = str(self.job.get("repository") or "")
         return {
             "CI": "true",
             "GITHUB_ACTIONS": "true",
-            "GITHUB_ACTOR": str(self.job.get("actor") or ""),
             "GITHUB_API_URL": f"{server_url}/api/v3",
-            "GITHUB_EVENT_NAME": str(self.job.get("event_name") or ""),
             "GITHUB_EVENT_PATH": str(event),
-            "GITHUB_JOB": str(self.job.get("name") or ""),
-            "GITHUB_REF": str(self.job.get("ref") or "refs/heads/main"),
-            "GITHUB_REPOSITORY": repository,
-            "GITHUB_REPOSITORY_OWNER": repository.partition("/")[0],
-            "GITHUB_RUN_ATTEMPT": "1",
-            "GITHUB_RUN_ID": str(self.job.get("run_id") or ""),
-            "GITHUB_RUN_NUMBER": "1",
+            "GITHUB_GRAPHQL_URL": f"{server_url}/api/graphql",
             "GITHUB_SERVER_URL": server_url,
-            "GITHUB_SHA": str(self.job.get("sha") or "0" * 40),
-            "GITHUB_WORKFLOW": str(self.job.get("workflow") or ""),
             "GITHUB_WORKSPACE": str(workspace),
             "RUNNER_ARCH": self.context.architecture,
             "RUNNER_ENVIRONMENT": "self-hosted",
@@ -175,7 +176,6 @@ class Worker:
             "RUNNER_OS": "Linux",
             "RUNNER_TEMP": str(temp),
             "RUNNER_TOOL_CACHE": tools,
-            "RUNNER_TRACKING_ID": self.tracking_id,
             "RUNNER_WORKSPACE": str(workspace.parent),
         }
 
@@ -190,11 +190,14 @@ class Worker:
         self.log.write("##[section]Finishing: Complete job (success)")
 
     def _report(self, result: str) -> None:
+        report = {"result": result, "summary": self.summary}
         for attempt in range(_REPORT_ATTEMPTS):
             if attempt:
                 time.sleep(5 / time_scale())
             try:
-                reply = self.service.call("POST", f"/jobs/{self.job['id']}/complete", {"result": result})
+                reply = self.service.call(
+                    "POST", f"/jobs/{self.job['id']}/complete", {"result": result, "summary": self.summary}
+                )
             except WireError as error:
                 self.context.trace(f"The result could not be reported: {error}")
                 continue
