@@ -275,7 +275,7 @@ def test_the_log_arrives_while_the_job_runs_and_a_stop_cancels_it(registered: Ru
 
 @pytest.mark.exhaustive
 def test_what_a_job_can_hide_from_its_runner(registered: RunnerBox) -> None:
-    """A mark of its own, unset or changed, hides a process; a PATH of its own chooses a later hook's shell."""
+    """A mark that is unset hides a process; a PATH of its own chooses the completed hook's shell."""
     hook = registered.root / "completed.sh"
     hook.write_text("echo honest\n")
     registered.env_file({"ACTIONS_RUNNER_HOOK_JOB_COMPLETED": str(hook)})

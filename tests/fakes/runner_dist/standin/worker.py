@@ -195,9 +195,7 @@ class Worker:
             if attempt:
                 time.sleep(5 / time_scale())
             try:
-                reply = self.service.call(
-                    "POST", f"/jobs/{self.job['id']}/complete", {"result": result, "summary": self.summary}
-                )
+                reply = self.service.call("POST", f"/jobs/{self.job['id']}/complete", report)
             except WireError as error:
                 self.context.trace(f"The result could not be reported: {error}")
                 continue
