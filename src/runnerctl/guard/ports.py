@@ -61,11 +61,16 @@ class JobClaims(msgspec.Struct, frozen=True):
 
 
 class GpuUse(msgspec.Struct, frozen=True):
-    """What one GPU did during a job. ``busy_seconds``: its utilisation, summed up over time."""
+    """What one GPU did during a job, which had it for ``seconds``.
+
+    ``busy_seconds``: its utilisation, summed up over the ``measured_seconds``. None: not measured, which is
+    no zero: a MIG device has no utilisation and no energy of its own, and NVML may not answer.
+    """
 
     uuid: str
     name: str | None = None
     seconds: float = 0.0
+    measured_seconds: float | None = None
     busy_seconds: float | None = None
     utilization_mean_percent: float | None = None
     utilization_peak_percent: int | None = None
