@@ -58,15 +58,14 @@ RestrictRealtime=yes
 RestrictSUIDSGID=yes
 LockPersonality=yes
 SystemCallArchitectures=native
-SystemCallFilter=@system-service @debug @pkey @sandbox userfaultfd
+SystemCallFilter=@system-service @debug @pkey
+SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_restrict_self
 SystemCallErrorNumber=EPERM
 """
 
 # What an engine without root needs back: namespaces, mounts within them, newuidmap's two capabilities, a
-# /proc with nothing mounted over it, its own part of the control groups, and two device nodes.
+# /proc with nothing mounted over it, and its own part of the control groups. The two nodes it opens come with the GPUs'.
 _ROOTLESS = """\
-DeviceAllow=/dev/fuse rw
-DeviceAllow=/dev/net/tun rw
 BindReadOnlyPaths=-/run/nvidia-persistenced
 PrivateUsers=no
 ProtectClock=no

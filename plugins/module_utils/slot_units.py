@@ -20,6 +20,8 @@ __all__ = [
     "unit_text",
 ]
 
+CLI = "/opt/runnerctl/bin/runnerctl"
+
 # Why each line stands here: docs/explanation/unit.md.
 _UNIT = """\
 {managed}
@@ -90,10 +92,11 @@ _DEVICES_UNIT = """\
 [Unit]
 Description=Open the device nodes of slot %i's GPUs to its runner
 After=nvidia-persistenced.service
+ConditionPathExists={cli}
 
 [Service]
 Type=oneshot
-ExecStart=/opt/runnerctl/bin/runnerctl isolation devices %i --apply
+ExecStart={cli} isolation devices %i --apply
 TimeoutStartSec=90
 UMask=0022
 """
@@ -126,9 +129,13 @@ def restart_unit_text() -> str:
 
 def slot_unit_text(slot: SlotSpec) -> str:
     """The slot's drop-in, of either mode: its release, what is due before a start, its GPUs, its limits."""
-    devices = devices_unit(slot.name)  # of a slot without GPUs, too: it takes back what the slot had before
-    unit = ["[Unit]", f"Requires={devices}", f"After={devices}", ""]
-    return "\n".join([MANAGED, *unit, "[Service]", *slot_lines(slot)]) + "\n"
+    devices = devices_unit(slot.name)
+    # A slot with GPUs does not start without knowing which nodes are theirs; one that has none any more has
+    # those taken back that it had before.
+    unit = [f"Requires={devices}", f"AssertPathExists={CLI}"] if slot.gpus else [f"Wants={devices}"]
+    return (
+        "\n".join([MANAGED, "[Unit]", *unit, f"After={devices}", "", "[Service]", *slot_lines(slot)]) + "\n"
+    )
 
 
 def slot_lines(slot: SlotSpec) -> list[str]:
@@ -184,7 +191,7 @@ def devices_unit(slot: str) -> str:
 
 def devices_unit_text() -> str:
     """The template unit that opens a slot's device nodes to its unit, and to nobody else."""
-    return _DEVICES_UNIT.format(managed=MANAGED)
+    return _DEVICES_UNIT.format(managed=MANAGED, cli=CLI)
 
 
 def native_environment(slot: SlotSpec) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``runnerctl isolation``: open a slot's own devices to it, and prove that nothing else is within its reach."""
+"""``runnerctl isolation``: open a slot's own devices to it, and prove that it reaches nothing else."""
 
 from __future__ import annotations
 
