@@ -374,23 +374,32 @@ PAIR(nvmlDeviceGetGspFirmwareMode, unsigned, "gsp_enabled", NULL, "gsp_default",
 
 #define MEMORY "24152899584"
 
+/* mig.N.memory_total and mig.N.memory_used of a MIG device; those of its GPU where it has none */
+static const char *memory_key(const struct device *d, const char *key, char *full, unsigned size)
+{
+    snprintf(full, size, "mig.%d.%s", d->mig, key);
+    return d->mig != NO_GPU && value_of(d->gpu, full) ? full : key;
+}
+
 struct memory { unsigned long long total, free, used; };
 struct memory_v2 { unsigned version; unsigned long long total, reserved, free, used; };
 
 API int nvmlDeviceGetMemoryInfo(struct device *d, struct memory *out)
 {
+    char full[64];
     ENTER(d->gpu);
-    PUT(unsigned long long, &out->total, d->gpu, "memory_total", MEMORY);
-    PUT(unsigned long long, &out->used, d->gpu, "memory_used", "0");
+    PUT(unsigned long long, &out->total, d->gpu, memory_key(d, "memory_total", full, sizeof full), MEMORY);
+    PUT(unsigned long long, &out->used, d->gpu, memory_key(d, "memory_used", full, sizeof full), "0");
     out->free = out->total - out->used;
     return SUCCESS;
 }
 
 API int nvmlDeviceGetMemoryInfo_v2(struct device *d, struct memory_v2 *out)
 {
+    char full[64];
     ENTER(d->gpu);
-    PUT(unsigned long long, &out->total, d->gpu, "memory_total", MEMORY);
-    PUT(unsigned long long, &out->used, d->gpu, "memory_used", "0");
+    PUT(unsigned long long, &out->total, d->gpu, memory_key(d, "memory_total", full, sizeof full), MEMORY);
+    PUT(unsigned long long, &out->used, d->gpu, memory_key(d, "memory_used", full, sizeof full), "0");
     PUT(unsigned long long, &out->reserved, d->gpu, "memory_reserved", "0");
     out->free = out->total - out->used - out->reserved;
     return SUCCESS;
@@ -412,6 +421,61 @@ API int nvmlDeviceGetUtilizationRates(struct device *d, struct rates *out)
     ENTER(d->gpu);
     PUT(unsigned, &out->gpu, d->gpu, "utilization", "0");
     PUT(unsigned, &out->memory, d->gpu, "utilization_memory", "0");
+    return SUCCESS;
+}
+
+static double now_seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+/* gpu.N.samples 90 100 50: what the driver's buffer holds, six a second, over and over; MIG devices have none */
+#define MAX_SAMPLES 120
+struct sample { unsigned long long timestamp, value; };
+API int nvmlDeviceGetSamples(struct device *d, unsigned kind, unsigned long long since, unsigned *type, unsigned *count, struct sample *out)
+{
+    const char *list = value_of(d->gpu, "samples");
+    unsigned long long values[32], last = (unsigned long long)(now_seconds() * 6);
+    unsigned known = 0, found = 0;
+    int used;
+    (void)kind;
+    ENTER(d->gpu);
+    if (!list || d->mig != NO_GPU)
+        return NOT_SUPPORTED;
+    if (*list == '!')
+        return atoi(list + 1);
+    while (known < 32 && sscanf(list, " %llu%n", &values[known], &used) == 1) {
+        list += used;
+        known++;
+    }
+    *type = 1;                                       /* unsigned int */
+    for (unsigned long long i = last - MAX_SAMPLES + 1; known && i <= last; i++) {
+        unsigned long long stamp = i * 1000000ULL / 6;
+        if (stamp <= since)
+            continue;
+        if (out && found < *count)
+            out[found] = (struct sample){stamp, values[i % known]};
+        found++;
+    }
+    if (!found)
+        return NOT_FOUND;
+    *count = out && found > *count ? *count : found;
+    return SUCCESS;
+}
+
+/* gpu.N.energy in millijoules; without it, what gpu.N.power has made of it since the epoch */
+API int nvmlDeviceGetTotalEnergyConsumption(struct device *d, unsigned long long *out)
+{
+    long long milliwatts = 0;
+    ENTER(d->gpu);
+    if (value_of(d->gpu, "energy")) {
+        PUT(unsigned long long, out, d->gpu, "energy", NULL);
+        return SUCCESS;
+    }
+    PUT(long long, &milliwatts, d->gpu, "power", "16230");
+    *out = (unsigned long long)(now_seconds() * (double)milliwatts);
     return SUCCESS;
 }
 
