@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Proof", "judge", "prove"]
+__all__ = ["ANSWERS", "INSTALL", "STUCK", "Ask", "Proof", "in_child", "judge", "prove"]
 
 LIBRARY = "libnvidia-ml.so.1"
 SECONDS = 60.0  # the first call after boot initialises every GPU: 4 s each without persistence
@@ -65,7 +65,7 @@ def prove(
 
     ``may_load``: whether the driver may be loaded for it, which NVML does for root when it starts.
     """
-    return judge(_in_child(ask or (_ask_nvml if may_load else _ask_library), seconds), expected)
+    return judge(in_child(ask or (_ask_nvml if may_load else _ask_library), seconds), expected)
 
 
 def judge(answer: dict[str, Any], expected: int | None) -> Proof:
@@ -125,7 +125,8 @@ def _ask_nvml(announce: Callable[[str], None]) -> dict[str, Any]:
     return {"version": text.value.decode("ascii", "replace"), "count": count.value, "opened": opened}
 
 
-def _in_child(ask: Ask, seconds: float) -> dict[str, Any]:
+def in_child(ask: Ask, seconds: float) -> dict[str, Any]:
+    """What ``ask`` answers in a child process; where it ended or hung, how and in which call (``stage``)."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:

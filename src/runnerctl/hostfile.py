@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from runnerctl.core.spec import SCHEMA, SECTIONS, HostSpec, host_spec
+from runnerctl.core.rules import broken_rules
+from runnerctl.core.spec import SCHEMA, SECTIONS, HostSpec
 from runnerctl.errors import AccessError, DataError
 
 __all__ = [
@@ -143,11 +143,6 @@ def _misfit(content: bytes, reason: str) -> HostFileProblem:
 
 def _rule_problems(content: bytes, spec: HostSpec) -> list[HostFileProblem]:
     """What the rules of the spec say about one that somebody may have edited by hand."""
-    values: dict[str, Any] = {}
-    for section in SECTIONS:
-        for name, value in msgspec.to_builtins(getattr(spec, section)).items():
-            values[f"{section}_{name}"] = value
-    _, problems = host_spec(spec.host, values)
     return [
         HostFileProblem(
             "spec.rule",
@@ -155,7 +150,7 @@ def _rule_problems(content: bytes, spec: HostSpec) -> list[HostFileProblem]:
             f"{problem.variable} {problem.message}",
             problem.remedy,
         )
-        for problem in problems
+        for problem in broken_rules(spec)
     ]
 
 

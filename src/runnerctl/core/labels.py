@@ -8,11 +8,13 @@ from runnerctl.errors import ConfigError
 
 __all__ = [
     "ARCHITECTURES",
+    "DERIVED",
     "DRAINED",
     "READ_ONLY",
     "architecture_label",
     "check_label",
     "custom_labels",
+    "is_derived",
     "normalise",
 ]
 
@@ -22,6 +24,8 @@ ARCHITECTURES = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "
 READ_ONLY = frozenset({"self-hosted", "linux", "x64", "arm64", "arm"})
 # The only custom label of a runner that was cut from routing; no inventory may use it.
 DRAINED = "runnerctl-drained"
+# What the layout derives from a slot's GPUs; each is a family of labels that begin alike.
+DERIVED = ("gpu-model-", "gpu-count-", "gpu-vram-", "gpu-cc-", "gpu-cuda-", "gpu-driver-", "gpu-mig-")
 MAX_LENGTH = 256  # actions/runner, ConfigurationManager: a longer label is refused
 
 
@@ -58,11 +62,21 @@ def normalise(labels: Iterable[str]) -> frozenset[str]:
     return frozenset(label.lower() for label in labels)
 
 
-def custom_labels(own: Iterable[str], *, gpus: int, fixed: bool = True) -> tuple[str, ...]:
-    """The custom labels of a slot: inventory's own and ``gpu`` when it has GPUs; sorted, lower-cased.
+def is_derived(label: str) -> bool:
+    """Whether a label is of a family that the layout derives."""
+    return label.lower().startswith(DERIVED)
 
-    The ``fixed`` ones (``self-hosted``, ``linux``, the architecture) are GitHub's to add; without them an
-    inventory may name them itself.
+
+def custom_labels(
+    own: Iterable[str], *, gpus: int, fixed: bool = True, derived: Iterable[str] = ()
+) -> tuple[str, ...]:
+    """The custom labels of a slot: inventory's own, ``gpu`` when it has GPUs, and the derived ones.
+
+    Sorted, lower-cased. Of a family that inventory names a label of itself, nothing is derived. The ``fixed``
+    ones (``self-hosted``, ``linux``, the architecture) are GitHub's to add; without them an inventory may
+    name them itself.
     """
     wanted = normalise(own) | ({"gpu"} if gpus else set())
+    taken = tuple(family for family in DERIVED if any(label.startswith(family) for label in wanted))
+    wanted |= {label for label in normalise(derived) if not (taken and label.startswith(taken))}
     return tuple(sorted(wanted - READ_ONLY if fixed else wanted))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
-from runnerctl.core.labels import custom_labels
+from runnerctl.core.labels import DERIVED, custom_labels, is_derived, normalise
 from runnerctl.core.layout import Layout, SlotShare
 from runnerctl.core.scope import Scope, parse_scope
 
@@ -211,14 +212,31 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def slot_labels(self, slot: Slot) -> tuple[str, ...]:
         """The custom labels of a slot (see `runnerctl.core.labels.custom_labels`)."""
-        runner = self.github_runner
-        own = (*runner.labels, *slot.labels)
-        return custom_labels(own, gpus=len(slot.gpus), fixed=not runner.no_default_labels)
+        runner, share = self.github_runner, self.share(slot)
+        return custom_labels(
+            (*runner.labels, *slot.labels),
+            gpus=len(slot.gpus),
+            fixed=not runner.no_default_labels,
+            derived=share.labels if share and runner.derived_labels else (),
+        )
+
+    def expected_labels(self, slot: Slot, have: Iterable[str]) -> tuple[str, ...]:
+        """The custom labels of a slot whose record has ``have``.
+
+        Where the layout is not at hand, as on the controller, what was derived on the host is taken as right.
+        """
+        wanted = self.slot_labels(slot)
+        if self.layout is not None or not self.github_runner.derived_labels:
+            return wanted
+        if not (slot.gpus or slot.mig or self.github_runner.gpus_per_slot or self.github_runner.mig_profile):
+            return wanted
+        taken = tuple(family for family in DERIVED if any(label.startswith(family) for label in wanted))
+        kept = {label for label in normalise(have) if is_derived(label)}
+        return tuple(sorted({*wanted, *(label for label in kept if not (taken and label.startswith(taken)))}))
 
     def share(self, slot: Slot) -> SlotShare | None:
         """What the slot has of this host's hardware; None while that is not known."""
-        shares = self.layout.slots if self.layout else ()
-        return next((share for share in shares if share.name == slot.name), None)
+        return self.layout.share(slot.name) if self.layout else None
 
     def runner_name(self, slot: Slot) -> str:
         """The name on GitHub: ``<host>-<slot>``, or that of the runner that was adopted."""
