@@ -193,7 +193,7 @@ def create(
             tmpfs={"/run": "", "/run/lock": "", "/tmp": "exec"},
             stop_signal="SIGRTMIN+3",
             restart_policy={"Name": "always"},
-            device_cgroup_rules=["c 195:* rmw", "c 234:* rmw", "c 235:* rmw"],
+            device_cgroup_rules=["c 195:* rmw", "c 234:* rmw", "c 235:* rmw", "c 10:200 rmw"],  # GPUs, net/tun
             labels={LABEL: KEY, OWNER: owner or process(os.getpid()), "suite": _suite(image), "user": user},
             network=net.name,
             networking_config={net.name: on.client.api.create_endpoint_config(ipv4_address=ip)},
