@@ -1,0 +1,183 @@
+"""End every process of a slot but those that are to stay, also those that do not want to be found.
+
+A process belongs to a slot by its user or by its control group, never by what it says of itself. One that
+forks faster than it is killed is stopped first: with the control group's freezer (version 2), and by one
+signal that the kernel gives to all processes of the user in a single walk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+from runnerctl.guard.ports import SlotPlace
+from runnerctl.guard.procs import Kernel, Process
+
+__all__ = ["CLOCK_SLACK_SECONDS", "Spare", "begun", "end_all", "find", "resume", "started_at"]
+
+_UNIT = re.compile(r"gha-[a-z]+@[^/]+\.service")
+_PATIENT_PASSES = 3
+_WAIT_SECONDS = 0.01
+CLOCK_SLACK_SECONDS = 0.03  # times of processes come in ticks, those of files from the kernel's coarse clock
+_UNOWNED = 0xFFFFFFFD  # no process has it: a signal by this user reaches nobody, and nobody's reaches it
+_SIGNAL_SECONDS = 5.0
+_SIGNAL = """\
+import os, sys
+own, uid, number = map(int, sys.argv[1:])
+os.setgroups([])
+os.setresuid(own, uid, 0)
+if uid and os.getresuid() == (own, uid, 0):
+    os.kill(-1, number)
+"""
+# Told of all processes of a slot, it says which of them are to stay.
+Spare = Callable[[Sequence[Process]], Collection[int]]
+
+
+def find(kernel: Kernel, place: SlotPlace) -> list[Process]:
+    """Every live process of the slot's user, or in its unit's control group."""
+    found = []
+    for pid in _pids(kernel):
+        if (uids := _uids(kernel, pid)) is None:
+            continue
+        if place.uid in uids or _in_unit(kernel.group(pid), place.unit):
+            process = kernel.process(pid)
+            found += [process] if process is not None else []
+    return found
+
+
+def end_all(
+    kernel: Kernel, place: SlotPlace, *, spare: Spare, seconds: float
+) -> tuple[list[Process], list[Process]]:
+    """End all but the spared; returns those that were there, and those that still are when time is up."""
+    deadline, passes = time.monotonic() + seconds, 0
+    ended: dict[tuple[int, int], Process] = {}
+    with contextlib.ExitStack() as stack:
+        while left := _others(kernel, place, spare):
+            if time.monotonic() > deadline:
+                return list(ended.values()), left
+            if passes == _PATIENT_PASSES:
+                stack.enter_context(_stopped(kernel, place, spare))
+                left = _others(kernel, place, spare)
+            for process in left:
+                ended.setdefault((process.pid, process.started), process)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+            _await(kernel, left, min(deadline, time.monotonic() + 20 * _WAIT_SECONDS))
+            passes += 1
+    return list(ended.values()), []
+
+
+def begun(found: Sequence[Process], listener: int, before: float) -> list[Process]:
+    """The jobs that a listener has begun since ``before`` (epoch): its own children, whatever their names.
+
+    One that was just forked is not yet called ``Runner.Worker``; nobody else can become its child.
+    """
+    children = [process for process in found if listener and process.parent == listener]
+    return [process for process in children if started_at(process) >= before - CLOCK_SLACK_SECONDS]
+
+
+def _others(kernel: Kernel, place: SlotPlace, spare: Spare) -> list[Process]:
+    found = find(kernel, place)
+    spared = spare(found)
+    return [process for process in found if process.pid not in spared]
+
+
+def started_at(process: Process) -> float:
+    """When a process began, in seconds since the epoch."""
+    boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    return boot + process.started / os.sysconf("SC_CLK_TCK")
+
+
+def resume(kernel: Kernel, place: SlotPlace, pids: Collection[int]) -> None:
+    """Let processes go on that a killed guard had stopped."""
+    for pid in pids:
+        process = kernel.process(pid)
+        if process is not None and process.state == "T" and place.uid in (_uids(kernel, pid) or ()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        _freeze(_freezer(kernel, place, pid), "0")
+
+
+def _await(kernel: Kernel, processes: list[Process], until: float) -> None:
+    while any(kernel.lives(process) for process in processes) and time.monotonic() < until:
+        time.sleep(_WAIT_SECONDS)
+
+
+def _pids(kernel: Kernel) -> list[int]:
+    return [int(name) for name in os.listdir(kernel.proc) if name.isdigit()]
+
+
+def _uids(kernel: Kernel, pid: int) -> set[int] | None:
+    """All user ids of a process: real, effective, saved, of the file system; None when it is gone."""
+    try:
+        with open(f"{kernel.proc}/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Uid:"):
+                    return {int(word) for word in line.split()[1:]}
+    except OSError:
+        return None
+    return None
+
+
+def _in_unit(group: str, unit: str) -> bool:
+    """Whether a control group is the unit's or below it; below it a job may name groups as it likes."""
+    first = _UNIT.search(group)
+    return first is not None and first[0] == unit
+
+
+@contextlib.contextmanager
+def _stopped(kernel: Kernel, place: SlotPlace, spare: Spare) -> Iterator[None]:
+    """Stop all processes of the slot, those to be spared too; these go on afterwards."""
+    found = find(kernel, place)
+    pids = spare(found)
+    spared = [process for process in found if process.pid in pids]
+    freezers = {_freezer(kernel, place, process.pid) for process in spared} - {""}
+    try:
+        for freezer in freezers:
+            _freeze(freezer, "1")
+        _signal_user(place.uid, signal.SIGSTOP)
+        yield
+    finally:
+        for process in spared:
+            if kernel.lives(process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGCONT)
+        for freezer in freezers:
+            _freeze(freezer, "0")
+
+
+def _freezer(kernel: Kernel, place: SlotPlace, pid: int) -> str:
+    """The unit's freezer, found by a process in it; empty where there is none (version 1)."""
+    group = kernel.group(pid)
+    found = _UNIT.search(group)
+    if found is None or found[0] != place.unit:
+        return ""
+    for mount in ("", "/unified"):
+        path = f"{kernel.groups}{mount}{group[: found.end()]}/cgroup.freeze"
+        if os.path.isfile(path):
+            return path
+    return ""
+
+
+def _freeze(path: str, value: str) -> None:
+    with contextlib.suppress(OSError):
+        if path:
+            Path(path).write_text(value)
+
+
+def _signal_user(uid: int, number: int) -> None:
+    """Send a signal to all processes of a user at once (kill(2) with -1), from a child that none can reach.
+
+    Its effective user is the slot's, which decides whom it may signal; its real one is nobody's, so that no
+    process of the slot may signal or trace it.
+    """
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        argv = [sys.executable, "-IS", "-c", _SIGNAL, str(_UNOWNED), str(uid), str(number)]
+        subprocess.run(argv, env={}, check=False, timeout=_SIGNAL_SECONDS)
