@@ -17,6 +17,7 @@ __all__ = [
     "COUNT",
     "DOCKER_HOST",
     "NETWORKS",
+    "TUN",
     "engine_drop_in_text",
     "engine_service",
     "engine_slice",
@@ -32,6 +33,7 @@ __all__ = [
 CONF, STORAGE_CONF = "/etc/runnerctl/containers/containers.conf", "/etc/runnerctl/containers/storage.conf"
 CLIENT = "/opt/runnerctl/containers/bin/docker"
 NETWORKS = "/var/lib/cni"  # podman mounts over it or, where it is not there, over all of /var/lib
+TUN = "DeviceAllow=/dev/net/tun rw"  # the containers' own network
 DOCKER_HOST = "unix:///run/docker.sock"
 COUNT, _FIRST, _LAST = 65536, 524288, 1879048191  # systemd's own range for containers (UIDS-GIDS)
 _MODULE = "ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_engine"
@@ -116,7 +118,6 @@ TimeoutStopSec=300
 OOMPolicy=continue
 
 DevicePolicy=closed
-DeviceAllow=/dev/net/tun rw
 ProtectSystem=strict
 ReadWritePaths={storage} /var/lib/gha-runner/%i/_work /var/lib/gha-runner/%i/home
 ProtectHome=yes
@@ -215,6 +216,7 @@ def engine_drop_in_text(slot: SlotSpec) -> str:
         f"BindReadOnlyPaths={release}/bin:{root}/bin",
         f"BindReadOnlyPaths={release}/externals:{root}/externals",
         f"Environment=CUDA_VISIBLE_DEVICES={','.join(slot.gpus) or '-1'}",
+        TUN,
     ]
     return "\n".join([MANAGED, "[Unit]", *unit, "", "[Service]", *service]) + "\n"
 

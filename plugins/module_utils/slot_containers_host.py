@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .slot_containers import (
+    NETWORKS,
     engine_drop_in_text,
     engine_service,
     engine_slice,
     engine_socket,
     engine_templates,
     free_range,
+    settings,
     slice_text,
     storage,
 )
@@ -50,7 +52,8 @@ class Engines:
         if not folder.is_dir():
             self.act(f"directory {NETWORKS}", lambda: folder.mkdir(parents=True, mode=0o755))
         units = {self.layout.units / name: text for name, text in engine_templates().items()}
-        return any([self.write(f"unit {path.name}", path, text) for path, text in units.items()])
+        changed = [self.write(f"unit {path.name}", path, text) for path, text in units.items()]
+        return any(changed)
 
     def converge(self, slot: SlotSpec, limits: Iterable[str]) -> bool:
         """One slot's engine, when its user and directories are there; True as `host`."""
@@ -63,7 +66,8 @@ class Engines:
             self.layout.units / engine_slice(slot.name): slice_text(slot, limits),
         }
         what = f"of slot {slot.name}'s container engine"
-        return any([self.write(f"{path.name} {what}", path, text) for path, text in texts.items()])
+        changed = [self.write(f"{path.name} {what}", path, text) for path, text in texts.items()]
+        return any(changed)
 
     def remove(self, name: str) -> bool:
         """Take a slot's engine away, with its images and ids; True as `host`."""

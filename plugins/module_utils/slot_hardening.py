@@ -5,9 +5,7 @@ Why each line stands here, and what is left out: docs/explanation/unit.md.
 
 from __future__ import annotations
 
-__all__ = ["CONTAINERS", "HIDDEN", "hardening", "relaxed"]
-
-CONTAINERS = ("none", "rootless")
+__all__ = ["HIDDEN", "hardening"]
 
 # Other engines' and hypervisors' places outside /run: a socket there would be a way around every rule here.
 HIDDEN = (
@@ -63,34 +61,10 @@ SystemCallFilter=seccomp landlock_create_ruleset landlock_add_rule landlock_rest
 SystemCallErrorNumber=EPERM
 """
 
-# What an engine without root needs back: namespaces, mounts within them, newuidmap's two capabilities, a
-# /proc with nothing mounted over it, and its own part of the control groups. The two nodes it opens come with the GPUs'.
-_ROOTLESS = """\
-BindReadOnlyPaths=-/run/nvidia-persistenced
-PrivateUsers=no
-ProtectClock=no
-ProtectControlGroups=no
-ProtectHostname=no
-ProtectKernelLogs=no
-ProtectKernelModules=no
-ProtectKernelTunables=no
-NoNewPrivileges=no
-CapabilityBoundingSet=CAP_SETUID CAP_SETGID
-RestrictNamespaces=no
-RestrictSUIDSGID=no
-SystemCallFilter=@mount @privileged sethostname setdomainname
-Delegate=yes
-"""
 
-
-def hardening(containers: str = "none") -> str:
+def hardening() -> str:
     """Lines for ``[Service]`` of a unit that runs jobs; the unit adds ``ReadWritePaths=`` of its own.
 
-    ``containers``: ``none``, or ``rootless`` for what is left when the slot has an engine without root.
+    They are the same with a container engine: that is in a unit of its own (`slot_containers`).
     """
-    return _BLOCK + relaxed(containers)
-
-
-def relaxed(containers: str) -> str:
-    """What a slot's drop-in takes back of `hardening` for its container engine; nothing for ``none``."""
-    return _ROOTLESS if containers == "rootless" else ""
+    return _BLOCK

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .slot_containers import slot_engine_lines
 from .slot_files import MANAGED, SlotSpec
-from .slot_hardening import hardening, relaxed
+from .slot_hardening import hardening
 from .slot_hooks import HOOK
 
 __all__ = [
@@ -133,9 +134,8 @@ def slot_unit_text(slot: SlotSpec) -> str:
     # A slot with GPUs does not start without knowing which nodes are theirs; one that has none any more has
     # those taken back that it had before.
     unit = [f"Requires={devices}", f"AssertPathExists={CLI}"] if slot.gpus else [f"Wants={devices}"]
-    return (
-        "\n".join([MANAGED, "[Unit]", *unit, f"After={devices}", "", "[Service]", *slot_lines(slot)]) + "\n"
-    )
+    unit += [f"After={devices}", *slot_engine_lines(slot)[0]]
+    return "\n".join([MANAGED, "[Unit]", *unit, "", "[Service]", *slot_lines(slot)]) + "\n"
 
 
 def slot_lines(slot: SlotSpec) -> list[str]:
@@ -154,7 +154,7 @@ def slot_lines(slot: SlotSpec) -> list[str]:
         f"Environment=NVIDIA_VISIBLE_DEVICES={gpus or 'none'}",
         *(f"Environment={_quoted(f'{name}={value}')}" for name, value in native_environment(slot).items()),
         *limit_lines(slot),
-        *relaxed(slot.containers).splitlines(),
+        *slot_engine_lines(slot)[1],
     ]
 
 

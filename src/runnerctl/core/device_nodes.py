@@ -54,8 +54,8 @@ class Node(msgspec.Struct, frozen=True, order=True):
         return f"/dev/char/{self.major}:{self.minor}"
 
 
-# What an engine without root opens for its file systems and its network (Documentation/admin-guide/devices).
-ENGINE_NODES = (Node(10, 229, "/dev/fuse"), Node(10, 200, "/dev/net/tun"))
+# What an engine without root opens for its containers' network (Documentation/admin-guide/devices).
+ENGINE_NODES = (Node(10, 200, "/dev/net/tun"),)
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -76,8 +76,8 @@ class DeviceTable(Taken, frozen=True):
 class DeviceRules(Taken, frozen=True):
     """What systemd lets a slot's unit open, and which GPUs the unit says are the slot's.
 
-    ``allow``: as ``systemctl show`` prints it. ``claims``: UUIDs. ``engine``: it has a
-    container engine without root.
+    ``allow``: as ``systemctl show`` prints it. ``claims``: UUIDs. ``engine``: it is that of
+    the slot's container engine.
     """
 
     policy: str = ""
@@ -108,10 +108,10 @@ def parse_mig_minors(text: str) -> dict[str, int]:
 
 
 def parse_slot_unit(text: str) -> tuple[tuple[str, ...], bool]:
-    """The GPUs that a slot's drop-in gives to its jobs, and whether it has a container engine of its own."""
+    """The GPUs that a drop-in gives to a slot's jobs, and whether it is that of a container engine."""
     found = _CLAIM.findall(text)
     claims = tuple(uuid for uuid in found[-1].split(",") if uuid and uuid != "-1") if found else ()
-    return claims, "\nDelegate=yes\n" in text
+    return claims, "\nDeviceAllow=/dev/net/tun rw\n" in text
 
 
 def places_of(gpus: Iterable[Gpu]) -> dict[str, Place]:

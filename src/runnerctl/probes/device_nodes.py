@@ -165,8 +165,11 @@ def _read_gpu(calls: object, index: int, places: dict[str, dict[str, int | None]
 
 
 def unit_files(slot: str, rootfs: Path = Path("/")) -> dict[str, str]:
-    """Unit -> text of its drop-in, of the units that this slot has (one; two while its mode changes)."""
-    units = (f"gha-runner@{slot}.service", f"gha-ephemeral@{slot}.service")
+    """Unit -> text of its drop-in, of the units that this slot has.
+
+    One, or two while its mode changes; and its container engine's, if it has one.
+    """
+    units = [f"{kind}@{slot}.service" for kind in ("gha-runner", "gha-ephemeral", "gha-containers")]
     texts = {unit: text_of(under(rootfs, f"{_UNITS}/{unit}.d/10-slot.conf")) for unit in units}
     return {unit: text for unit, text in texts.items() if text}
 
