@@ -9,6 +9,7 @@ import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.utils.display import Display
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import laid_out
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import recall_release, shared_play
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import Secret, TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
@@ -33,18 +34,16 @@ class ActionModule(TargetAction):
         """Converge or remove the host's slots; errors are one line each."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        spec = spec_from_task(self, variables)
+        spec, absent = spec_from_task(self, variables), self._task.args.get("state", "present") == "absent"
+        spec, facts = (spec, {}) if absent else laid_out(self, spec, variables)
         try:
             everyone = plain(variables.get("groups", {}).get("all", []))
             fleet = Fleet(spec, os.environ, others=everyone, play=shared_play(variables))
-            if self._task.args.get("state", "present") == "absent":
-                result = self._absent(fleet, variables)
-            else:
-                result = _Present(self, fleet, variables).run()
+            result = self._absent(fleet, variables) if absent else _Present(self, fleet, variables).run()
         except RunnerctlError as error:
             raise AnsibleActionFail(redact(f"{spec.host}: {error}")) from None
         result["api_calls"] = fleet.calls()
-        return result
+        return {**result, "ansible_facts": facts}
 
     # -- state: absent -----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.host_port import AnsibleHost
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import spec_of_host
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
@@ -32,7 +33,7 @@ class ActionModule(TargetAction):
         variables = task_vars or {}
         validate: Any = self.validate_argument_spec
         given = plain(validate(argument_spec=ARGUMENTS)[1])
-        spec = spec_from_task(self, variables)
+        spec = spec_of_host(self, spec_from_task(self, variables), variables)
         answer: dict[str, Any] = {"host": spec.host, "problem": None, "slots": []}
         names = {spec.runner_name(slot).lower() for slot in spec.github_runner.slots}
         runners = [name for name in given["runners"] if name.lower() in names]

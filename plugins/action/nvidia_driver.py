@@ -16,7 +16,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
-from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import spec_from_task
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import forget_layout, spec_from_task
 
 from runnerctl.core.driver_plan import driver_plan
 from runnerctl.core.driver_structs import DriverPlan
@@ -46,6 +46,8 @@ class ActionModule(TargetAction):
             wanted = with_bundled_keys(self, spec, msgspec.to_builtins(plan))
             args = {"plan": wanted, **network_argument(self, spec)}
             result.update(self.execute(MODULE, args, variables))
+            if result["changed"]:
+                result["ansible_facts"] = forget_layout()
             for note in result.get("notes", ()):
                 display.warning(f"{spec.host}: {note}")
             reboots = result["reboot_required"] and plan.reboot == "auto"

@@ -17,6 +17,10 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import
     driver_query,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key, toolkit_keys
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import (
+    hardware_query,
+    judge_layout,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_problems
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.release import release_fact, shared_play
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
@@ -26,6 +30,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.runner_releas
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
     RunnerctlError,
+    layout_fact,
     plain,
     spec_from_task,
 )
@@ -48,13 +53,18 @@ class ActionModule(TargetAction):
         spec = spec_from_task(self, variables)
         wants_driver = _wants(variables, "nvidia_driver")
         query = driver_query(spec.nvidia_driver) if wants_driver else "never"
-        report = self.execute("preflight", {"driver": query}, variables)
+        asked = {"driver": query, "hardware": hardware_query(spec)}
+        report = self.execute("preflight", asked, variables)
         facts = msgspec.convert(report, HostFacts)
         if wants_driver:
             facts = msgspec.structs.replace(facts, driver=driver_facts(report))
-        if problems := self._problems(spec, facts, variables):
+        problems = self._problems(spec, facts, variables)
+        comes = wants_driver and spec.nvidia_driver.manage
+        spec, misfits = judge_layout(spec, report, driver_comes=comes)
+        if problems := [*problems, *misfits]:
             raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
         known = driver_fact(report) if wants_driver else {}
+        known |= layout_fact(spec) if spec.layout is not None else {}
         if spec.github_runner.slots and _wants(variables, "github_runner"):
             try:
                 known = {**known, **release_fact(self._ask_github(spec, facts, report, variables))}

@@ -11,6 +11,7 @@ from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.host_port import AnsibleHost
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import spec_of_host
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spared import Standing, fleet_specs
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
@@ -58,7 +59,7 @@ class ActionModule(TargetAction):
         try:
             if given["state"] == "judged":
                 return self._judge(given, variables, answer)
-            spec = spec_from_task(self, variables)
+            spec = spec_of_host(self, spec_from_task(self, variables), variables)
             return self._work(given, spec, variables, answer)
         except RunnerctlError as found:
             error = _with_way_out(found)

@@ -11,6 +11,7 @@ import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.answers import write_answer
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import spec_of_host
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.runner_release import expected_release
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spared import fleet_specs
@@ -62,7 +63,7 @@ class ActionModule(TargetAction):
         try:
             if given["state"] == "counted":
                 return {"changed": False, "fleet": _count(variables)}
-            spec = spec_from_task(self, variables)
+            spec = spec_of_host(self, spec_from_task(self, variables), variables)
             return self._work(given, _pinned(spec, given["version"]), variables, answer)
         except RunnerctlError as error:
             answer |= {"error": str(error), "exit_code": error.exit_code}

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import bundle_of
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import laid_out
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import RunnerctlError, spec_from_task
@@ -26,7 +27,7 @@ class ActionModule(TargetAction):
         """Ask the host; bring the wheel only when it asks for it."""
         super().run(tmp, task_vars)
         variables = task_vars or {}
-        spec = spec_from_task(self, variables)
+        spec, facts = laid_out(self, spec_from_task(self, variables), variables)
         try:
             wheel = controller_wheel()
         except RunnerctlError as error:
@@ -43,7 +44,7 @@ class ActionModule(TargetAction):
             result = self.execute("runnerctl_cli", {**args, **more}, variables)
         for internal in ("needs_wheel", "python"):
             result.pop(internal, None)
-        return result
+        return {**result, "ansible_facts": facts}
 
     def _bring(self, wheel: Wheel, spec: HostSpec, python: str | None) -> dict[str, str]:
         """Copy to the host what it installs from; returns the module's arguments for it."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.driver_facts import read_driver_facts
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hardware import read_hardware
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.release_notes import ReleaseNotes
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import versions
 
@@ -24,6 +25,8 @@ description:
   - Everything that is wrong is reported at once, one line each, before the first change.
   - Resolves which runner release GitHub expects, for the roles that follow.
   - Reads which GPUs the host has, and refuses a driver that cannot drive them.
+  - Lays the slots out over the GPUs, CPUs and memory of the host, and refuses what does not fit, with the
+    GPUs that were found. Where the driver comes with this play, the tasks behind it do so.
 options:
   driver:
     description:
@@ -31,6 +34,13 @@ options:
         the spec.
     type: str
     choices: [never, gpus, always]
+    default: never
+  hardware:
+    description:
+      - What of the hardware to read; V(host) is CPUs and memory, V(gpus) asks the driver too, in a process of
+        its own with a deadline. The action takes it from the spec.
+    type: str
+    choices: [never, host, gpus]
     default: never
 attributes:
   check_mode:
@@ -72,6 +82,12 @@ gpus:
   description: GPUs on the PCI bus, and the driver that is installed for them.
   returned: success
   type: dict
+hardware:
+  description:
+    - GPUs, NUMA nodes and memory that slots are laid out over; C(unavailable) says why the GPUs could not be
+      read.
+  returned: when it was asked for
+  type: dict
 registered:
   description: The slots that hold a registration.
   returned: success
@@ -92,13 +108,17 @@ def read_os_release() -> dict[str, str]:
 
 def main() -> None:
     """Report; nothing is changed."""
-    options = {"driver": {"type": "str", "choices": ["never", "gpus", "always"], "default": "never"}}
+    options = {
+        "driver": {"type": "str", "choices": ["never", "gpus", "always"], "default": "never"},
+        "hardware": {"type": "str", "choices": ["never", "host", "gpus"], "default": "never"},
+    }
     module = AnsibleModule(argument_spec=options, supports_check_mode=True)
     release = read_os_release()
     try:
         gpus = read_driver_facts(driver=module.params["driver"])
     except HostError as error:
         module.fail_json(msg=one_line(error))
+    asked = module.params["hardware"]
     host_json = Path("/etc/runnerctl/host.json")
     module.exit_json(
         changed=False,
@@ -108,6 +128,7 @@ def main() -> None:
         uid=os.geteuid(),
         systemd=Path("/run/systemd/system").is_dir(),
         gpus=gpus,
+        hardware=None if asked == "never" else read_hardware(gpus=asked == "gpus"),
         root_free_bytes=shutil.disk_usage("/").free,
         free_bytes=shutil.disk_usage("/opt" if Path("/opt").is_dir() else "/").free,
         host_json=host_json.read_text(encoding="utf-8", errors="replace") if host_json.is_file() else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,11 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 try:
-    from runnerctl.core.spec import SECTIONS, HostSpec, Problem, host_spec
+    import msgspec
+
+    from runnerctl.core.layout import Layout
+    from runnerctl.core.slot_layout import apply_layout
+    from runnerctl.core.spec import SECTIONS, HostSpec, Problem, Slot, host_spec
     from runnerctl.errors import RunnerctlError
 except ImportError as error:
     raise AnsibleActionFail(
@@ -17,7 +22,17 @@ except ImportError as error:
         "in the environment that holds ansible-playbook"
     ) from error
 
-__all__ = ["RunnerctlError", "part_of_spec", "plain", "read_spec", "spec_from_task"]
+__all__ = [
+    "RunnerctlError",
+    "forget_layout",
+    "layout_fact",
+    "part_of_spec",
+    "plain",
+    "read_spec",
+    "spec_from_task",
+]
+
+LAYOUT = "__github_runner_layout"
 
 
 def plain(value: Any) -> Any:
@@ -54,11 +69,30 @@ def read_spec(
 
 
 def spec_from_task(action: ActionBase, task_vars: Mapping[str, Any]) -> HostSpec:
-    """The spec of the task's host.
+    """The spec of the task's host, its slots as an earlier task of the play has laid them out.
 
     Raises AnsibleActionFail with one line a problem: the variable, what is wrong, what to do.
     """
-    return _sound(task_vars, *read_spec(action, task_vars))
+    return _with_layout(_sound(task_vars, *read_spec(action, task_vars)), task_vars)
+
+
+def layout_fact(spec: HostSpec) -> dict[str, Any]:
+    """The slots and their layout as a fact of this run of ansible-playbook, whose workers have one parent."""
+    slots = msgspec.to_builtins(spec.github_runner.slots)
+    return {LAYOUT: {"slots": slots, "layout": msgspec.to_builtins(spec.layout), "run": os.getppid()}}
+
+
+def forget_layout() -> dict[str, Any]:
+    """A fact that takes `layout_fact` back: the hardware, or its driver, has changed since."""
+    return {LAYOUT: {}}
+
+
+def _with_layout(spec: HostSpec, task_vars: Mapping[str, Any]) -> HostSpec:
+    known = plain(task_vars.get("ansible_facts", {}).get(LAYOUT) or {})
+    if known.get("run") != os.getppid():
+        return spec
+    slots = msgspec.convert(known["slots"], tuple[Slot, ...])
+    return apply_layout(spec, slots, msgspec.convert(known["layout"], Layout))
 
 
 def part_of_spec(action: ActionBase, task_vars: Mapping[str, Any], part: str) -> HostSpec:

@@ -32,6 +32,7 @@ from runnerctl.runner_release import Release, choose_release
 
 __all__ = ["Fleet", "Release", "desired_slot", "record_of"]
 
+GIB = 1 << 30
 POLL_SECONDS = 1.0
 DRAIN_POLL_SECONDS = 5.0
 
@@ -47,11 +48,13 @@ def record_of(runner: Runner) -> Record:
         labels=runner.custom_labels(),
         read_only=read_only,
         group_id=runner.runner_group_id,
+        ephemeral=runner.ephemeral,
     )
 
 
 def desired_slot(spec: HostSpec, slot: Slot, version: str) -> dict[str, Any]:
     """The slot in the shape that the host's half takes (``SlotSpec.from_dict``)."""
+    runner, share = spec.github_runner, spec.share(slot)
     return {
         "name": slot.name,
         "runner_name": spec.runner_name(slot),
@@ -60,8 +63,14 @@ def desired_slot(spec: HostSpec, slot: Slot, version: str) -> dict[str, Any]:
         "labels": list(spec.slot_labels(slot)),
         "gpus": list(slot.gpus),
         "group": spec.slot_group(slot),
-        "no_default_labels": spec.github_runner.no_default_labels,
+        "no_default_labels": runner.no_default_labels,
         "env": slot_environment(spec),
+        "mode": slot.mode,
+        "containers": runner.containers,
+        "cpus": share.cpus if share else None,
+        "memory_bytes": share.memory_bytes if share else None,
+        "tasks": runner.tasks_per_slot,
+        "disk_bytes": runner.disk_per_slot_gib * GIB if runner.disk_per_slot_gib else None,
     }
 
 

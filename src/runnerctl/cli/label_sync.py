@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from runnerctl.cli.label_edit import Edit, Result, change
 from runnerctl.cli.remote import registry
 from runnerctl.core.labels import normalise
 from runnerctl.core.scope import Scope, parse_scope
-from runnerctl.core.spec import HostSpec
+from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.errors import ConfigError, RunnerctlError
 
 __all__ = ["Wanted", "inventory_specs", "sync_labels", "wanted_by_scope"]
@@ -22,8 +23,13 @@ class Wanted:
     """One runner as the inventory wants it, and the API's base for its scope when inventory names one."""
 
     name: str
-    labels: frozenset[str]
     api: str | None
+    spec: HostSpec
+    slot: Slot
+
+    def labels(self, have: Iterable[str]) -> frozenset[str]:
+        """The labels it should have, of a record that has ``have``."""
+        return normalise(self.spec.expected_labels(self.slot, have))
 
 
 def sync_labels(
@@ -42,9 +48,9 @@ def sync_labels(
         at = registry(context, scope, api=api or runners[0].api, max_wait=max_wait)
         known = {runner.name.lower(): runner for runner in at.runners()}
         edits = [
-            (known[runner.name.lower()], Edit("set", runner.labels, lenient=True))
+            (record, Edit("set", runner.labels(record.custom_labels()), lenient=True))
             for runner in runners
-            if runner.name.lower() in known
+            if (record := known.get(runner.name.lower())) is not None
         ]
         done, failure = change(at, edits, dry_run=dry_run)
         results += done
@@ -82,8 +88,6 @@ def wanted_by_scope(specs: list[HostSpec]) -> list[tuple[Scope, list[Wanted]]]:
     for spec in specs:
         for slot in spec.github_runner.slots:
             scope = parse_scope(spec.slot_url(slot))
-            wanted = Wanted(
-                spec.runner_name(slot), normalise(spec.slot_labels(slot)), spec.github_runner.api_url
-            )
+            wanted = Wanted(spec.runner_name(slot), spec.github_runner.api_url, spec, slot)
             scopes.setdefault(scope.url.lower(), (scope, []))[1].append(wanted)
     return list(scopes.values())

@@ -177,7 +177,7 @@ def _judge_labels(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
     drifted = []
     for runner in site.ours(reading):
         spec, slot = claims[runner.name.casefold()]
-        want = normalise(spec.slot_labels(slot)) - READ_ONLY
+        want = normalise(spec.expected_labels(slot, runner.labels)) - READ_ONLY
         if not runner.drained and runner.labels - READ_ONLY != want:
             drifted.append(runner.name)
     if drifted:

@@ -304,7 +304,7 @@ def _labels(sight: SlotSight, record: FleetRecord) -> Iterator[Cause]:
         return
     if sight.slot is None:
         return
-    want = normalise(sight.spec.slot_labels(sight.slot)) - READ_ONLY
+    want = normalise(sight.spec.expected_labels(sight.slot, have)) - READ_ONLY
     parts = [
         f"{word} {', '.join(sorted(labels))}"
         for word, labels in (("lacks the labels", want - have), ("has besides the labels", have - want))
@@ -349,7 +349,7 @@ def _quiet(sight: SlotSight) -> Cause:
     """Listening on its host, offline at GitHub: young, it may be the lag; old, it hangs."""
     said = _last_line(sight)
     age = (sight.time - said).total_seconds() if said else None
-    restart = f"`systemctl restart gha-runner@{sight.name}` on {sight.spec.host}"
+    restart = f"`systemctl restart {_unit(sight)}` on {sight.spec.host}"
     if age is not None and age < LAG_SECONDS:
         summary = "GitHub shows it offline, and its listener runs: GitHub may lag by minutes"
         return _say(
@@ -364,6 +364,11 @@ def _quiet(sight: SlotSight) -> Cause:
         f"see `runnerctl logs {sight.name}`; then {restart}",
         blocks=True,
     )
+
+
+def _unit(sight: SlotSight) -> str:
+    ephemeral = sight.slot is not None and sight.slot.mode == "ephemeral"
+    return f"gha-{'ephemeral' if ephemeral else 'runner'}@{sight.name}"
 
 
 def _last_line(sight: SlotSight) -> datetime | None:

@@ -716,6 +716,46 @@ API int nvmlDeviceGetNvLinkState(struct device *d, unsigned link, unsigned *out)
     *out = links[link] == '1';
     return SUCCESS;
 }
+/* gpu.N.nvlink_remote BUS BUS ...: the PCI address at the other end of each link, a GPU's or a switch's */
+API int nvmlDeviceGetNvLinkRemotePciInfo_v2(struct device *d, unsigned link, struct pci_info *out)
+{
+    const char *places = value_of(d->gpu, "nvlink_remote");
+    char place[32];
+    int used;
+    ENTER(d->gpu);
+    if (!places)
+        return NOT_SUPPORTED;
+    for (; sscanf(places, " %31s%n", place, &used) == 1; places += used)
+        if (!link--) {
+            memset(out, 0, sizeof *out);
+            snprintf(out->bus_id, sizeof out->bus_id, "%s", place);
+            return SUCCESS;
+        }
+    return INVALID_ARGUMENT;
+}
+
+/* The number for another GPU in a list with one number for each GPU of the host. */
+static int number_for(const struct device *d, const struct device *other, const char *key, unsigned *out)
+{
+    const char *list = value_of(d->gpu, key);
+    int used;
+    for (int gpu = 0; list && sscanf(list, " %u%n", out, &used) == 1; list += used, gpu++)
+        if (gpu == other->gpu)
+            return SUCCESS;
+    return NOT_SUPPORTED;
+}
+/* gpu.N.topology 0 10 30 50: nvmlGpuTopologyLevel_t to each GPU */
+API int nvmlDeviceGetTopologyCommonAncestor(struct device *d, struct device *other, unsigned *out)
+{
+    ENTER(d->gpu);
+    return number_for(d, other, "topology", out);
+}
+/* gpu.N.nvlink_p2p 0 0 1 1: nvmlGpuP2PStatus_t over NVLink to each GPU, 0 is good; other kinds are not supported */
+API int nvmlDeviceGetP2PStatus(struct device *d, struct device *other, unsigned kind, unsigned *out)
+{
+    ENTER(d->gpu);
+    return kind == 2 ? number_for(d, other, "nvlink_p2p", out) : NOT_SUPPORTED;
+}
 API int nvmlDeviceGetNvLinkErrorCounter(struct device *d, unsigned link, unsigned kind, unsigned long long *out)
 {
     (void)link;

@@ -114,7 +114,7 @@ def _judge_labels(
     if record is None or not record.found or spec is None or wanted_slot is None:
         return
     have = normalise(record.labels) - READ_ONLY
-    want = normalise(spec.slot_labels(wanted_slot)) - READ_ONLY
+    want = normalise(spec.expected_labels(wanted_slot, have)) - READ_ONLY
     data: dict[str, object] = {"labels": sorted(have), "missing": sorted(want - have)}
     data |= {"extra": sorted(have - want)}
     if have == want:
