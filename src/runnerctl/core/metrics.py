@@ -7,11 +7,10 @@ ratios), ``_total`` for counters only. What is not known is left out: a missing 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from runnerctl.core.driver_readings import KernelLog
+from runnerctl.core.exposition import Family, Labels, Sample, written
 from runnerctl.core.health import EXIT_CODES, Health
 from runnerctl.core.kernel_lines import normal_pci
 from runnerctl.core.snapshot import Gpu, SlotReading, Snapshot, Unavailable, Unit
@@ -19,67 +18,32 @@ from runnerctl.core.xid import DAY
 
 __all__ = ["prometheus_text"]
 
-Labels = Mapping[str, str]
-Sample = tuple[Labels, float]
 _NONE: Labels = {}
 _MEGAHERTZ = 1_000_000
-
-
-@dataclass(frozen=True)
-class _Family:
-    """One metric: its name without the prefix, its type, its help, its samples."""
-
-    name: str
-    help: str
-    samples: tuple[Sample, ...]
-    kind: Literal["gauge", "counter"] = "gauge"
 
 
 def prometheus_text(health: Health, snapshot: Snapshot) -> str:
     """The text of a ``.prom`` file for the node exporter's textfile collector."""
     families = [*_verdict(health), *_gpus(snapshot), *_xids(snapshot), *_slots(snapshot)]
-    return "".join(_written(family) for family in families if family.samples)
+    return "".join(written(family) for family in families if family.samples)
 
 
-def _written(family: _Family) -> str:
-    name = f"runnerctl_{family.name}"
-    lines = [f"# HELP {name} {_escaped(family.help)}", f"# TYPE {name} {family.kind}"]
-    lines += [f"{name}{_labels(labels)} {_number(value)}" for labels, value in family.samples]
-    return "\n".join(lines) + "\n"
-
-
-def _labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    pairs = (f'{name}="{_escaped(value, quote=True)}"' for name, value in labels.items())
-    return "{" + ",".join(pairs) + "}"
-
-
-def _escaped(text: str, *, quote: bool = False) -> str:
-    text = text.replace("\\", "\\\\").replace("\n", "\\n")
-    return text.replace('"', '\\"') if quote else text
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if float(value).is_integer() else repr(round(float(value), 6))
-
-
-def _verdict(health: Health) -> Iterator[_Family]:
+def _verdict(health: Health) -> Iterator[Family]:
     statuses = "0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN"
-    yield _Family("health_status", f"The verdict on the host: {statuses}.", ((_NONE, _code(health.status)),))
+    yield Family("health_status", f"The verdict on the host: {statuses}.", ((_NONE, _code(health.status)),))
     counts = Counter[str](finding.status for finding in health.findings)
-    yield _Family(
+    yield Family(
         "health_findings",
         "Findings by status.",
         tuple(({"status": status}, counts.get(status, 0)) for status in EXIT_CODES),
     )
-    yield _Family("finding_status", f"The status of each finding: {statuses}.", _worst(health))
-    yield _Family(
+    yield Family("finding_status", f"The status of each finding: {statuses}.", _worst(health))
+    yield Family(
         "health_timestamp_seconds",
         "When the host was looked at, in seconds since the epoch.",
         ((_NONE, health.checked_at.timestamp()),),
     )
-    yield _Family(
+    yield Family(
         "health_duration_seconds", "How long looking took.", ((_NONE, round(health.duration_seconds, 3)),)
     )
 
@@ -114,26 +78,26 @@ _GAUGES: tuple[_Plain, ...] = (
 )
 
 
-def _gpus(snapshot: Snapshot) -> Iterator[_Family]:
+def _gpus(snapshot: Snapshot) -> Iterator[Family]:
     gpus = snapshot.listed_gpus
-    yield _Family("gpu_info", "Who the GPU is.", tuple((_identity(gpu, snapshot), 1) for gpu in gpus))
+    yield Family("gpu_info", "Who the GPU is.", tuple((_identity(gpu, snapshot), 1) for gpu in gpus))
     up = tuple((_gpu(gpu), float(gpu.failure is None)) for gpu in gpus)
-    yield _Family("gpu_up", "Whether the GPU answers.", up)
+    yield Family("gpu_up", "Whether the GPU answers.", up)
     for name, text, attribute in _GAUGES:
-        yield _Family(name, text, _values(gpus, attribute))
-    yield _Family(
+        yield Family(name, text, _values(gpus, attribute))
+    yield Family(
         "gpu_utilization_ratio", "Share of time with work.", _values(gpus, "utilization_percent", 0.01)
     )
     clocks = _values(gpus, "clock_sm_mhz", _MEGAHERTZ)
-    yield _Family("gpu_sm_clock_hertz", "Clock of the multiprocessors.", clocks)
+    yield Family("gpu_sm_clock_hertz", "Clock of the multiprocessors.", clocks)
     replays = _values(gpus, "pcie_replays")
-    yield _Family("gpu_pcie_replays_total", "PCIe packets that were sent again.", replays, "counter")
+    yield Family("gpu_pcie_replays_total", "PCIe packets that were sent again.", replays, "counter")
     yield from _memory(gpus)
     links = [(gpu, sum(link.active for link in gpu.nvlinks)) for gpu in gpus if gpu.nvlinks]
-    yield _Family("gpu_nvlinks_active", "NVLinks in use.", tuple((_gpu(gpu), n) for gpu, n in links))
+    yield Family("gpu_nvlinks_active", "NVLinks in use.", tuple((_gpu(gpu), n) for gpu, n in links))
 
 
-def _memory(gpus: Iterable[Gpu]) -> Iterator[_Family]:
+def _memory(gpus: Iterable[Gpu]) -> Iterator[Family]:
     errors: list[Sample] = []
     remapped: list[Sample] = []
     flags: dict[str, list[Sample]] = {"pending": [], "failure": []}
@@ -149,10 +113,10 @@ def _memory(gpus: Iterable[Gpu]) -> Iterator[_Family]:
             flags["pending"].append((_gpu(gpu), float(rows.pending)))
             flags["failure"].append((_gpu(gpu), float(rows.failure)))
     text = "ECC errors since the driver was loaded (volatile) or in the GPU's life (aggregate)."
-    yield _Family("gpu_ecc_errors_total", text, tuple(errors), "counter")
-    yield _Family("gpu_remapped_rows", "Rows of memory that were remapped.", tuple(remapped))
-    yield _Family("gpu_row_remap_pending", "Whether a remap waits for a reset.", tuple(flags["pending"]))
-    yield _Family("gpu_row_remap_failed", "Whether no spare row was left.", tuple(flags["failure"]))
+    yield Family("gpu_ecc_errors_total", text, tuple(errors), "counter")
+    yield Family("gpu_remapped_rows", "Rows of memory that were remapped.", tuple(remapped))
+    yield Family("gpu_row_remap_pending", "Whether a remap waits for a reset.", tuple(flags["pending"]))
+    yield Family("gpu_row_remap_failed", "Whether no spare row was left.", tuple(flags["failure"]))
 
 
 def _gpu(gpu: Gpu) -> dict[str, str]:
@@ -171,7 +135,7 @@ def _values(gpus: Iterable[Gpu], attribute: str, factor: float = 1) -> tuple[Sam
     return tuple((_gpu(gpu), value * factor) for gpu, value in found if value is not None)
 
 
-def _xids(snapshot: Snapshot) -> Iterator[_Family]:
+def _xids(snapshot: Snapshot) -> Iterator[Family]:
     """Errors as the log has them, less those that repeat within seconds."""
     log = snapshot.kernel_log
     if not isinstance(log, KernelLog):
@@ -187,27 +151,25 @@ def _xids(snapshot: Snapshot) -> Iterator[_Family]:
         elif kind == "sxid":
             samples["sxid"].append((labels, count))
     xids, sxids = tuple(samples["xid"]), tuple(samples["sxid"])
-    yield _Family(
-        "gpu_xid_errors", "Xid errors of the last 24 hours; the same within 5 seconds is one.", xids
-    )
-    yield _Family(
+    yield Family("gpu_xid_errors", "Xid errors of the last 24 hours; the same within 5 seconds is one.", xids)
+    yield Family(
         "nvswitch_sxid_errors", "SXid errors of the last 24 hours; the same within 5 seconds is one.", sxids
     )
 
 
-def _slots(snapshot: Snapshot) -> Iterator[_Family]:
+def _slots(snapshot: Snapshot) -> Iterator[Family]:
     slots = () if isinstance(snapshot.slots, Unavailable) else snapshot.slots
     units = [(slot, slot.unit) for slot in slots if isinstance(slot.unit, Unit)]
     running = tuple((_slot(slot), float(unit.active_state == "active")) for slot, unit in units)
-    yield _Family("slot_running", "Whether the slot's runner is running.", running)
+    yield Family("slot_running", "Whether the slot's runner is running.", running)
     restarts = tuple((_slot(slot), float(unit.restarts)) for slot, unit in units)
-    yield _Family("slot_restarts", "How often systemd restarted the runner since it was started.", restarts)
+    yield Family("slot_restarts", "How often systemd restarted the runner since it was started.", restarts)
     busy = [(slot, slot.runs_job) for slot in slots]
     known = tuple((_slot(slot), float(runs)) for slot, runs in busy if runs is not None)
-    yield _Family("slot_busy", "Whether the slot runs a job.", known)
+    yield Family("slot_busy", "Whether the slot runs a job.", known)
     holds = [(slot, slot.hold) for slot in slots if not isinstance(slot.hold, Unavailable)]
     held = tuple((_slot(slot), float(hold is not None)) for slot, hold in holds)
-    yield _Family("slot_held", "Whether the slot is on hold and takes no new job.", held)
+    yield Family("slot_held", "Whether the slot is on hold and takes no new job.", held)
 
 
 def _slot(slot: SlotReading) -> dict[str, str]:
