@@ -55,10 +55,13 @@ class Engines:
         changed = [self.write(f"unit {path.name}", path, text) for path, text in units.items()]
         return any(changed)
 
-    def converge(self, slot: SlotSpec, limits: Iterable[str]) -> bool:
-        """One slot's engine, when its user and directories are there; True as `host`."""
+    def converge(self, slot: SlotSpec, limits: Iterable[str], *, busy: bool = False) -> bool:
+        """One slot's engine, when its user and directories are there; True as `host`.
+
+        One that is to go stays while the slot is ``busy``: its job may have containers.
+        """
         if slot.containers != "rootless":
-            return self.remove(slot.name)
+            return not busy and self.remove(slot.name)
         self._ids(slot)
         self._storage(slot)
         texts = {
