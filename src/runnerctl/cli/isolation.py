@@ -114,4 +114,15 @@ def verify(
 
     Exit codes are those of monitoring plugins: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN. It needs root.
     """
-    raise ConfigError("is not there yet")
+    from runnerctl.cli.isolation_verify import verify_slots
+    from runnerctl.cli.render_health import render_json, render_text
+    from runnerctl.core.health import exit_code
+
+    command: Context = context.obj
+    verdict = verify_slots(command, slot)
+    if command.wants_json(output):
+        command.say(render_json(verdict).rstrip("\n"))
+    else:
+        text = render_text(verdict, width=command.width, colour=command.colour())
+        command.say(text.rstrip("\n"))
+    return exit_code(verdict.status)

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str], context: Context) -> int:
     """Run one command line within ``context``. Returns the exit code; raises nothing."""
-    is_verdict = next((word for word in arguments if word in TABLE), "") in VERDICTS
+    is_verdict = _is_verdict(arguments)
     try:
         code = _invoke(arguments, context)
         context.flush()
@@ -51,6 +51,13 @@ def run(arguments: Sequence[str], context: Context) -> int:
         code, line = _explain(error, context)
         context.note(line)
         return UNKNOWN if is_verdict else code
+
+
+def _is_verdict(arguments: Sequence[str]) -> bool:
+    """Whether the command is one whose exit code is a verdict: one word, or a group's and its command's."""
+    at = next((at for at, word in enumerate(arguments) if word in TABLE), len(arguments))
+    words = [word for word in arguments[at:] if not word.startswith("-")][:2]
+    return bool(words) and (words[0] in VERDICTS or " ".join(words) in VERDICTS)
 
 
 def _invoke(arguments: Sequence[str], context: Context) -> int:

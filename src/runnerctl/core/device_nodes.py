@@ -27,6 +27,7 @@ __all__ = [
     "compare",
     "parse_majors",
     "parse_mig_minors",
+    "parse_rules",
     "parse_slot_unit",
     "places_of",
     "resolve",
@@ -112,6 +113,18 @@ def parse_slot_unit(text: str) -> tuple[tuple[str, ...], bool]:
     found = _CLAIM.findall(text)
     claims = tuple(uuid for uuid in found[-1].split(",") if uuid and uuid != "-1") if found else ()
     return claims, "\nDeviceAllow=/dev/net/tun rw\n" in text
+
+
+def parse_rules(shown: str, text: str) -> DeviceRules:
+    """``systemctl show`` of a unit's DevicePolicy and DeviceAllow, and the text of its drop-in."""
+    lines = shown.splitlines()
+    claims, engine = parse_slot_unit(text)
+    return DeviceRules(
+        policy=next((line[13:] for line in lines if line.startswith("DevicePolicy=")), ""),
+        allow=tuple(line[12:] for line in lines if line.startswith("DeviceAllow=") and line[12:]),
+        claims=claims,
+        engine=engine,
+    )
 
 
 def places_of(gpus: Iterable[Gpu]) -> dict[str, Place]:

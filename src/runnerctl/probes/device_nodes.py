@@ -21,7 +21,7 @@ from runnerctl.core.device_nodes import (
     Place,
     parse_majors,
     parse_mig_minors,
-    parse_slot_unit,
+    parse_rules,
 )
 from runnerctl.errors import UnavailableError
 from runnerctl.probes.bounded import Report, Task, run_all
@@ -39,6 +39,7 @@ __all__ = [
     "open_nodes",
     "read_rules",
     "read_table",
+    "show_unit",
     "unit_files",
 ]
 
@@ -174,17 +175,17 @@ def unit_files(slot: str, rootfs: Path = Path("/")) -> dict[str, str]:
     return {unit: text for unit, text in texts.items() if text}
 
 
+def show_unit(unit: str, names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Properties of a unit, one value each. Raises UnavailableError."""
+    shown = _systemctl(["show", "--no-pager", f"--property={','.join(names)}", unit], environ)
+    found = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+    return {name: found.get(name, "") for name in names}
+
+
 def read_rules(unit: str, text: str, environ: Mapping[str, str]) -> DeviceRules:
     """What systemd lets a unit open now, and what its drop-in claims. Raises UnavailableError."""
     shown = _systemctl(["show", "--no-pager", "--property=DevicePolicy,DeviceAllow", unit], environ)
-    lines = shown.splitlines()
-    claims, engine = parse_slot_unit(text)
-    return DeviceRules(
-        policy=next((line[13:] for line in lines if line.startswith("DevicePolicy=")), ""),
-        allow=tuple(line[12:] for line in lines if line.startswith("DeviceAllow=") and line[12:]),
-        claims=claims,
-        engine=engine,
-    )
+    return parse_rules(shown, text)
 
 
 def open_nodes(unit: str, nodes: Sequence[Node], environ: Mapping[str, str]) -> None:
