@@ -20,7 +20,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
 
 from runnerctl.core.plan import LocalSlot, SlotPlan
 from runnerctl.core.spec import HostSpec
-from runnerctl.errors import DataError, TryAgainError
+from runnerctl.errors import AccessError, DataError, TryAgainError
+from runnerctl.modes import app_for, sweep, with_app
 from runnerctl.reconcile import Fleet, desired_slot
 from runnerctl.redact import redact
 
@@ -38,7 +39,7 @@ class ActionModule(TargetAction):
         spec, facts = (spec, {}) if absent else laid_out(self, spec, variables)
         try:
             everyone = plain(variables.get("groups", {}).get("all", []))
-            fleet = Fleet(spec, os.environ, others=everyone, play=shared_play(variables))
+            fleet = Fleet(spec, with_app(os.environ, spec), others=everyone, play=shared_play(variables))
             result = self._absent(fleet, variables) if absent else _Present(self, fleet, variables).run()
         except RunnerctlError as error:
             raise AnsibleActionFail(redact(f"{spec.host}: {error}")) from None
@@ -58,11 +59,13 @@ class ActionModule(TargetAction):
             actions = [f"removal of slot {slot.name}" for slot in absent]
             return {**observed, "changed": True, "actions": actions}
         seconds = fleet.spec.github_runner.drain_timeout_seconds
+        absent = self.retired(absent, variables)
         busy = fleet.drain(absent, seconds=seconds)
         names = [slot.name for slot in absent if slot.name not in busy]
         result = observed
         if names:
             result = self.execute("github_runner", {"slots": [], "remove": names}, variables)
+        sweep_all(fleet, [slot for slot in absent if slot.name in names])
         if busy:
             raise AnsibleActionFail(
                 f"{fleet.spec.host}: slot {', '.join(busy)} still runs a job after {seconds} s and stays; "
@@ -70,6 +73,18 @@ class ActionModule(TargetAction):
                 result=result,
             )
         return result
+
+    def retired(self, slots: list[LocalSlot], variables: dict[str, Any]) -> list[LocalSlot]:
+        """The slots as they are once the ephemeral ones get no further registration.
+
+        Else a listener would follow the one whose record is deleted.
+        """
+        names = [slot.name for slot in slots if slot.mode == "ephemeral"]
+        if not names:
+            return slots
+        result = self.execute("github_runner", {"slots": [], "retire": names}, variables, check=False)
+        now = {report["name"]: _local(report) for report in result["absent"]}
+        return [now.get(slot.name, slot) for slot in slots]
 
     def _host_is_dead(self, host: str) -> bool:
         """The option; ``-e`` on a command line gives it as text."""
@@ -101,7 +116,11 @@ class _Present:
                 f"{self.spec.host}: it is not known which runner release the slots are to run; "
                 "let a task with module runner_release come first, as role github_runner does"
             )
-        self.slots = [desired_slot(self.spec, slot, version) for slot in self.spec.github_runner.slots]
+        self.slots = [
+            {**desired_slot(self.spec, slot, version), "mode": slot.mode}
+            for slot in self.spec.github_runner.slots
+        ]
+        self.app = app_for(self.spec, os.environ)
 
     def run(self) -> dict[str, Any]:
         """Read, plan, act."""
@@ -113,12 +132,12 @@ class _Present:
         absent = [_local(report) for report in observed["absent"]]
         result = observed
         register = [plan for plan in plans if plan.registration is not None]
-        if self.check and register:  # predicted without minting a token
-            result = self._execute(
-                {"enrolments": [{"name": plan.name, "token": ""} for plan in register]}, check=True
-            )
-        elif not self.check and (observed["actions"] or register or absent):
-            result = self._act(plans, absent)
+        leaving = [plan.name for plan in plans if plan.leaves is not None]
+        if self.check and (register or leaving):  # predicted without minting a token
+            enrolments = [{"name": plan.name, "token": ""} for plan in register]
+            result = self._execute({"enrolments": enrolments, "switch": leaving}, check=True)
+        elif not self.check and (observed["actions"] or register or absent or leaving):
+            result = self._act(plans, absent, observed)
         self._repair(plans, result)
         _explain(result, plans, absent, check=self.check)
         if not self.check:
@@ -126,20 +145,27 @@ class _Present:
         return result
 
     def _execute(self, args: dict[str, Any], *, check: bool) -> dict[str, Any]:
+        app = {"app": self.app.argument()} if self.app else {}
         return self.action.execute(
-            "github_runner", {"slots": self.slots, **args}, self.variables, check=check
+            "github_runner", {"slots": self.slots, **app, **args}, self.variables, check=check
         )
 
-    def _act(self, plans: list[SlotPlan], absent: list[LocalSlot]) -> dict[str, Any]:
+    def _act(
+        self, plans: list[SlotPlan], absent: list[LocalSlot], observed: dict[str, Any]
+    ) -> dict[str, Any]:
         """What differs on the host, registrations included; then slots that inventory no longer has."""
         enrolments = []
         register = [plan for plan in plans if plan.registration is not None]
+        key = {"app": {**self.app.argument(), "source": self._hand_over(observed)}} if self.app else {}
         for plan in register:  # every token first: a refusal must not come after the first deletion
             enrolment = self.fleet.enrolment(plan)
             enrolments.append({"name": plan.name, **enrolment, "token": Secret(enrolment["token"])})
         for plan in register:
             self.fleet.delete_before(plan)
+        before, stay = self._change_modes(plans, key)
+        enrolments = [each for each in enrolments if each["name"] not in stay]
         remove = []
+        absent = self.action.retired(absent, self.variables)
         for slot in absent:
             try:
                 self.fleet.remove_record(slot)
@@ -148,7 +174,45 @@ class _Present:
                 display.warning(
                     f"{self.spec.host}: slot {slot.name} runs a job: it is removed by a later run"
                 )
-        return self._execute({"enrolments": enrolments, "remove": remove}, check=False)
+        again = {} if before else key
+        result = self._execute({**again, "enrolments": enrolments, "remove": remove}, check=False)
+        sweep_all(self.fleet, [slot for slot in absent if slot.name in remove])
+        if before:
+            result["actions"] = before["actions"] + result["actions"]
+            result["diff"] = before["diff"] + result["diff"]
+            result["changed"] = True
+        return result
+
+    def _hand_over(self, observed: dict[str, Any]) -> str | None:
+        """Put the App's key on the host, where it is not there yet; the module takes it away at once."""
+        if self.app is None or not observed.get("needs_key"):
+            return None
+        return self.action.put_file(self.app.path)
+
+    def _change_modes(
+        self, plans: list[SlotPlan], key: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, set[str]]:
+        """Let slots leave their mode: the record first, which proves that no job runs.
+
+        Returns what was done on the host, and the slots that have to wait for a job after all.
+        """
+        leaving = {plan.name: plan for plan in plans if plan.leaves is not None}
+        if not leaving:
+            return None, set()
+        slots = [
+            LocalSlot(plan.name, mode=plan.leaves.mode, agent_id=plan.leaves.id, url=plan.leaves.url)
+            for plan in leaving.values()
+            if plan.leaves is not None
+        ]
+        slots = self.action.retired(slots, self.variables)
+        busy = set(self.fleet.drain(slots, seconds=0.0))
+        for name in sorted(busy):
+            display.warning(f"{self.spec.host}: slot {name} runs a job: its mode is changed by a later run")
+        result = self._execute({**key, "switch": sorted(leaving.keys() - busy)}, check=False)
+        were = [slot for slot in slots if slot.mode == "ephemeral" and slot.name not in busy]
+        for slot in were:
+            sweep(self.fleet.registry(slot.url or ""), leaving[slot.name].runner_name)
+        return result, busy
 
     def _repair(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
         waiting = {text.partition(":")[0] for text in result.get("waiting", ())}
@@ -156,22 +220,34 @@ class _Present:
             if plan.name in waiting:  # a stock runner: it gets the slot's labels when it is the slot's
                 continue
             if plan.labels is not None or plan.move_to_group is not None:
-                if not self.check:
-                    self.fleet.write(plan)
+                if not self.check and not self._write(plan):
+                    continue
                 result["actions"] += [f"{plan.runner_name} on GitHub: {reason}" for reason in plan.reasons]
         result["changed"] = bool(result["actions"])
 
+    def _write(self, plan: SlotPlan) -> bool:
+        """Repair a record; False when it is gone: its job has ended, and the next one is as it should be."""
+        try:
+            self.fleet.write(plan)
+        except AccessError:
+            registry = self.fleet.registry(self.fleet.url_of(plan.name))
+            if not plan.ephemeral or plan.record is None or registry.runner(plan.record) is not None:
+                raise
+            return False
+        return True
+
     def _wait(self, plans: list[SlotPlan], result: dict[str, Any]) -> None:
         """Started means online on GitHub: wait for what was started, and for what should run."""
-        agents = {
-            report["name"]: report["agent_id"]
+        names = {plan.name: plan.runner_name for plan in plans if plan.ephemeral}
+        agents: dict[str, int | str] = {
+            report["name"]: names.get(report["name"], report["agent_id"])
             for report in result["slots"]
-            if report["agent_id"] is not None and report["hold"] is None
+            if report["hold"] is None and (report["agent_id"] is not None or report["mode"] == "ephemeral")
         }
         started = {
             name
             for name in agents
-            if any(action.endswith(f" gha-runner@{name}.service") for action in result["actions"])
+            if any(action.endswith(f"@{name}.service") for action in result["actions"])
         }
         waiting = started | {plan.name for plan in plans if not plan.online and plan.name in agents}
         if not waiting:
@@ -184,6 +260,13 @@ class _Present:
                 f"see `runnerctl logs {offline[0]}` and `runnerctl health` on the host",
                 result=result,
             )
+
+
+def sweep_all(fleet: Fleet, slots: list[LocalSlot]) -> None:
+    """Leave no record of ephemeral slots that are gone from their host."""
+    for slot in slots:
+        if slot.mode == "ephemeral" and slot.url and slot.agent_name:
+            sweep(fleet.registry(slot.url), slot.agent_name)
 
 
 def _warn_of_upgrades(host: str, reports: list[dict[str, Any]]) -> None:

@@ -15,6 +15,7 @@ from .errors import HostError
 from .hold import Cause, Holds
 from .slot import Converger, known_slots
 from .slot_files import Layout
+from .slot_modes import mode_of, unit_of
 from .slot_report import Report
 from .slot_system import System, read_text
 
@@ -52,7 +53,7 @@ class Drains:
     def _version(self, slot: str) -> str | None:
         """The release that a start would run: the one that the unit binds into the slot."""
         try:
-            found = BOUND.search(read_text(self.layout.drop_in(slot)))
+            found = BOUND.search(read_text(self.layout.drop_in(slot, mode_of(self.layout, slot))))
         except OSError:
             return None
         return found[1] if found else None
@@ -97,11 +98,11 @@ class Drains:
 
     def _starts(self, slot: str, *, check: bool) -> bool:
         if check:
-            return (self.layout.slot_root(slot) / ".runner").is_file()
+            return self.holds.startable(slot)
         return self.holds.start(slot)
 
     def _runs(self, slot: str) -> bool:
-        unit = f"gha-runner@{slot}.service"
+        unit = unit_of(self.layout, slot)
         return self.system.unit_states([unit])[unit].running
 
     def _refuse_unknown(self, slots: Sequence[str]) -> None:

@@ -29,6 +29,7 @@ from .driver_work import Work
 from .errors import HostError
 from .packages import PackageSystem
 from .slot import known_slots
+from .slot_modes import start_words, unit_of
 
 __all__ = ["Installer", "Result", "prepare_reboot"]
 
@@ -160,7 +161,7 @@ def prepare_reboot(work: Work, *, seconds: float) -> dict[str, Any]:
     finally:
         if busy:
             for unit in stopped:
-                work.system.systemctl("start", unit)
+                work.system.systemctl(*start_words(unit))
     if not busy:
         work.actions += [f"stopped {unit} for the reboot" for unit in stopped]
     return {"ready": not busy, "busy": busy}
@@ -171,7 +172,7 @@ def _run_dry(work: Work, slots: Sequence[str], stopped: list[str], *, deadline: 
     while True:
         busy = []
         for slot in slots:
-            unit = f"gha-runner@{slot}.service"
+            unit = unit_of(work.layout, slot)
             if work.system.busy(unit):
                 busy.append(slot)
             elif work.system.unit_states([unit])[unit].running:

@@ -11,6 +11,7 @@ from .driver_files import LOADED
 from .driver_kernels import Kernel, module_version, next_kernel, running_kernel
 from .driver_work import Work
 from .slot import known_slots
+from .slot_modes import start_words, unit_of
 
 __all__ = ["bring_module", "busy_slots", "gpus_on_bus", "loaded_version", "users_of_gpus"]
 
@@ -43,7 +44,7 @@ def gpus_on_bus(work: Work) -> int:
 
 def busy_slots(work: Work) -> list[str]:
     """Slots that run a job."""
-    return [slot for slot in known_slots(work.layout) if work.system.busy(f"gha-runner@{slot}.service")]
+    return [slot for slot in known_slots(work.layout) if work.system.busy(unit_of(work.layout, slot))]
 
 
 def users_of_gpus(work: Work) -> list[str]:
@@ -129,7 +130,7 @@ def _reload(work: Work, loaded: str | None) -> bool:
         return True
     finally:
         for unit in stopped:
-            work.system.systemctl("start", unit)
+            work.system.systemctl(*start_words(unit))
 
 
 def _unload(work: Work) -> bool:

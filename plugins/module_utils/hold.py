@@ -19,6 +19,7 @@ from pathlib import Path
 from .atomic import atomic_write, sync_directory
 from .lock import exclusive
 from .slot_files import Layout
+from .slot_modes import back_off_file, is_ephemeral, start_words, unit_of
 from .slot_system import System
 
 __all__ = [
@@ -165,7 +166,7 @@ class Holds:
             kept = hold.without(cause.by) if hold else ()
             since = old.since if old and old.since else cause.since
             self._write(slot, (*kept, Cause(cause.by, cause.reason, since, cause.gpus)))
-        self.log(_unit(slot), f"on hold by {cause.by}: {cause.reason}")
+        self.log(self._unit(slot), f"on hold by {cause.by}: {cause.reason}")
         return True
 
     def drop(self, slot: str, by: str) -> Hold | None:
@@ -176,7 +177,9 @@ class Holds:
                 return hold
             self._write(slot, hold.without(by))
             left = self.get(slot)
-        self.log(_unit(slot), f"the hold by {by} is lifted" + (f"; still: {left.reason}" if left else ""))
+        self.log(
+            self._unit(slot), f"the hold by {by} is lifted" + (f"; still: {left.reason}" if left else "")
+        )
         return left
 
     def settle(self, slot: str) -> str | None:
@@ -185,7 +188,7 @@ class Holds:
         Returns "stopped", "waits", or None when there was nothing to do. Raises HostError.
         """
         with self._locked(slot):
-            unit = _unit(slot)
+            unit = self._unit(slot)
             if self.get(slot) is None or not self.system.unit_states([unit])[unit].running:
                 return None
             if not self.system.busy(unit):
@@ -201,7 +204,7 @@ class Holds:
 
         It ends as well when the hold is gone. Raises HostError.
         """
-        unit, deadline = _unit(slot), None if seconds is None else clock() + seconds
+        unit, deadline = self._unit(slot), None if seconds is None else clock() + seconds
         ended = False
         while True:
             with self._locked(slot):
@@ -224,16 +227,25 @@ class Holds:
 
     def start(self, slot: str) -> bool:
         """Start a slot that is no longer on hold; False when it is not registered. Raises HostError."""
-        unit = _unit(slot)
+        unit = self._unit(slot)
         with self._locked(slot):
-            if self.get(slot) is not None or not (self.layout.slot_root(slot) / ".runner").is_file():
+            if self.get(slot) is not None or not self.startable(slot):
                 return False
             self.system.systemctl("stop", f"gha-hold@{slot}.service")
             self.system.forget_failure(unit)
-            self.system.systemctl("start", unit)
+            back_off_file(self.layout, slot).unlink(missing_ok=True)
+            self.system.systemctl(*start_words(unit))
         if self.layout.state("pending", slot).exists():
             self.system.systemctl("start", "--no-block", f"gha-restart@{slot}.service")
         return True
+
+    def startable(self, slot: str) -> bool:
+        """Whether the slot has a registration, or gets one whenever it starts."""
+        registered = (self.layout.slot_root(slot) / ".runner").is_file()
+        return registered or is_ephemeral(self.layout, slot)
+
+    def _unit(self, slot: str) -> str:
+        return unit_of(self.layout, slot)
 
     # -- files
 
@@ -253,10 +265,6 @@ class Holds:
 
     def _locked(self, slot: str) -> contextlib.AbstractContextManager[int]:
         return exclusive(str(self.layout.path(f"/run/runnerctl/hold-{slot}.lock")), seconds=LOCK_SECONDS)
-
-
-def _unit(slot: str) -> str:
-    return f"gha-runner@{slot}.service"
 
 
 def _await_end(pids: list[int], seconds: float) -> bool:

@@ -15,6 +15,7 @@ from .errors import HostError
 from .hold import Holds
 from .lock import exclusive
 from .slot_files import Layout, read_runner_file
+from .slot_modes import is_ephemeral, unit_of
 from .slot_system import System, run
 
 __all__ = ["Touches"]
@@ -37,7 +38,9 @@ class Touches:
 
     def start(self, slot: str) -> bool:
         """Start the listener of a registered slot; False when it runs already. Raises HostError."""
-        unit = f"gha-runner@{slot}.service"
+        unit = unit_of(self.layout, slot)
+        if is_ephemeral(self.layout, slot):
+            raise HostError("registers anew for each job", where=f"slot {slot}", remedy="leave it out")
         if read_runner_file(self.layout.slot_root(slot) / ".runner") is None:
             raise HostError("is not registered", where=f"slot {slot}", remedy="converge the host")
         with exclusive(str(self.layout.path(LOCK.format(slot=slot))), seconds=LOCK_SECONDS):
@@ -72,7 +75,7 @@ class Touches:
     @contextlib.contextmanager
     def _without_condition(self, slot: str) -> Iterator[None]:
         """The unit without its condition. What a kill leaves behind is gone after the next touch or boot."""
-        path = self.layout.path(f"/run/systemd/system/gha-runner@{slot}.service.d/90-keepalive.conf")
+        path = self.layout.path(f"/run/systemd/system/{unit_of(self.layout, slot)}.d/90-keepalive.conf")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(WITHOUT_CONDITION)
         try:

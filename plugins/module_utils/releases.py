@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from .slot_files import MODES
+
 __all__ = ["RELEASES", "prune", "versions"]
 
 RELEASES = Path("/opt/actions-runner")
@@ -70,7 +72,7 @@ def _in_use(proc: Path) -> set[str]:
 def _bound(units: Path) -> set[str]:
     """The releases that slots' units bind into their slots."""
     found: set[str] = set()
-    for path in units.glob("gha-runner@*.service.d/*.conf"):
+    for path in (path for name in MODES.values() for path in units.glob(f"{name}@*.service.d/*.conf")):
         try:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:

@@ -25,8 +25,8 @@ LOCK_SECONDS = 600.0  # purging packages takes minutes on a slow disk
 # Everything the toolkit ever makes: a damaged or hostile receipt must not cost the host anything else.
 OURS = re.compile(
     r"/opt/(actions-runner|runnerctl(/hooks)?|miniforge3(-[\w.+-]+)?)"
-    r"|/etc/systemd/system/(gha-[\w@.-]+|runnerctl-[\w-]+\.(service|timer|path))"
-    r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json|/(site-)?ca\.pem)?"
+    r"|/etc/systemd/system/(gha-[\w@.-]+|runnerctl-[\w-]+\.(service|timer|path|socket))"
+    r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json|/(site-)?ca\.pem|/mint|/credentials)?"
     r"|/etc/conda(/condarc\.d(/10-runnerctl\.yml)?)?|/usr/local/bin/runnerctl"
     r"|/usr/share/bash-completion/completions/runnerctl"
     # Of driver and containers: files that bear our name, and those whose names others look for.

@@ -17,17 +17,23 @@ from typing import Any
 from . import slot_register
 from .adoption import Claim, claim_of, forget_claim, stock_busy, take_over
 from .atomic import atomic_write
-from .hold import read_hold
+from .hold import Holds, read_hold
 from .lock import exclusive
 from .receipt import Receipt
-from .slot_files import Layout, SlotSpec, env_text, read_runner_file
-from .slot_hooks import HOOK, hook_text
+from .slot_app import App, app_changes, forget_app, install_app, key_sum, ticket_path, ticket_text
+from .slot_containers_host import Engines
+from .slot_files import MODES, Layout, SlotSpec, env_text, read_runner_file
+from .slot_gpus import waits_for
+from .slot_hooks import HOOK, hook_files
+from .slot_modes import EPHEMERAL, back_off_file, is_ephemeral, mode_of, slot_state, start_words, unit_of
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
 from .slot_report import Outcome, Report
+from .slot_switch import RETIRED, leave_mode, retire
 from .slot_system import System, UnitState, read_text, remove_tree
-from .slot_units import slot_unit_text, templates
+from .slot_units import limit_lines, slot_unit_text, templates
+from .slot_units_ephemeral import ephemeral_templates
 
-__all__ = ["LOCK", "LOCK_SECONDS", "Converger", "Outcome", "Report", "known_slots"]
+__all__ = ["LOCK", "LOCK_SECONDS", "Changes", "Converger", "Outcome", "Report", "known_slots"]
 
 ROLE = "github_runner"
 LOCK = "/var/lib/runnerctl/slots.lock"
@@ -40,6 +46,19 @@ def known_slots(layout: Layout) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What a run may do besides.
+
+    ``switch``: slots that may leave their mode, since no record of theirs is left at GitHub; ``retire``:
+    ephemeral ones that are to begin no further job; ``app``: who mints for those that there are.
+    """
+
+    switch: tuple[str, ...] = ()
+    retire: tuple[str, ...] = ()
+    app: App | None = None
+
+
 @dataclass
 class Converger:
     """One pass over a host. With ``check`` it only reads."""
@@ -48,15 +67,24 @@ class Converger:
     system: System
     check: bool = False
     outcome: Outcome = field(default_factory=Outcome)
+    changes: Changes = field(default_factory=lambda: Changes())
     _reload: bool = False
     _due: set[str] = field(default_factory=set)  # slots that need a restart
     _receipt: Receipt | None = None
 
-    def run(self, slots: list[SlotSpec], *, enrolments: dict[str, Enrolment], remove: list[str]) -> Outcome:
+    def run(
+        self,
+        slots: list[SlotSpec],
+        *,
+        enrolments: dict[str, Enrolment],
+        remove: list[str],
+        changes: Changes | None = None,
+    ) -> Outcome:
         """Bring ``slots`` to their specs; register those with an enrolment; remove those named.
 
         Only one run at a time changes a host: another one, the CLI's ``register`` say, is waited for.
         """
+        self.changes = changes or Changes()
         if self.check:
             return self._run(slots, enrolments, remove)
         with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):
@@ -64,24 +92,72 @@ class Converger:
 
     def _run(self, slots: list[SlotSpec], enrolments: dict[str, Enrolment], remove: list[str]) -> Outcome:
         absent = sorted(set(known_slots(self.layout)) - {slot.name for slot in slots})
-        units = self.system.unit_states(
-            [f"gha-runner@{name}.service" for name in [*(slot.name for slot in slots), *absent]]
-        )
-        self._reload = any(state.needs_reload for state in units.values())
+        for name in self.changes.retire:
+            self._act(f"slot {name} takes no more jobs", partial(retire, self.layout, self.system, name))
+        slots = [slot for slot in slots if self._keeps_or_changes_mode(slot)]
+        here = {name: unit_of(self.layout, name) for name in absent}
+        units = self.system.unit_states([*(slot.unit for slot in slots), *here.values()])
+        self._reload |= any(state.needs_reload for state in units.values())
         if slots:
             self._templates(slots, units)
+        self._reload |= self._engines().host(slots)
         for slot in slots:
             self._files(slot, units[slot.unit])
+        self._app(slots)
         if self._reload:
             self._act("systemd reads its units again", lambda: self.system.systemctl("daemon-reload"))
         for slot in slots:
-            if not self._adoption(slot):
+            if not self._adoption(slot) or self._waits_for_gpus(slot, absent):
                 continue
             self._registration(slot, units[slot.unit], enrolments.get(slot.name))
             self._service(slot, self._state_now(slot, units))
         for name in absent:
-            self._absent(name, units[f"gha-runner@{name}.service"], remove=name in remove)
+            self._absent(name, units[here[name]], remove=name in remove)
+        self._forget_app(slots, remove)
         return self.outcome
+
+    def _waits_for_gpus(self, slot: SlotSpec, absent: list[str]) -> bool:
+        """Whether a job of another slot, one that goes included, still has one of the slot's GPUs."""
+        busy = [each.name for each in self.outcome.reports if each.busy and each.name != slot.name]
+        reason = waits_for(slot, self.layout, self.system, [*busy, *absent]) if slot.gpus else None
+        if reason:
+            self.outcome.waiting.append(f"{reason}, and is started by a later run")
+        return reason is not None
+
+    # -- modes -------------------------------------------------------------------------------------------
+
+    def _keeps_or_changes_mode(self, slot: SlotSpec) -> bool:
+        """Leave the mode the slot had, if it is to have another; False while that has to wait."""
+        if not self.layout.state("slots", slot.name).exists() or mode_of(self.layout, slot.name) == slot.mode:
+            return True
+        unit = unit_of(self.layout, slot.name)
+        report = self._report(slot.name, self.system.unit_states([unit])[unit])
+        registered = report.agent_id is not None or report.registering
+        if slot.name in self.changes.switch or not (registered or report.active or report.busy):
+            do = partial(leave_mode, self.layout, self.system, slot.name, mode=slot.mode)
+            self._act(f"slot {slot.name} becomes {slot.mode}", do)
+            self._reload = True
+            if not self.check:
+                return True
+        self.outcome.reports.append(report)
+        return False
+
+    def _app(self, slots: list[SlotSpec]) -> None:
+        """The App's key, where a slot needs it."""
+        app = self.changes.app
+        if app is None or not any(slot.mode == EPHEMERAL for slot in slots):
+            return
+        self.outcome.needs_key = key_sum(self.layout) != app.sha256
+        if changes := app_changes(self.layout, app):
+            self._act(" and ".join(changes), partial(install_app, self.layout, app))
+
+    def _forget_app(self, slots: list[SlotSpec], remove: list[str]) -> None:
+        """The key goes with the last ephemeral slot."""
+        left = {name for name in known_slots(self.layout) if is_ephemeral(self.layout, name)} - set(remove)
+        left -= {slot.name for slot in slots if slot.mode != EPHEMERAL}
+        left |= {slot.name for slot in slots if slot.mode == EPHEMERAL}
+        if not left and key_sum(self.layout) is not None:
+            self._act("removal of the App's private key", partial(forget_app, self.layout))
 
     def _state_now(self, slot: SlotSpec, units: dict[str, UnitState]) -> UnitState:
         """The unit's state after what was done; in check mode nothing was."""
@@ -107,6 +183,10 @@ class Converger:
             self._receipt = Receipt(self.layout.path("/var/lib/runnerctl/receipt.json"))
         return self._receipt
 
+    def _engines(self) -> Engines:
+        """The slots' container engines, which are converged with them."""
+        return Engines(self.layout, self.system, self._act, self._file)
+
     def _file(self, action: str, path: Path, text: str, *, mode: int = 0o644) -> bool:
         """Write a root-owned file when it differs; True when it did."""
         before = read_text(path) if path.is_file() else ""
@@ -124,16 +204,20 @@ class Converger:
     # -- templates of the host ---------------------------------------------------------------------------
 
     def _templates(self, slots: list[SlotSpec], units: dict[str, UnitState]) -> None:
-        path = self.layout.units / "gha-runner@.service"
-        if not _is(path, templates()[path.name]):
-            for slot in (slot for slot in slots if units[slot.unit].running):
+        texts = templates()
+        if any(slot.mode == EPHEMERAL for slot in slots):
+            texts |= ephemeral_templates()
+        for slot in slots:
+            shared = f"{slot.unit.partition('@')[0]}@.service"
+            if units[slot.unit].running and not _is(self.layout.units / shared, texts[shared]):
                 self._mark_pending(slot)
         if not self.check:
             hooks = self.layout.path(HOOK).parent
             self.receipt.record("path", [str(hooks.parent), str(hooks)], role=ROLE)
-            self.receipt.record("unit", [str(self.layout.units / name) for name in templates()], role=ROLE)
-        self._file("job-started hook", self.layout.path(HOOK), hook_text(), mode=0o755)  # the unit names it
-        for name, text in templates().items():
+            self.receipt.record("unit", [str(self.layout.units / name) for name in texts], role=ROLE)
+        for place, (text, mode) in hook_files().items():  # the unit names them
+            self._file(f"{Path(place).stem} hook", self.layout.path(place), text, mode=mode)
+        for name, text in texts.items():
             self._reload |= self._file(f"unit {name}", self.layout.units / name, text)
 
     def _mark_pending(self, slot: SlotSpec) -> None:
@@ -152,24 +236,30 @@ class Converger:
         before = len(self.outcome.actions)
         self._user(slot)
         self._directories(slot)
-        drop_in, env = self.layout.drop_in(slot.name), self.layout.slot_root(slot.name) / ".env"
+        self._reload |= self._engines().converge(slot, limit_lines(slot), busy=report.busy)
+        drop_in, env = self.layout.drop_in(slot.name, slot.mode), self.layout.slot_root(slot.name) / ".env"
         texts = {drop_in: slot_unit_text(slot), env: env_text(slot)}
         if unit.running and any(not _is(path, text) for path, text in texts.items()):
             self._mark_pending(slot)
             report.pending_restart = True
         self._reload |= self._file(f"unit of slot {slot.name}", drop_in, texts[drop_in])
         self._file(f"environment of slot {slot.name}", env, texts[env])
+        if slot.mode == EPHEMERAL:
+            self._file(
+                f"registrations of slot {slot.name}", ticket_path(self.layout, slot.name), ticket_text(slot)
+            )
         report.changes += self.outcome.actions[before:]
 
     def _report(self, name: str, unit: UnitState, claim: Claim | None = None) -> Report:
-        runner = read_runner_file(self.layout.slot_root(name) / ".runner") or {}
-        state = self._state(name)
+        state, ephemeral = self._state(name), is_ephemeral(self.layout, name)
+        runner = {} if ephemeral else read_runner_file(self.layout.slot_root(name) / ".runner") or {}
         if claim:
             runner = {"agentid": claim.agent_id, "agentname": claim.agent_name, "githuburl": claim.url}
-        agent_id = runner.get("agentid")
+        agent_id = state.get("agent_id") if ephemeral else runner.get("agentid")
         hold = read_hold(self.layout.state("hold", name))
         return Report(
             name=name,
+            mode=mode_of(self.layout, name),
             agent_id=agent_id if isinstance(agent_id, int) else None,
             agent_name=runner.get("agentname") or state.get("runner_name"),
             url=runner.get("githuburl") or state.get("url"),
@@ -177,7 +267,7 @@ class Converger:
             incomplete=claim is None and bool(runner) and not slot_register.can_sign_in(self.layout, name),
             adopted=bool(claim) or (state.get("adopted") is not None and state.get("adopted") == agent_id),
             registering=bool(state.get("registering")),
-            busy=self.system.busy(f"gha-runner@{name}.service")
+            busy=self.system.busy(unit_of(self.layout, name))
             or (claim is not None and stock_busy(self.system, claim.unit)),
             active=unit.running,
             hold=hold.reason if hold else None,
@@ -186,11 +276,7 @@ class Converger:
         )
 
     def _state(self, name: str) -> dict[str, Any]:
-        try:
-            data = json.loads(self.layout.state("slots", name).read_text())
-        except (OSError, ValueError):
-            return {}
-        return data if isinstance(data, dict) else {}
+        return slot_state(self.layout, name)
 
     def _user(self, slot: SlotSpec) -> None:
         if self.system.user_exists(slot.user):
@@ -237,6 +323,8 @@ class Converger:
             "version": slot.version,
             "registering": registering,
         }
+        if slot.mode == EPHEMERAL:
+            data["mode"] = EPHEMERAL
         if agent_id is not None and adopted == agent_id:
             data |= {"runner_name": agent_name, "adopted": agent_id}
         path = self.layout.state("slots", slot.name)
@@ -281,6 +369,8 @@ class Converger:
 
     def _settle(self, slot: SlotSpec) -> None:
         """Note what is already true: a finished registration, the version, who owns the credential files."""
+        if slot.mode == EPHEMERAL:  # whoever mints notes it
+            return
         state = self._state(slot.name)
         runner = read_runner_file(self.layout.slot_root(slot.name) / ".runner") or {}
         agent_id = runner.get("agentid")
@@ -303,9 +393,14 @@ class Converger:
         before = len(self.outcome.actions)
         if unit.load == "masked":
             self._act(f"unmask {slot.unit}", lambda: self.system.systemctl("unmask", slot.unit))
-        if not self.layout.wanted(slot.name).is_symlink():
+        if not self.layout.wanted(slot.name, slot.mode).is_symlink():
             self._act(f"enable {slot.unit}", lambda: self.system.systemctl("enable", "--quiet", slot.unit))
-        if report.hold is None and (report.agent_id is not None or "registration" in report.changes):
+        registered = report.agent_id is not None or "registration" in report.changes
+        if RETIRED in report.hold_by and slot.name not in self.changes.retire:  # it is wanted after all
+            drop = partial(Holds(self.layout, self.system).drop, slot.name, RETIRED)
+            self._act(f"slot {slot.name} takes jobs again", drop)
+            report.hold = None if report.hold_by == [RETIRED] else report.hold
+        if report.hold is None and (registered or slot.mode == EPHEMERAL):
             self._run_or_restart(slot, unit, report)
         report.changes += self.outcome.actions[before:]
 
@@ -316,7 +411,8 @@ class Converger:
 
             def start() -> None:
                 self.system.forget_failure(slot.unit)
-                self.system.systemctl("start", slot.unit)
+                back_off_file(self.layout, slot.name).unlink(missing_ok=True)
+                self.system.systemctl(*start_words(slot.unit))
                 pending.unlink(missing_ok=True)
 
             self._act(f"start {slot.unit}", start)
@@ -324,7 +420,7 @@ class Converger:
         elif due and not self.system.busy(slot.unit):
 
             def restart() -> None:
-                self.system.systemctl("restart", slot.unit, seconds=360)
+                self.system.systemctl(*start_words(slot.unit, "restart"), seconds=360)
                 pending.unlink(missing_ok=True)
 
             self._act(f"restart {slot.unit}", restart)
@@ -340,13 +436,18 @@ class Converger:
         self.outcome.absent.append(self._report(name, unit))
         if not remove:
             return
-        user, unit_name = f"gha-{name}", f"gha-runner@{name}.service"
+        user, unit_name = f"gha-{name}", unit_of(self.layout, name)
 
         def do() -> None:
             self.system.systemctl("disable", "--now", "--quiet", unit_name, seconds=360)
             self.system.kill_all_of(user)
-            for path in (self.layout.drop_in(name).parent, self.layout.slot_root(name)):
-                remove_tree(path)
+            self._engines().remove(name)
+            for mode in MODES:
+                remove_tree(self.layout.drop_in(name, mode).parent)
+            remove_tree(self.layout.slot_root(name))
+            remove_tree(self.layout.path(f"/var/lib/runnerctl/logs/{name}"))
+            for path in (ticket_path(self.layout, name), back_off_file(self.layout, name)):
+                path.unlink(missing_ok=True)
             self.system.systemctl("daemon-reload")
             self.system.forget_failure(unit_name)
             if user in {entry.name for entry in self.receipt.entries("user")}:  # else it was there before

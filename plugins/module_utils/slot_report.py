@@ -15,10 +15,12 @@ class Report:
     ``hold`` is the reason of its hold, ``hold_by`` who gave it: operator, health, driver, upgrade.
     ``adopted``: the registration was taken over from a stock installation, or is about to be;
     ``exit_status`` is how a listener that does not run ended;
+    ``mode``: persistent, or ephemeral: registered anew for each job, so that ``agent_id`` is the last one's;
     ``incomplete``: registered, and what the listener signs in with is lost.
     """
 
     name: str
+    mode: str = "persistent"
     agent_id: int | None = None
     agent_name: str | None = None
     url: str | None = None
@@ -36,13 +38,14 @@ class Report:
 
 @dataclass
 class Outcome:
-    """What was done, or in check mode would be."""
+    """What was done, or in check mode would be. ``needs_key``: the App's private key is not there yet."""
 
     reports: list[Report] = field(default_factory=list)
     absent: list[Report] = field(default_factory=list)
     actions: list[str] = field(default_factory=list)
     diff: list[dict[str, str]] = field(default_factory=list)
     waiting: list[str] = field(default_factory=list)
+    needs_key: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The module's return values."""
@@ -53,4 +56,5 @@ class Outcome:
             "actions": self.actions,
             "diff": self.diff,
             "waiting": self.waiting,
+            "needs_key": self.needs_key,
         }

@@ -22,6 +22,7 @@ from .errors import HostError
 from .process import run
 from .slot import known_slots
 from .slot_files import Layout
+from .slot_modes import unit_of
 from .slot_system import System, read_text
 
 __all__ = ["Due", "DueFile", "Engine", "parse_version"]
@@ -167,7 +168,7 @@ class Engine:
     def disturbed_by_restart(self) -> str:
         """Who would suffer from a restart now; empty when nobody would."""
         slots = known_slots(self.layout)
-        busy = [slot for slot in slots if self.system.busy(f"gha-runner@{slot}.service")]
+        busy = [slot for slot in slots if self.system.busy(unit_of(self.layout, slot))]
         if busy:
             return f"slot {', '.join(busy)} runs a job"
         try:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError, one_line
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import Converger
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import Changes, Converger
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_app import App
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import Enrolment
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
@@ -71,6 +73,38 @@ options:
     type: list
     elements: str
     default: []
+  switch:
+    description: Set by the action plugin. The slots that may change their mode, since GitHub has no record
+      of them.
+    type: list
+    elements: str
+    default: []
+  retire:
+    description: Set by the action plugin. Ephemeral slots that are to get no further registration.
+    type: list
+    elements: str
+    default: []
+  app:
+    description: Set by the action plugin. The GitHub App that mints the registrations of ephemeral slots.
+    type: dict
+    suboptions:
+      id:
+        description: The App's id.
+        type: str
+        required: true
+      sha256:
+        description: The SHA-256 of its private key's file.
+        type: str
+        required: true
+      installation_id:
+        description: The App's installation.
+        type: str
+      api_url:
+        description: The REST API's address, where it is not the one that the slots' URLs imply.
+        type: str
+      source:
+        description: Where the key was put on the host; it is taken away from there.
+        type: str
 attributes:
   check_mode:
     description: Predicts what would change, on the host and on GitHub; mints no token and writes nothing.
@@ -119,6 +153,10 @@ absent:
   returned: success
   type: list
   elements: dict
+needs_key:
+  description: Whether the App's private key was not on the host yet.
+  returned: success
+  type: bool
 actions:
   description: Everything that was done, or in check mode would be, in order.
   returned: success
@@ -140,6 +178,15 @@ ENROLMENT = {
 }
 
 
+APP = {
+    "id": {"type": "str", "required": True},
+    "sha256": {"type": "str", "required": True},
+    "installation_id": {"type": "str"},
+    "api_url": {"type": "str"},
+    "source": {"type": "str"},
+}
+
+
 def main() -> None:
     """Read, compare, act."""
     module = AnsibleModule(
@@ -149,6 +196,9 @@ def main() -> None:
             "slots": {"type": "list", "elements": "dict", "default": []},
             "enrolments": {"type": "list", "elements": "dict", "default": [], "options": ENROLMENT},
             "remove": {"type": "list", "elements": "str", "default": []},
+            "switch": {"type": "list", "elements": "str", "default": []},
+            "retire": {"type": "list", "elements": "str", "default": []},
+            "app": {"type": "dict", "options": APP},
         },
         supports_check_mode=True,
     )
@@ -160,10 +210,18 @@ def main() -> None:
     }
     converger = Converger(Layout(), System(), check=module.check_mode)
     try:
-        outcome = converger.run(slots, enrolments=enrolments, remove=module.params["remove"])
+        outcome = converger.run(
+            slots, enrolments=enrolments, remove=module.params["remove"], changes=_changes(module.params)
+        )
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error), actions=converger.outcome.actions)
     module.exit_json(**outcome.as_dict())
+
+
+def _changes(params: dict[str, Any]) -> Changes:
+    return Changes(
+        switch=tuple(params["switch"]), retire=tuple(params["retire"]), app=App.from_dict(params["app"])
+    )
 
 
 if __name__ == "__main__":

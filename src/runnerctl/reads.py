@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from runnerctl.errors import DataError
+from runnerctl.errors import AccessError, DataError
 from runnerctl.github.groups import named_group
 from runnerctl.github.models import Runner, RunnerDownload, RunnerGroup
 from runnerctl.github.pages import PER_PAGE
@@ -58,6 +59,7 @@ class DirectReads:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self._groups: Sequence[RunnerGroup] | None = None
+        self._public: bool | None = None
         self._downloads: Sequence[RunnerDownload] | None = None
 
     def by_name(self, name: str) -> Runner | None:
@@ -72,11 +74,24 @@ class DirectReads:
         """One request for all groups."""
         if self.registry.scope.kind == "repository":
             return None
+        if name:
+            return named_group(self.groups(), name, where=self.registry.scope.name).id
+        return next((group.id for group in self.groups() if group.default), None)
+
+    def groups(self) -> Sequence[RunnerGroup]:
+        """One request for all groups."""
         if self._groups is None:
             self._groups = self._read_groups()
-        if name:
-            return named_group(self._groups, name, where=self.registry.scope.name).id
-        return next((group.id for group in self._groups if group.default), None)
+        return self._groups
+
+    def is_public(self) -> bool:
+        """One request: whether a repository is public. What may not be read is not: anybody reads what is."""
+        if self._public is None:
+            self._public = False
+            with suppress(AccessError):
+                found = self.registry.repository()
+                self._public = found is not None and found.private is False
+        return self._public
 
     def _read_groups(self) -> Sequence[RunnerGroup]:
         return self.registry.groups()

@@ -15,17 +15,14 @@ from runnerctl.core.environment import slot_environment
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
 from runnerctl.core.scope import Scope, api_url_for, parse_scope
 from runnerctl.core.spec import HostSpec, Slot
-from runnerctl.errors import (
-    AccessError,
-    ConfigError,
-    TryAgainError,
-)
+from runnerctl.errors import AccessError, ConfigError, TryAgainError
 from runnerctl.github.auth import credentials
 from runnerctl.github.client import Call
 from runnerctl.github.connect import Connector
 from runnerctl.github.models import Runner, RunnerDownload
 from runnerctl.github.registry import Registry
 from runnerctl.github.transport import origin
+from runnerctl.modes import refuse_public
 from runnerctl.play import Play
 from runnerctl.reads import DirectReads, Reads, SharedReads
 from runnerctl.runner_release import Release, choose_release
@@ -176,7 +173,7 @@ class Fleet:
 
     def plan(self, slot: Slot, local: LocalSlot) -> SlotPlan:
         """The plan of one slot, from fresh reads: one request when it is converged, one for all groups."""
-        return self._plan(slot, local, self._direct(self.spec.slot_url(slot)))
+        return self._plan(slot, local, self.direct(self.spec.slot_url(slot)))
 
     def _plan(self, slot: Slot, local: LocalSlot, reads: Reads) -> SlotPlan:
         scope = self.registry(self.spec.slot_url(slot)).scope
@@ -194,7 +191,8 @@ class Fleet:
             group_id=reads.group_id(self.spec.slot_group(slot)),
         )
 
-    def _direct(self, url: str) -> DirectReads:
+    def direct(self, url: str) -> DirectReads:
+        """What a scope says, asked by this process alone."""
         registry = self.registry(url)
         return self._directs.setdefault(registry.scope.url, DirectReads(registry))
 
@@ -202,7 +200,7 @@ class Fleet:
         """Those of the play, where there is one."""
         registry = self.registry(url)
         if self.play is None:
-            return self._direct(url)
+            return self.direct(url)
         if registry.scope.url not in self._shared:
             scopes = [self.spec.slot_scope(slot).url for slot in self._slots()]
             slots = self.play.hosts * scopes.count(registry.scope.url)
@@ -214,7 +212,7 @@ class Fleet:
 
         None at a repository, which has no groups. Raises ConfigError when there is no such group.
         """
-        return self._direct(self.spec.slot_url(slot)).group_id(self.spec.slot_group(slot))
+        return self.direct(self.spec.slot_url(slot)).group_id(self.spec.slot_group(slot))
 
     def prove_access(self, *, register: Collection[str]) -> None:
         """Ask every scope for something that needs the right to manage runners; raises AccessError.
@@ -227,7 +225,8 @@ class Fleet:
         for slot in self._slots():
             if self.spec.slot_group(slot):
                 self._prove_group(slot)
-            if slot.name in register:
+            if slot.name in register and slot.mode != "ephemeral":
+                refuse_public(self, slot)
                 self.token(self.spec.slot_url(slot))
 
     def _prove_group(self, slot: Slot) -> None:
@@ -265,7 +264,7 @@ class Fleet:
 
     def write(self, plan: SlotPlan) -> None:
         """Repair labels and group of the record that was planned for. Raises RunnerctlError."""
-        registry = self.registry(self._url_of(plan.name))
+        registry = self.registry(self.url_of(plan.name))
         if plan.record is not None and plan.labels is not None:
             registry.set_labels(plan.record, plan.labels)
         if plan.record is not None and plan.move_to_group is not None:
@@ -276,7 +275,7 @@ class Fleet:
         registration = plan.registration
         if registration is None or registration.delete is None:
             return
-        self._remove(self.registry(registration.delete_url or self._url_of(plan.name)), registration.delete)
+        self._remove(self.registry(registration.delete_url or self.url_of(plan.name)), registration.delete)
 
     def _remove(self, registry: Registry, runner_id: int) -> None:
         """Delete a record, unless it bears another host's name: a copied disk carries that host's id along.
@@ -294,23 +293,31 @@ class Fleet:
         return bool(owners) and max(owners, key=len) != self.spec.host
 
     def enrolment(self, plan: SlotPlan) -> dict[str, Any]:
-        """What the host's half needs to register."""
+        """What the host's half needs to register. Raises ConfigError where strangers may send it jobs."""
+        refuse_public(self, next(slot for slot in self._slots() if slot.name == plan.name))
         registration = plan.registration
         replace, seen = (registration.replace, registration.seen) if registration else (False, None)
-        return {"token": self.token(self._url_of(plan.name)), "replace": replace, "seen": seen or 0}
+        return {"token": self.token(self.url_of(plan.name)), "replace": replace, "seen": seen or 0}
 
-    def _url_of(self, slot_name: str) -> str:
+    def url_of(self, slot_name: str) -> str:
+        """Where a slot is registered."""
         slot = next(slot for slot in self._slots() if slot.name == slot_name)
         return self.spec.slot_scope(slot).url
 
-    def wait_online(self, agents: Mapping[str, int], *, seconds: float) -> dict[str, str]:
-        """Wait until the runners are online: slot -> id in, slot -> ``online`` or ``offline`` out."""
+    def wait_online(self, agents: Mapping[str, int | str], *, seconds: float) -> dict[str, str]:
+        """Wait until the runners are online: slot -> id in, slot -> ``online`` or ``offline`` out.
+
+        An ephemeral slot is known by its runner's name.
+        """
         deadline = self.clock() + seconds
         states = dict.fromkeys(agents, "offline")
         while True:
-            for name, agent_id in agents.items():
+            for name, agent in agents.items():
                 if states[name] != "online":
-                    runner = self.registry(self._url_of(name)).runner(agent_id)
+                    registry = self.registry(self.url_of(name))
+                    runner = (
+                        registry.runner_by_name(agent) if isinstance(agent, str) else registry.runner(agent)
+                    )
                     states[name] = runner.status if runner else "offline"
             if "offline" not in states.values() or self.clock() >= deadline:
                 return states

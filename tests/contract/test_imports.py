@@ -84,6 +84,7 @@ def test_controller_plugins_use_the_package_not_the_cli() -> None:
         "core",
         "errors",
         "github",
+        "modes",
         "play",
         "private",
         "reconcile",

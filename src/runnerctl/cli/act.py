@@ -16,6 +16,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import H
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.process import Result
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_modes import unit_of
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System, run
 
 from runnerctl.cli.context import Context
@@ -226,14 +227,15 @@ class Actor:
         """The GPUs of slots that run a job at this moment."""
         slots = slot_gpus(self.snapshot).items()
         return {
-            uuid for name, uuids in slots if self.system.busy(f"gha-runner@{name}.service") for uuid in uuids
+            uuid for name, uuids in slots if self.system.busy(unit_of(self.layout, name)) for uuid in uuids
         }
 
     def _slots(self) -> list[SlotState]:
         """Every slot as it stands now, which is later than the snapshot."""
         gpus = slot_gpus(self.snapshot)
-        units = self.system.unit_states([f"gha-runner@{name}.service" for name in gpus])
-        running = {name: units[f"gha-runner@{name}.service"].running for name in gpus}
+        named = {name: unit_of(self.layout, name) for name in gpus}
+        units = self.system.unit_states(list(named.values()))
+        running = {name: units[unit].running for name, unit in named.items()}
         return [self._slot(name, uuids, running[name]) for name, uuids in gpus.items()]
 
     def _slot(self, name: str, gpus: tuple[str, ...], running: bool) -> SlotState:

@@ -205,7 +205,7 @@ class Desk:
 
     def runs(self) -> bool:
         """Whether the slot's listener runs. Raises UnavailableError."""
-        unit = unit_name(self.slot)
+        unit = unit_name(self.context.paths, self.slot)
         with host_errors():
             return self.holds.system.unit_states([unit])[unit].running
 

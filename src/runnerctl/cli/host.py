@@ -22,6 +22,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import (
     known_slots,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_modes import start_words, unit_of
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
     Enrolment,
     forget_registration,
@@ -29,7 +30,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
 
 from runnerctl.cli.context import Context
-from runnerctl.cli.local import require_slot, unit_name
+from runnerctl.cli.local import require_slot
 from runnerctl.cli.output import escape
 from runnerctl.core.plan import LocalSlot, SlotPlan
 from runnerctl.core.spec import HostSpec, Slot
@@ -189,7 +190,7 @@ class Slots:
             fleet.remove_record(local, seconds=seconds)
             record = "a record without id" if local.agent_id is None else f"record {local.agent_id}"
             done.actions.append(f"{record} of slot {local.name} removed from GitHub")
-        unit = unit_name(local.name)
+        unit = unit_of(self.layout, local.name)
         with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):  # a converge may be under way
             if report.active or local.agent_id is not None:
                 self.system.systemctl("disable", "--now", "--quiet", unit, seconds=STOP_SECONDS)
@@ -223,21 +224,21 @@ class Slots:
     def restart(self, name: str, *, when_idle: bool, seconds: float | None) -> Done:
         """Restart a slot's unit as soon as no job runs on it."""
         self._known(name)
-        unit = unit_name(name)
+        unit = unit_of(self.layout, name)
         limit = seconds if when_idle else 0.0
         with host_errors():
             self._await_idle(name, seconds=limit, when_idle=when_idle)
             # A converge marks a restart as due and then writes what makes it due: not in between.
             with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):
                 self._await_idle(name, seconds=0.0, when_idle=when_idle)
-                self.system.systemctl("restart", unit, seconds=STOP_SECONDS)
+                self.system.systemctl(*start_words(unit, "restart"), seconds=STOP_SECONDS)
                 self.layout.state("pending", name).unlink(missing_ok=True)
         return Done(slots=[{"slot": name, "unit": unit}], actions=[f"restart {unit}"])
 
     def _await_idle(self, name: str, *, seconds: float | None, when_idle: bool) -> None:
         """Poll until idle. Raises TryAgainError when the slot is still busy after ``seconds``."""
         deadline = None if seconds is None else self.clock() + seconds
-        while self.system.busy(unit_name(name)):
+        while self.system.busy(unit_of(self.layout, name)):
             if deadline is not None and self.clock() >= deadline:
                 remedy = "try again later" if when_idle else "wait for it with --when-idle"
                 raise TryAgainError("runs a job", where=f"slot {name}", remedy=remedy)

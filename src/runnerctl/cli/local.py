@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 SYSTEMCTL_SECONDS = 5.0
+_UNITS = {"persistent": "gha-runner@{}.service", "ephemeral": "gha-ephemeral@{}.service"}
 WORKER = "Runner.Worker"  # the process that runs a job (actions/runner: the listener starts one per job)
 
 
@@ -45,16 +46,18 @@ class LocalSlot:
     hold_reason: str | None = None
     restart_pending: bool = False
     in_spec: bool = False
+    mode: str = "persistent"
 
     @property
     def unit(self) -> str:
         """The slot's systemd unit."""
-        return unit_name(self.name)
+        return _UNITS.get(self.mode, _UNITS["persistent"]).format(self.name)
 
 
-def unit_name(slot: str) -> str:
-    """The systemd unit of a persistent slot."""
-    return f"gha-runner@{slot}.service"
+def unit_name(paths: Paths, slot: str) -> str:
+    """The systemd unit that runs a slot's listener on this host, in the mode that it has there."""
+    mode = _state(paths.state / "slots" / f"{slot}.json").get("mode")
+    return _UNITS[mode if mode in _UNITS else "persistent"].format(slot)
 
 
 def slot_names(paths: Paths, spec: HostSpec | None) -> list[str]:
@@ -77,15 +80,16 @@ def require_slot(paths: Paths, spec: HostSpec | None, name: str) -> None:
 def local_slots(context: Context, paths: Paths, spec: HostSpec | None) -> list[LocalSlot]:
     """The slots of a host with the state of each."""
     names = slot_names(paths, spec)
-    units = unit_properties(context, names) if paths.is_this_host() else {}
+    named = {name: unit_name(paths, name) for name in names}
+    units = unit_properties(context, named.values()) if paths.is_this_host() else {}
     busy = busy_units(paths, units)
     return [
         _slot(
             paths,
             spec,
             name,
-            units.get(unit_name(name), {}),
-            busy=None if busy is None else unit_name(name) in busy,
+            units.get(named[name], {}),
+            busy=None if busy is None else named[name] in busy,
         )
         for name in names
     ]
@@ -110,6 +114,7 @@ def _slot(
         hold_reason=_hold(paths.state / "hold" / name),
         restart_pending=(paths.state / "pending" / name).exists(),
         in_spec=wanted is not None,
+        mode="ephemeral" if state.get("mode") == "ephemeral" else "persistent",
     )
 
 
@@ -122,12 +127,12 @@ def _labels(paths: Paths, spec: HostSpec, slot: Slot) -> tuple[str, ...]:
     return ("self-hosted", "linux", *([machine] if machine else []), *custom)
 
 
-def unit_properties(context: Context, slots: Iterable[str]) -> dict[str, dict[str, str]]:
-    """What systemd says about the units of ``slots``, by unit name; empty where there is no systemd."""
-    units = [unit_name(slot) for slot in slots]
-    if not units:
+def unit_properties(context: Context, units: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What systemd says about ``units``, by name; empty where there is no systemd."""
+    names = list(units)
+    if not names:
         return {}
-    command = ["systemctl", "show", "--property=Id,LoadState,ActiveState,MainPID", *units]
+    command = ["systemctl", "show", "--property=Id,LoadState,ActiveState,MainPID", *names]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=SYSTEMCTL_SECONDS, check=False

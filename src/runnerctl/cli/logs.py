@@ -95,7 +95,10 @@ def _journal_lines(context: Context, paths: Paths, slot: str, lines: int, follow
     from runnerctl.cli.local import unit_name
 
     command = ["journalctl", "--no-pager", "--quiet", "--output=short-iso", f"--lines={lines}"]
-    command += [f"--unit={unit_name(slot)}", *([] if paths.is_this_host() else [f"--root={paths.root}"])]
+    command += [
+        f"--unit={unit_name(paths, slot)}",
+        *([] if paths.is_this_host() else [f"--root={paths.root}"]),
+    ]
     if follow:
         return _follow_command([*command, "--follow"])
     try:

@@ -13,7 +13,7 @@ import msgspec
 from runnerctl.core.labels import DRAINED, normalise
 from runnerctl.core.spec import HostSpec, Slot
 
-__all__ = ["LocalSlot", "Record", "Registration", "SlotPlan", "plan_slot"]
+__all__ = ["Leaving", "LocalSlot", "Record", "Registration", "SlotPlan", "plan_slot"]
 
 ROUTED_HOLDS = frozenset({"operator", "upgrade"})  # who cuts a slot from routing before the hold
 
@@ -27,10 +27,12 @@ class LocalSlot(msgspec.Struct, frozen=True):
 
     ``registering`` is true when a registration was begun and its end was never noted: the process was
     killed in between, so a record of that name is ours. ``hold`` is the reason of the slot's hold,
-    ``hold_by`` who gave it: ``operator``, ``health``, ``driver``, ``upgrade``.
+    ``hold_by`` who gave it: ``operator``, ``health``, ``driver``, ``upgrade``. ``mode`` is what it is now:
+    an ephemeral slot's ``agent_id`` is that of its last registration.
     """
 
     name: str
+    mode: Literal["persistent", "ephemeral"] = "persistent"
     agent_id: int | None = None
     agent_name: str | None = None
     url: str | None = None
@@ -47,7 +49,10 @@ class LocalSlot(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """GitHub's record of a runner. ``labels`` are lower-cased; ``read_only`` those that GitHub added."""
+    """GitHub's record of a runner. ``labels`` are lower-cased; ``read_only`` those that GitHub added.
+
+    ``ephemeral``: None where the server does not say.
+    """
 
     id: int
     name: str
@@ -56,6 +61,7 @@ class Record(msgspec.Struct, frozen=True):
     labels: frozenset[str]
     read_only: frozenset[str]
     group_id: int | None = None
+    ephemeral: bool | None = None
 
 
 class Registration(msgspec.Struct, frozen=True):
@@ -70,12 +76,21 @@ class Registration(msgspec.Struct, frozen=True):
     delete_url: str | None = None
 
 
+class Leaving(msgspec.Struct, frozen=True):
+    """The registration of a mode that a slot leaves: its ``id`` and where it is; None: none is known."""
+
+    id: int | None = None
+    url: str | None = None
+    mode: Literal["persistent", "ephemeral"] = "persistent"
+
+
 class SlotPlan(msgspec.Struct, frozen=True):
     """Everything to do for one slot on GitHub, and why.
 
     ``record`` is the id of the record that stays, which ``labels`` and ``move_to_group`` are for: GitHub's
     own answer, not the host's word. ``error`` stops the run before anything changes; ``waits_for`` says why a
-    needed change is not made now;
+    needed change is not made now; ``leaves``: the slot changes its mode, and the registration that it had,
+    if any, goes first; ``ephemeral``: no registration of it is made here;
     ``online`` is what GitHub said when it was asked.
     """
 
@@ -89,11 +104,14 @@ class SlotPlan(msgspec.Struct, frozen=True):
     error: str | None = None
     waits_for: Literal["idle"] | None = None
     online: bool = False
+    ephemeral: bool = False
+    leaves: Leaving | None = None
 
     @property
     def changes(self) -> bool:
         """Whether GitHub will differ afterwards."""
-        return self.registration is not None or self.labels is not None or self.move_to_group is not None
+        repaired = self.labels is not None or self.move_to_group is not None
+        return repaired or self.registration is not None or self.leaves is not None
 
 
 def plan_slot(
@@ -110,6 +128,8 @@ def plan_slot(
     ``named`` is the record with the slot's runner name in its scope, ``own`` the one whose id stands in the
     local ``.runner`` (the same one, as a rule). ``group_id`` is the wanted group's id, when one is wanted.
     """
+    if slot.mode == "ephemeral" or local.mode == "ephemeral":
+        return plan_modes(spec, slot, local, named=named, group_id=group_id)
     runner_name = spec.runner_name(slot)
     here = local.agent_id is not None and _same_url(local.url, spec.slot_scope(slot).url)
     if here and own is not None and (own.name.lower() == runner_name.lower() or _adopted(local, own)):
@@ -225,3 +245,40 @@ def _repair(spec: HostSpec, slot: Slot, own: Record, group_id: int | None) -> Sl
         reasons=tuple(reasons),
         online=own.online,
     )
+
+
+# -- slots that register anew for each job, and those that no longer do ------------------------------------
+
+
+def plan_modes(
+    spec: HostSpec, slot: Slot, local: LocalSlot, *, named: Record | None, group_id: int | None
+) -> SlotPlan:
+    """Decide for a slot that is ephemeral, or was.
+
+    Its host registers it, under the same name each time: the record may be another one than a moment ago.
+    """
+    name, ephemeral = spec.runner_name(slot), slot.mode == "ephemeral"
+    changes = local.mode != slot.mode and (local.agent_id is not None or local.registering or local.active)
+    foreign = named is not None and named.id != local.agent_id and not _own_ephemeral(spec, local, named)
+    if named is not None and foreign:
+        return SlotPlan(slot.name, name, error=_foreign(spec, slot, named), ephemeral=ephemeral)
+    reasons = (f"becomes {slot.mode}",)
+    if changes and (local.busy or (named is not None and named.busy)):
+        return SlotPlan(slot.name, name, reasons=reasons, waits_for="idle", online=True, ephemeral=ephemeral)
+    leaves = Leaving(local.agent_id, local.url, local.mode) if changes else None
+    if not ephemeral:
+        return SlotPlan(slot.name, name, registration=Registration(seen=0), reasons=reasons, leaves=leaves)
+    if leaves is not None or named is None:
+        return SlotPlan(slot.name, name, reasons=reasons if leaves else (), leaves=leaves, ephemeral=True)
+    if _stays_cut(local, named):
+        return SlotPlan(slot.name, name, record=named.id, online=named.online, ephemeral=True)
+    plan = _repair(spec, slot, named, group_id)
+    return msgspec.structs.replace(plan, ephemeral=True)
+
+
+def _own_ephemeral(spec: HostSpec, local: LocalSlot, named: Record) -> bool:
+    """Whether a record under the slot's name is one of its own: whoever is registered for good is another."""
+    if local.mode == "ephemeral" and named.ephemeral is not False:
+        return True
+    ours = local.registering or spec.github_runner.replace == "offline" or bool(named.ephemeral)
+    return ours and not named.online

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from runnerctl.core.driver_rules import driver_rules
 from runnerctl.core.labels import DRAINED, check_label, normalise
 from runnerctl.core.layout_rules import layout_problems, slot_layout_problems
+from runnerctl.core.mode_rules import mode_problems
 from runnerctl.core.network_rules import network_problems
 from runnerctl.core.scope import check_transport, split_url
 from runnerctl.core.sections import SLOT_NAME, Conda, HostSpec, Problem, Runnerctl, Slot
@@ -36,6 +37,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
     problems += _env_problems(runner.env) + _limit_problems(spec) + driver_rules(spec.nvidia_driver)
     problems += toolkit_problems(spec.container_toolkit) + network_problems(spec) + layout_problems(spec)
+    problems += mode_problems(spec)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
     for index, slot in enumerate(runner.slots):
@@ -80,10 +82,6 @@ def _slot_problems(spec: HostSpec, slot: Slot, where: str) -> list[Problem]:
         for gpu in slot.gpus
         if not GPU_ID.fullmatch(gpu)
     ]
-    if slot.mode == "ephemeral":
-        problems.append(
-            Problem(f"{where}.mode", "is 'ephemeral', which needs a later release", "use persistent")
-        )
     problems += slot_layout_problems(spec, slot, where)
     return problems + _scope_problems(spec, slot, where)
 

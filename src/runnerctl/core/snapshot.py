@@ -224,6 +224,7 @@ class SlotState(Taken, frozen=True):
     """What the toolkit wrote down about a slot when it registered it.
 
     ``adopted``: the runner's id, when a stock installation's registration was taken over with its name.
+    ``mode``: persistent, or ephemeral: registered anew for each job.
     """
 
     name: str
@@ -233,6 +234,26 @@ class SlotState(Taken, frozen=True):
     version: str | None = None
     registering: bool = False
     adopted: int | None = None
+    mode: str = "persistent"
+
+    @property
+    def ephemeral(self) -> bool:
+        """Whether the slot registers anew for each job."""
+        return self.mode == "ephemeral"
+
+
+class Minting(Taken, frozen=True):
+    """Why an ephemeral slot has to wait for its next registration.
+
+    ``failures``: in a row, of getting one; ``ends``: how often in a row its listener ended with an error.
+    ``since`` and ``not_before`` are seconds since the epoch; before the latter it is not tried again.
+    """
+
+    reason: str = ""
+    failures: int = 0
+    ends: int = 0
+    since: float | None = None
+    not_before: float | None = None
 
 
 class GithubRecord(Taken, frozen=True):
@@ -274,6 +295,12 @@ class SlotReading(msgspec.Struct, frozen=True):
     files: SlotFiles | Unavailable | None = None
     oom_kills: int | None = None
     oom_at: datetime | None = None
+    minting: Minting | Unavailable | None = None
+
+    @property
+    def ephemeral(self) -> bool:
+        """Whether the slot registers anew for each job; False where nothing is known of it."""
+        return isinstance(self.state, SlotState) and self.state.ephemeral
 
     @property
     def runs_job(self) -> bool | None:

@@ -24,6 +24,7 @@ from runnerctl.core.snapshot import (
     NvidiaModule,
     PciGpu,
     SlotReading,
+    SlotState,
     Snapshot,
     SpecFile,
     Unavailable,
@@ -202,7 +203,7 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
     if ground.nvidia:
         tasks |= _nvidia_tasks(ground, deadline)
     if ground.names and _asks_systemd(ground):
-        tools = units.Tools(ground.names, ground.environ, deadline, ground.host.root)
+        tools = units.Tools(ground.names, ground.environ, deadline, ground.host.root, _ephemeral(ground))
         tasks["units"] = Task(partial(units.read_units, tools=tools), deadline)
         tasks["journal"] = Task(partial(units.read_journal, tools=tools), deadline)
         tasks["out of memory"] = Task(partial(units.read_out_of_memory, tools=tools), deadline)
@@ -287,6 +288,13 @@ def _nvidia_readings(outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
     }
 
 
+def _ephemeral(ground: _Ground) -> frozenset[str]:
+    states = {name: slots.slot_state(ground.rootfs, name) for name in ground.names}
+    return frozenset(
+        name for name, state in states.items() if isinstance(state, SlotState) and state.ephemeral
+    )
+
+
 def _asks_systemd(ground: _Ground) -> bool:
     return ground.rootfs == _HERE and ground.host.systemd
 
@@ -354,6 +362,7 @@ def _slot(
         files=slot_files.parse_slot_files(outcomes.get("slot files"), name),
         oom_kills=slots.count_oom_kills(rootfs, unit),
         oom_at=_killed_at(outcomes, name),
+        minting=slots.minting(rootfs, name),
     )
 
 

@@ -22,7 +22,7 @@ from runnerctl.probes.slots import parse_stat
 __all__ = ["parse_residue", "read_residue"]
 
 _DEVICE = re.compile(r"(/dev/nvidia[^ ]*)(?: \(deleted\))?")
-_SLOT = re.compile(r"/gha-runner@([a-z0-9-]+)\.service(?:/|$)", re.MULTILINE)
+_SLOT = re.compile(r"/gha-(?:runner|ephemeral)@([a-z0-9-]+)\.service(?:/|$)", re.MULTILINE)
 # How Docker, Podman, containerd, CRI-O, Kubernetes, LXC and systemd-nspawn name their control groups.
 _CONTAINER = re.compile(
     r"/(?:docker[/-]|libpod[-_]|cri-containerd-|crio-|kubepods|lxc[./]|machine\.slice/|containerd/|nerdctl-)"

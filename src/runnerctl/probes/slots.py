@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from runnerctl.core.snapshot import Process, Registration, SlotState, Unavailable, Unit
+from runnerctl.core.snapshot import Minting, Process, Registration, SlotState, Unavailable, Unit
 from runnerctl.core.spec import SLOT_NAME, HostSpec
 from runnerctl.probes.files import read_bytes, under
 from runnerctl.probes.units import unit_of
@@ -21,6 +21,7 @@ __all__ = [
     "bound_version",
     "count_connections",
     "count_oom_kills",
+    "minting",
     "note",
     "parse_established",
     "parse_registration",
@@ -83,6 +84,19 @@ def slot_state(rootfs: Path, slot: str) -> SlotState | Unavailable | None:
         return Unavailable(f"{STATE}/slots/{slot}.json cannot be understood: {error}")
 
 
+def minting(rootfs: Path, slot: str) -> Minting | Unavailable | None:
+    """Why an ephemeral slot waits for its next registration; None while it does not."""
+    data = read_bytes(under(rootfs, f"{STATE}/minting/{slot}.json"), 4096)
+    if data is None or isinstance(data, Unavailable):
+        return data
+    try:
+        return msgspec.convert(
+            {"reading": "taken", **msgspec.json.decode(data, type=dict[str, Any])}, Minting
+        )
+    except msgspec.MsgspecError as error:
+        return Unavailable(f"{STATE}/minting/{slot}.json cannot be understood: {error}")
+
+
 def note(path: Path) -> str | Unavailable | None:
     """The text of a marker such as a hold; None when there is none."""
     data = read_bytes(path, 4096)
@@ -91,7 +105,8 @@ def note(path: Path) -> str | Unavailable | None:
 
 def bound_version(rootfs: Path, slot: str, state: SlotState | Unavailable | None) -> str | Unavailable | None:
     """The version whose copy the unit binds into the slot; else the one that was written down."""
-    data = read_bytes(under(rootfs, f"/etc/systemd/system/{unit_of(slot)}.d/10-slot.conf"))
+    unit = unit_of(slot, ephemeral=isinstance(state, SlotState) and state.ephemeral)
+    data = read_bytes(under(rootfs, f"/etc/systemd/system/{unit}.d/10-slot.conf"))
     found = _BOUND.search(data.decode("utf-8", "replace")) if isinstance(data, bytes) else None
     if found:
         return found[1]

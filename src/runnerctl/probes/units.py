@@ -53,35 +53,43 @@ _PROPERTIES = (
 _FIELDS = "MESSAGE,_PID,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID"
 # systemd's own message when the kernel killed a process of a unit (SD_MESSAGE_UNIT_OUT_OF_MEMORY).
 _OUT_OF_MEMORY = "fe6faa94e7774663a0da52717891d8ef"
-_VICTIM = re.compile(r"task_memcg=\S*/gha-runner@([\w.-]+)\.service")  # kernel, mm/oom_kill.c
+_VICTIM = re.compile(r"task_memcg=\S*/gha-(?:runner|ephemeral)@([\w.-]+)\.service")  # kernel, mm/oom_kill.c
 _VERSION = re.compile(r"Current runner version: '([^']{1,40})'")
 
 
-def unit_of(slot: str) -> str:
+def unit_of(slot: str, *, ephemeral: bool = False) -> str:
     """The unit of a slot."""
-    return f"gha-runner@{slot}.service"
+    return f"gha-{'ephemeral' if ephemeral else 'runner'}@{slot}.service"
 
 
 def slot_of(unit: str) -> str:
     """The slot of a unit."""
-    return unit.removeprefix("gha-runner@").removesuffix(".service")
+    return unit.removeprefix("gha-runner@").removeprefix("gha-ephemeral@").removesuffix(".service")
 
 
 @dataclass(frozen=True)
 class Tools:
-    """How systemd's tools are run: for which slots, in which environment, for how long, as root or not."""
+    """How systemd's tools are run: for which slots, in which environment, for how long, as root or not.
+
+    ``ephemeral``: those of the slots that register anew for each job.
+    """
 
     slots: tuple[str, ...]
     environ: Mapping[str, str]
     timeout_seconds: float
     root: bool
+    ephemeral: frozenset[str] = frozenset()
+
+    def unit(self, slot: str) -> str:
+        """The unit of one of the slots."""
+        return unit_of(slot, ephemeral=slot in self.ephemeral)
 
 
 def read_units(report: Report, *, tools: Tools) -> str:
     """What ``systemctl show`` prints for all the slots, asked once."""
     report.stage("systemctl show")
     command = ["systemctl", "show", "--no-pager", f"--property={','.join(_PROPERTIES)}"]
-    return _run([*command, *map(unit_of, tools.slots)], tools)
+    return _run([*command, *map(tools.unit, tools.slots)], tools)
 
 
 def parse_units(text: str) -> dict[str, Unit]:
@@ -138,7 +146,7 @@ def read_journal(report: Report, *, tools: Tools) -> list[str]:
 
 def _journal(slots: Sequence[str], lines: int, tools: Tools) -> str:
     # A match on the field, not --unit: systemd's own messages about the unit are not the listener's.
-    matches = [f"_SYSTEMD_UNIT={unit_of(slot)}" for slot in slots]
+    matches = [f"_SYSTEMD_UNIT={tools.unit(slot)}" for slot in slots]
     command = ["journalctl", "--no-pager", "--quiet", f"--lines={lines}", "--output=json"]
     return _run([*command, f"--output-fields={_FIELDS}", *matches], tools)
 
@@ -150,9 +158,9 @@ def read_out_of_memory(report: Report, *, tools: Tools) -> list[str]:
     by_systemd = [
         "_PID=1",
         f"MESSAGE_ID={_OUT_OF_MEMORY}",
-        *(f"UNIT={unit_of(slot)}" for slot in tools.slots),
+        *(f"UNIT={tools.unit(slot)}" for slot in tools.slots),
     ]
-    by_kernel = ["--grep=oom-kill:.*gha-runner@", "_TRANSPORT=kernel"]
+    by_kernel = ["--grep=oom-kill:.*gha-(runner|ephemeral)@", "_TRANSPORT=kernel"]
     command = ["journalctl", "--no-pager", "--quiet", "--since=-1day", "--lines=100", "--output=json"]
     command += ["--output-fields=UNIT,MESSAGE"]
     texts = [_run([*command, *by_systemd], tools)]

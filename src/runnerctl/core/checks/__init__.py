@@ -46,6 +46,7 @@ from runnerctl.core.checks.slot import (
     SLOT_REGISTERED,
     SLOT_VERSION,
 )
+from runnerctl.core.checks.slot_ephemeral import SLOT_MINTING
 from runnerctl.core.checks.slot_unit import SLOT_UNIT
 from runnerctl.core.findings import Check
 
@@ -76,6 +77,7 @@ CHECKS: tuple[Check, ...] = (
     SLOT_REGISTERED,
     GITHUB_RECORD,
     *slot_files.CHECKS,
+    SLOT_MINTING,
     SLOT_UNIT,
     SLOT_LISTENER,
     SLOT_CONNECTION,

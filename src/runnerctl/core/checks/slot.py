@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from runnerctl.core.checks.expect import spec_slot
+from runnerctl.core.checks.slot_ephemeral import ephemeral_registered
 from runnerctl.core.checks.slot_log import PROVISION, REPLACE, newest, stamp
 from runnerctl.core.checks.slot_unit import DROP_IN
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
@@ -26,6 +27,7 @@ _CLOCKS_DIFFER = timedelta(seconds=5)  # file system, journal and the line itsel
 _PASSES = timedelta(minutes=5)  # what takes longer is an outage, and the slot is lost to its users
 LISTENER = "Runner.Listener"  # exactly the 15 characters that the kernel keeps of a name
 WORKER = "Runner.Worker"
+_BEGINNING = ("sh", "base64")  # what an ephemeral slot's unit runs for some milliseconds
 _VERSION_FLOOR = (2, 329, 0)  # below it github.com refuses registrations since 29 September 2026
 
 
@@ -42,6 +44,10 @@ def _judge_registered(
         yield warning("is on this host, but not in its spec", remedy)
     elif state and state.registering:
         yield warning("a registration was begun and not finished")
+    elif state and state.ephemeral and spec and wanted:
+        yield ephemeral_registered(state, spec=spec, wanted=wanted)
+    elif state and state.ephemeral:
+        yield ok("registers anew for each job", agent_id=state.agent_id)
     elif registration is None:
         yield critical("is not registered: it has no .runner", REPLACE)
     elif spec and wanted:
@@ -68,7 +74,7 @@ def _plain(url: str) -> str:
 def _judge_listener(
     slot: SlotReading, unit: Unit, processes: tuple[Process, ...], *, spec: HostSpec | None
 ) -> Iterable[Verdict]:
-    del slot, spec
+    del spec
     if unit.active_state != "active":
         return
     listeners = [process for process in processes if _is_listener(process, unit)]
@@ -81,6 +87,8 @@ def _judge_listener(
         yield ok(
             "the listener runs" + (", and so does a job" if busy else ""), processes=len(processes), busy=busy
         )
+    elif slot.ephemeral and all(process.comm in _BEGINNING for process in processes):
+        yield ok("the listener begins", busy=False)
     else:
         running = ", ".join(sorted({process.comm for process in processes})) or "nothing"
         others = [name for name in unit.drop_ins if name != DROP_IN]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from runnerctl.core.checks.slot_ephemeral import ephemeral_starting
 from runnerctl.core.checks.slot_log import AGAIN, PROVISION, RAISE, newest, stamp, was_asked_to_stop
 from runnerctl.core.findings import Check, Verdict, critical, ok, warning
 from runnerctl.core.snapshot import LogLine, SlotReading, Unit
@@ -70,6 +71,8 @@ def _judge_unit(
         yield critical(f"{summary}; somebody added {names}" if names else summary, remedy, **data)
     elif unit.active_state == "active":
         yield _active(unit, data)
+    elif slot.ephemeral and unit.active_state in ("activating", "deactivating"):
+        yield ephemeral_starting(slot, unit, data)
     elif unit.active_state == "activating":
         summary = f"is starting again after exit status {unit.exec_main_status} ({unit.restarts} restarts)"
         again = unit.restarts or unit.sub_state.startswith("auto-restart")  # counted when it does start
