@@ -61,7 +61,7 @@ def devices(
     shown: list[dict[str, Any]] = []
     for unit, text in texts.items():
         rules = read_rules(unit, text, command.env)
-        nodes = _nodes(command, rules.claims, engine=rules.engine, load=apply)
+        nodes = _nodes(command, rules.gpus, engine=rules.engine, load=apply)
         differences = compare(rules.allow, nodes, table=read_table(command.paths.root))
         changed = bool(differences.missing or differences.foreign)
         if apply and changed:

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.local import require_slot, slot_names
-from runnerctl.core.device_nodes import DeviceRules, Node, Place, compare, resolve
+from runnerctl.core.device_nodes import Node, Place, UnitRules, compare, resolve
 from runnerctl.core.findings import Finding
 from runnerctl.core.health import Health, worst
 from runnerctl.core.isolation import SCHEMA, Attempt, Tried, judge_status, judge_tried
@@ -107,15 +107,15 @@ def _subject(context: Context, slot: str) -> _Subject | Finding:
 def _nodes(context: Context, unit: str, text: str, *, running: bool) -> tuple[tuple[Node, ...], bool]:
     """The slot's own nodes; a unit that does not run is told of them first, as before a start."""
     table, rules = read_table(), read_rules(unit, text, context.env)
-    nodes = resolve(rules.claims, _places(rules), table=table, engine=rules.engine)
+    nodes = resolve(rules.gpus, _places(rules), table=table, engine=rules.engine)
     differences = compare(rules.allow, nodes, table=table)
     if not running and (differences.missing or differences.foreign):
         open_nodes(unit, nodes, context.env)
     return nodes, rules.engine
 
 
-def _places(rules: DeviceRules) -> dict[str, Place]:
-    return find_places(rules.claims) if rules.claims else {}
+def _places(rules: UnitRules) -> dict[str, Place]:
+    return find_places(rules.gpus) if rules.gpus else {}
 
 
 def _judged(subject: _Subject, tried: tuple[Tried, ...] | Unavailable) -> list[Finding]:

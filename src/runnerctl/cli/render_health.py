@@ -18,7 +18,7 @@ _MARGIN = 10  # columns of a status with its gap
 _WIDEST_NAME = 26  # columns; a longer name gets a line of its own
 _GPU = re.compile(r"GPU \d+")
 _NUMBER = re.compile(r"(?<![\w.-])\d+(?:\.\d+)?(?![\w.-]*[\w-])")
-_OF_SLOTS = ("slot.", "github.", "gpu.slots")
+_OF_SLOTS = ("slot.", "github.", "gpu.slots", "isolation.")
 
 
 def render_json(health: Health) -> str:

@@ -19,11 +19,11 @@ from runnerctl.errors import UnavailableError
 
 __all__ = [
     "ENGINE_NODES",
-    "DeviceRules",
     "DeviceTable",
     "Differences",
     "Node",
     "Place",
+    "UnitRules",
     "compare",
     "parse_majors",
     "parse_mig_minors",
@@ -74,17 +74,18 @@ class DeviceTable(Taken, frozen=True):
     mig_minors: dict[str, int] = msgspec.field(default_factory=dict)
 
 
-class DeviceRules(Taken, frozen=True):
-    """What systemd lets a slot's unit open, and which GPUs the unit says are the slot's.
+class UnitRules(Taken, frozen=True):
+    """What systemd holds a slot's unit to, and which GPUs the unit says are the slot's.
 
-    ``allow``: as ``systemctl show`` prints it. ``claims``: UUIDs. ``engine``: it is that of
-    the slot's container engine.
+    ``allow``: as ``systemctl show`` prints it. ``gpus``: UUIDs. ``engine``: it has a container engine without
+    root. ``settings``: of its sandbox, by name.
     """
 
     policy: str = ""
     allow: tuple[str, ...] = ()
-    claims: tuple[str, ...] = ()
+    gpus: tuple[str, ...] = ()
     engine: bool = False
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Differences(msgspec.Struct, frozen=True):
@@ -115,15 +116,17 @@ def parse_slot_unit(text: str) -> tuple[tuple[str, ...], bool]:
     return claims, "\nDeviceAllow=/dev/net/tun rw\n" in text
 
 
-def parse_rules(shown: str, text: str) -> DeviceRules:
-    """``systemctl show`` of a unit's DevicePolicy and DeviceAllow, and the text of its drop-in."""
-    lines = shown.splitlines()
-    claims, engine = parse_slot_unit(text)
-    return DeviceRules(
-        policy=next((line[13:] for line in lines if line.startswith("DevicePolicy=")), ""),
-        allow=tuple(line[12:] for line in lines if line.startswith("DeviceAllow=") and line[12:]),
-        claims=claims,
+def parse_rules(shown: str, text: str, *, settings: Iterable[str] = ()) -> UnitRules:
+    """What ``systemctl show`` prints of a unit, and the text of its drop-in."""
+    pairs = [line.split("=", 1) for line in shown.splitlines() if "=" in line]
+    fields = {pair[0]: pair[1] for pair in pairs}
+    gpus, engine = parse_slot_unit(text)
+    return UnitRules(
+        policy=fields.get("DevicePolicy", ""),
+        allow=tuple(value for name, value in pairs if name == "DeviceAllow" and value),
+        gpus=gpus,
         engine=engine,
+        settings={name: fields[name] for name in settings if name in fields},
     )
 
 

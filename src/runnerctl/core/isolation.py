@@ -9,7 +9,17 @@ import msgspec
 
 from runnerctl.core.findings import Finding
 
-__all__ = ["SCHEMA", "TITLES", "Attempt", "Status", "Tried", "judge_status", "judge_tried"]
+__all__ = [
+    "ROOTLESS",
+    "SCHEMA",
+    "SETTINGS",
+    "TITLES",
+    "Attempt",
+    "Status",
+    "Tried",
+    "judge_status",
+    "judge_tried",
+]
 
 SCHEMA = "runnerctl.isolation/1"
 Expect = Literal["blocked", "allowed", "any"]
@@ -21,6 +31,46 @@ TITLES: Mapping[str, str] = {
     "writes": "writing what is not the job's",
     "limits": "lifting limits",
     "privileges": "becoming more than the slot's user",
+}
+# As ``systemctl show`` prints what our units set; what an older systemd does not know it does not print.
+SETTINGS: Mapping[str, str] = {
+    "DevicePolicy": "closed",
+    "ProtectSystem": "strict",
+    "ProtectHome": "yes",
+    "PrivateTmp": "yes",
+    "PrivateIPC": "yes",
+    "PrivateUsers": "yes",
+    "RemoveIPC": "yes",
+    "KeyringMode": "private",
+    "ProtectClock": "yes",
+    "ProtectControlGroups": "yes",
+    "ProtectHostname": "yes",
+    "ProtectKernelLogs": "yes",
+    "ProtectKernelModules": "yes",
+    "ProtectKernelTunables": "yes",
+    "ProtectProc": "invisible",
+    "NoNewPrivileges": "yes",
+    "CapabilityBoundingSet": "",
+    "AmbientCapabilities": "",
+    "RestrictNamespaces": "yes",
+    "RestrictRealtime": "yes",
+    "RestrictSUIDSGID": "yes",
+    "LockPersonality": "yes",
+    "SystemCallArchitectures": "native",
+}
+# What is otherwise where a slot has a container engine without root (docs/explanation/unit.md).
+ROOTLESS: Mapping[str, str] = {
+    "PrivateUsers": "no",
+    "ProtectClock": "no",
+    "ProtectControlGroups": "no",
+    "ProtectHostname": "no",
+    "ProtectKernelLogs": "no",
+    "ProtectKernelModules": "no",
+    "ProtectKernelTunables": "no",
+    "NoNewPrivileges": "no",
+    "CapabilityBoundingSet": "cap_setgid cap_setuid",
+    "RestrictNamespaces": "no",
+    "RestrictSUIDSGID": "no",
 }
 _REMEDY = "`systemctl cat {unit}` shows what was added to the unit; take it away, or provision again"
 _OPENED_REMEDY = "`runnerctl isolation devices {slot} --apply`, then restart the slot when it is idle"

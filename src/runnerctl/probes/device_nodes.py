@@ -15,10 +15,10 @@ from pathlib import Path
 import msgspec
 
 from runnerctl.core.device_nodes import (
-    DeviceRules,
     DeviceTable,
     Node,
     Place,
+    UnitRules,
     parse_majors,
     parse_mig_minors,
     parse_rules,
@@ -182,7 +182,7 @@ def show_unit(unit: str, names: Sequence[str], environ: Mapping[str, str]) -> di
     return {name: found.get(name, "") for name in names}
 
 
-def read_rules(unit: str, text: str, environ: Mapping[str, str]) -> DeviceRules:
+def read_rules(unit: str, text: str, environ: Mapping[str, str]) -> UnitRules:
     """What systemd lets a unit open now, and what its drop-in claims. Raises UnavailableError."""
     shown = _systemctl(["show", "--no-pager", "--property=DevicePolicy,DeviceAllow", unit], environ)
     return parse_rules(shown, text)

@@ -27,8 +27,6 @@ _SYSTEM_SECRETS = (
     "/etc/gshadow",
     "/etc/sudoers",
     "/root",
-    "/var/log/journal",
-    "/run/log/journal",
 )
 _SECRET_TREES = (
     "/etc/ssh",
@@ -37,6 +35,8 @@ _SECRET_TREES = (
     "/etc/credstore.encrypted",
     "/run/runnerctl",
     "/run/credentials",
+    "/run/log/journal",
+    "/var/log",
     _STATE,
 )
 _PUBLIC_TREES = ("env",)  # environments for jobs: thousands of files
