@@ -19,6 +19,7 @@ from .atomic import Change, atomic_link, atomic_write, sync_file_system
 from .cli_venv import Source, build, find_python, probe
 from .errors import HostError
 from .first_baseline import FirstBaseline
+from .guard_units import GuardService
 from .health_units import HealthTimer
 from .lock import exclusive
 from .network import converge_ca, has_system_bundle
@@ -141,8 +142,10 @@ class CliInstall:
         self._link(self.layout.command, os.path.join(self.layout.bin, "runnerctl"), check=check)
         self._host_file(wanted, check=check)
         self._completion(wanted, check=check, renew=not sound)
-        self._clear_old(wanted, check=check)
         HealthTimer(self.layout.root, self.receipt, self.system, check, self._done).converge(wanted.spec)
+        guard = GuardService(self.layout.root, self.receipt, self.system, check, self._done)
+        guard.converge(wanted.spec, renewed=not sound)
+        self._clear_old(wanted, check=check)  # the guard runs in the new one by now
         command = os.path.join(self.layout.home, wanted.directory, "bin", "runnerctl")
         self._baseline.converge(wanted.spec, command, check=check, installed=sound or not check)
 

@@ -33,6 +33,7 @@ from runnerctl.core.snapshot import Gpu, Snapshot
 from runnerctl.core.spec import HostSpec
 from runnerctl.core.xid import Moment
 from runnerctl.errors import AccessError, TryAgainError
+from runnerctl.probes import gpu_verdict
 
 __all__ = ["Actor", "act", "act_here", "forgive"]
 
@@ -183,6 +184,7 @@ class Actor:
         slots = self._slots()
         self._remember_holds(slots)
         self._try(self._have_probed, [])
+        self._publish()
         plan = decide(
             list(self.gpus.values()),
             slots,
@@ -217,6 +219,18 @@ class Actor:
         if action:
             self.say(action)
             done.append(action)
+
+    def _publish(self) -> None:
+        """For the guard, which has no time for a judgement of its own before a job starts."""
+        listed = self.snapshot.listed_gpus
+        devices = {gpu.uuid: gpu.mig_uuids for gpu in listed if gpu.uuid}
+        found = {
+            uuid: gpu_verdict.GpuVerdict(state.status, state.reason)
+            for whole, state in self.gpus.items()
+            for uuid in (whole, *devices.get(whole, ()))
+        }
+        path = self.layout.path(gpu_verdict.PATH)
+        gpu_verdict.publish(found, boot_id=self.moment.boot_id, at=self.clock(), path=path)
 
     def _have_probed(self) -> None:
         """Before anything is decided: who fails is held in this very round."""

@@ -1,0 +1,342 @@
+"""The guard's mind: jobs that begin and end, what their hooks ask, and what becomes of the refused.
+
+One thread, and nothing here waits: what may take long is an errand, and goes on when its answer is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import msgspec
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_hooks import CLIENT
+
+from runnerctl.core.spec import HostSpec
+from runnerctl.guard import work
+from runnerctl.guard.admission import FACTS_SECONDS, Admission, Case
+from runnerctl.guard.books import Books
+from runnerctl.guard.claims import Asking
+from runnerctl.guard.door import Client
+from runnerctl.guard.enforce import fate
+from runnerctl.guard.errands import Errands, Outcome
+from runnerctl.guard.farewell import Farewell
+from runnerctl.guard.job import Job, JobFiles, Kept
+from runnerctl.guard.parts import Parts
+from runnerctl.guard.procs import Kernel, Process
+from runnerctl.guard.protocol import Answer, Request, one_line
+from runnerctl.guard.watch import SlotWatch, Watch
+from runnerctl.probes.files import read_bytes
+
+__all__ = ["Guardian"]
+
+HOOK_SECONDS = 90.0  # from a hook's begin to an answer; the client gives up earlier
+LAST_WORDS_SECONDS = 5.0  # for a refused hook to print why, and to end
+STRANGER_SECONDS = 10.0  # for systemd to say whose listener that is
+UNITS_SECONDS = 10.0
+NOT_A_JOB = "the guard cannot tell which job of this host asks"
+NEVER_ASKED = "its job-started hook was not run to its end"
+FLOODED = "it flooded the guard of this host with connections"
+
+
+@dataclass
+class Guardian:
+    """Everything of one host. ``answer`` writes to a client; ``since``: see `started_before`."""
+
+    parts: Parts
+    kernel: Kernel
+    errands: Errands
+    boot_id: str
+    spec: Callable[[], HostSpec | None]
+    pci: Callable[[], Mapping[str, str]]
+    answer: Callable[[Client, Answer], None]
+    guarded_since: float  # clock ticks after boot: workers that are older were there before any guard
+    clock: Callable[[], float] = time.monotonic
+    jobs: dict[str, Job] = field(default_factory=dict)
+    strangers: list[tuple[float, Client, Request]] = field(default_factory=list)
+
+    @cached_property
+    def watch(self) -> Watch:
+        """Who runs."""
+        return Watch(self.kernel)
+
+    @cached_property
+    def files(self) -> JobFiles:
+        """The running jobs' files."""
+        return JobFiles(self.parts.paths.run)
+
+    @cached_property
+    def books(self) -> Books:
+        """The ledger."""
+        return Books(self.errands, self.files, self.parts.ledger, self.parts.say, self.clock)
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Who may begin."""
+        return Admission(
+            self.parts, self.kernel, self.errands, self.boot_id, self.spec, self._decided, self.clock
+        )
+
+    @cached_property
+    def farewell(self) -> Farewell:
+        """Who ends."""
+        return Farewell(self.parts, self.errands, self.books, self.answer, self.pci)
+
+    # -- every turn
+
+    def turn(self) -> None:
+        """Look at the slots, and do what is due."""
+        self._ask_systemd()
+        ended, begun = self.watch.look()
+        for name in ended:
+            self._ended(name)
+        for name in begun:
+            self._begun(self.watch.slots[name])
+        for job in list(self.jobs.values()):
+            self._enforce(job)
+        self.admission.turn()
+        self.books.turn()
+        self._strangers()
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next turn, if nothing happens before."""
+        states = [job.kept.state for job in self.jobs.values()]
+        if "refused" in states:
+            return 0.05
+        return 0.25 if "waiting" in states or self.strangers else 1.0
+
+    def _ask_systemd(self) -> None:
+        units = [] if "units" in self.errands else self.watch.strangers(self.clock())
+        if units:
+            call = partial(work.show_units, units=units)
+            self.errands.start("units", call, seconds=UNITS_SECONDS, then=self._shown)
+
+    def _shown(self, outcome: Outcome) -> None:
+        if outcome.failure:
+            self.parts.say(f"systemd does not tell of the slots' units: {outcome.failure}")
+            return
+        found = msgspec.convert(outcome.value, dict[str, tuple[int, str]])
+        self.watch.told(found)
+        self.turn()
+
+    # -- jobs begin and end
+
+    def resume(self) -> None:
+        """Go on with the jobs of an earlier guard; those that have ended meanwhile are ended now."""
+        for kept in self.files.load(boot_id=self.boot_id):
+            worker = self.kernel.process(kept.pid)
+            slot = self.watch.slots.get(kept.slot)
+            if (
+                worker is not None
+                and worker.started == kept.started
+                and slot is not None
+                and not kept.ended_at
+            ):
+                slot.worker = worker
+                self.jobs[kept.slot] = job = Job(kept, worker)
+                self.parts.meter.start(kept.slot, slot.place.gpus)
+                self.books.note(job)
+            elif slot is not None:
+                gone = Job(kept, Process(kept.pid, kept.started, kept.listener, ""))
+                listener = self._listener(slot, kept)
+                self.farewell.ended(gone, slot.place, listener=listener, measured=False)
+
+    def _begun(self, slot: SlotWatch) -> None:
+        worker = slot.worker
+        if worker is None or slot.listener is None:
+            return
+        kept = Kept(
+            slot=slot.place.name,
+            pid=worker.pid,
+            started=worker.started,
+            boot_id=self.boot_id,
+            listener=slot.listener.pid,
+            began_at=time.time(),
+            unit=slot.place.unit,
+            state="waiting" if self._is_guarded(worker) else "admitted",
+        )
+        self.jobs[slot.place.name] = job = Job(kept, worker)
+        self.parts.meter.start(slot.place.name, slot.place.gpus)
+        self.books.note(job)
+
+    def _ended(self, name: str) -> None:
+        job = self.jobs.pop(name, None)
+        slot = self.watch.slots.get(name)
+        if job is None or slot is None:
+            return
+        self.admission.forget(job)
+        if job.kept.state == "waiting":
+            held = self.parts.holds().get(name)
+            if held is not None:
+                job.kept.state, job.kept.reason = "refused", one_line(f"on hold: {held.reason}")
+        self.farewell.ended(job, slot.place, listener=self._listener(slot, job.kept), measured=True)
+
+    def _listener(self, slot: SlotWatch, kept: Kept) -> int:
+        """The process that stays when a job has ended; 0 when it has ended, too."""
+        if slot.listener is not None and self.kernel.lives(slot.listener):
+            return slot.listener.pid
+        old = self.kernel.process(kept.listener)
+        within = old is not None and slot.group in self.kernel.group(kept.listener)
+        return kept.listener if old is not None and within and old.started <= kept.started else 0
+
+    def _is_guarded(self, worker: Process) -> bool:
+        """Whether a job can have asked: not one that was there before the guard, or before its hooks."""
+        if worker.started < self.guarded_since:
+            return False
+        hook = read_bytes(self.parts.paths / self.parts.started_hook, 65536)
+        return isinstance(hook, bytes) and CLIENT.encode() in hook
+
+    # -- what hooks ask
+
+    def asked(self, client: Client, request: Request) -> None:
+        """A whole request is there."""
+        if request.ask == "ping":
+            self.answer(client, Answer("alive"))
+            return
+        self.turn()  # its worker may be new
+        if not self._heard(client, request):
+            self.strangers.append((self.clock() + STRANGER_SECONDS, client, request))
+
+    def _heard(self, client: Client, request: Request) -> bool:
+        """Take up a request, if it is known by now whose it is."""
+        asker = self.watch.asker(client.pid, client.uid)
+        job = self.jobs.get(asker.slot) if asker else None
+        if asker is None or job is None or job.worker.started != asker.worker.started:
+            return False
+        place = self.watch.slots[asker.slot].place
+        if request.ask == "completed":
+            self.farewell.completed(job, place, asker, client)
+        elif job.kept.state == "waiting":
+            self.admission.open(job, place, asker, client)
+        else:
+            self.answer(client, _verdict(job))
+        return True
+
+    def _strangers(self) -> None:
+        """Those whose slot was not known: once more, until their time is over."""
+        waiting, self.strangers = self.strangers, []
+        for until, client, request in waiting:
+            if client.closed or self._heard(client, request):
+                continue
+            if self.clock() < until:
+                self.strangers.append((until, client, request))
+            else:
+                verdict = Answer("refused" if request.ask == "started" else "done", reason=NOT_A_JOB)
+                self.answer(client, verdict)
+
+    def _decided(self, case: Case, why: str) -> None:
+        job = case.job
+        if why:
+            self._refuse(job, why)
+        elif job.kept.state == "waiting":
+            job.kept.state = "admitted"
+        self.books.note(job)
+        for client in case.clients:
+            self.answer(client, _verdict(job))
+
+    # -- what must be true
+
+    def flooded(self, uid: int) -> None:
+        """A user's processes come far too often: its job is ended."""
+        for name, slot in self.watch.slots.items():
+            job = self.jobs.get(name)
+            if slot.place.uid == uid and job is not None:
+                self._refuse(job, FLOODED)
+                self._end(job, slot)
+
+    def _refuse(self, job: Job, why: str) -> None:
+        if job.kept.state == "refused":
+            return
+        job.kept.state, job.kept.reason, job.refused_at = "refused", one_line(why), self.clock()
+        self.parts.say(f"slot {job.kept.slot}: job refused: {job.kept.reason}")
+        self.books.note(job)
+
+    def _end(self, job: Job, slot: SlotWatch) -> None:
+        """End the worker and all that began with it or later, within the slot's control group."""
+        if not job.ending:
+            job.ending = True
+            self.parts.say(f"slot {job.kept.slot}: its job is ended: {job.kept.reason}")
+        for process in (*self.watch.others(slot), job.worker):
+            self.kernel.kill(process, within=slot.group)
+
+    def _enforce(self, job: Job) -> None:
+        slot = self.watch.slots.get(job.kept.slot)
+        if slot is None or job.kept.state == "admitted":
+            return
+        if job.ending:
+            self._end(job, slot)
+            return
+        wrong = self._wrong(job, slot)
+        if wrong:
+            self._refuse(job, self._why_never_asked(job, wrong))
+            self._end(job, slot)
+
+    def _why_never_asked(self, job: Job, wrong: str) -> str:
+        held = self.parts.holds().get(job.kept.slot)
+        return f"on hold: {held.reason}" if held else wrong
+
+    def _wrong(self, job: Job, slot: SlotWatch) -> str:
+        """Why a job that is not admitted must end at once; empty when it need not."""
+        now, refused = self.clock(), job.kept.state == "refused"
+        found = {(each.pid, each.started): each for each in self.watch.others(slot)}
+        hooks = {key for key in job.shells if key in found}
+        if hooks and job.shell_seen_at is None:
+            job.shell_seen_at = now
+        if not refused and job.shell_seen_at is not None and now > job.shell_seen_at + HOOK_SECONDS:
+            return NEVER_ASKED
+        suspects = set()
+        for key, process in found.items():
+            what = self._fate(job, process, found, refused=refused)
+            if what == "check":
+                self._check(job, slot, process)
+            elif what == "wrong":
+                suspects.add(key)
+        twice, job.suspects = suspects & job.suspects, suspects
+        if twice:
+            return NEVER_ASKED
+        late = refused and now > (job.refused_at or now) + LAST_WORDS_SECONDS
+        started = {key for key in hooks if job.shells[key] == self.parts.started_hook}
+        return job.kept.reason if late and started else ""
+
+    def _fate(
+        self, job: Job, process: Process, found: Mapping[tuple[int, int], Process], *, refused: bool
+    ) -> str:
+        parents = {each.pid: key for key, each in found.items()}
+        key = (process.pid, process.started)
+        return fate(
+            self.kernel.program(process.pid),
+            hook=key in job.shells or parents.get(process.parent) in job.shells,
+            of_worker=process.parent == job.worker.pid,
+            python=self.parts.python,
+            refused=refused,
+        )
+
+    def _check(self, job: Job, slot: SlotWatch, shell: Process) -> None:
+        """Find out whether a shell of the worker's is a hook of ours: its arguments are its own memory."""
+        key = (shell.pid, shell.started)
+        if key in job.checking or key in job.shells:
+            return
+        job.checking.add(key)
+        asking = Asking(job.worker.pid, shell.pid, shell.pid)
+        hooks = (self.parts.started_hook, self.parts.completed_hook)
+        call = partial(work.which_hook, proc=self.kernel.proc, asking=asking, hooks=hooks)
+        then = partial(self._checked, job, slot, shell)
+        self.errands.start(f"hook {shell.pid}", call, seconds=FACTS_SECONDS, then=then)
+
+    def _checked(self, job: Job, slot: SlotWatch, shell: Process, outcome: Outcome) -> None:
+        job.checking.discard((shell.pid, shell.started))
+        if job.kept.state == "admitted" or not self.kernel.lives(shell):
+            return
+        if outcome.value:
+            job.shells[(shell.pid, shell.started)] = str(outcome.value)
+            return
+        self._refuse(job, self._why_never_asked(job, NEVER_ASKED))
+        self._end(job, slot)
+
+
+def _verdict(job: Job) -> Answer:
+    if job.kept.state == "admitted":
+        return Answer("admitted", warnings=job.kept.warnings)
+    return Answer("refused", reason=job.kept.reason)
