@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
+from runnerctl.core.job_metrics import JobTotals
 from runnerctl.core.jobs import JobRow
-from runnerctl.errors import DataError, RunnerctlError, UnavailableError
+from runnerctl.errors import DataError, UnavailableError
 from runnerctl.guard.ledger import JobLedger
-from runnerctl.guard.ledger_read import TotalRow, reading
+from runnerctl.guard.ledger_read import reading
 from runnerctl.guard.ledger_totals import MOST_REPOSITORIES, OTHERS
 from runnerctl.guard.ports import GpuUse, JobClaims, JobReport, Residue
 
@@ -34,8 +35,8 @@ from runnerctl.guard.ledger import JobLedger
 from runnerctl.guard.ports import JobReport
 ledger = JobLedger(Path(sys.argv[1]))
 for turn in range(1_000_000):
-    number = ledger.begin(JobReport("main", 1795340000.0 + turn))
-    ledger.update(number, JobReport("main", 1795340000.0 + turn, ended_at=1795340001.0 + turn))
+    number = ledger.begin(JobReport("main", 1700000000.0 + turn))
+    ledger.update(number, JobReport("main", 1700000000.0 + turn, ended_at=1700000001.0 + turn))
     print(number, flush=True)
 """
 
@@ -51,12 +52,34 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "jobs.db"
 
 
+class Clock:
+    """The time, as a test wants it."""
+
+    now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
-def ledger(path: Path) -> Iterator[JobLedger]:
-    """A ledger, whose notes are in ``notes``."""
-    made = JobLedger(path, clock=lambda: NOW)
+def clock() -> Clock:
+    """It stands still."""
+    return Clock()
+
+
+@pytest.fixture
+def ledger(path: Path, clock: Clock) -> Iterator[JobLedger]:
+    """An empty one."""
+    made = JobLedger(path, clock=clock)
     yield made
     made.close()
+
+
+def settled(ledger: JobLedger, clock: Clock) -> list[JobTotals]:
+    """The counters when the dust has settled."""
+    clock.now += 121
+    ledger.settle()
+    return totals(ledger.path)
 
 
 def jobs(path: Path) -> list[JobRow]:
@@ -65,13 +88,13 @@ def jobs(path: Path) -> list[JobRow]:
         return list(found.jobs(since=0, until=NOW + DAY))
 
 
-def totals(path: Path) -> list[TotalRow]:
+def totals(path: Path) -> list[JobTotals]:
     """The counters."""
     with reading(path) as found:
         return found.totals()
 
 
-def test_a_job_is_kept_as_it_was(ledger: JobLedger, path: Path) -> None:
+def test_a_job_is_kept_as_it_was(ledger: JobLedger, path: Path, clock: Clock) -> None:
     """Every field comes back; the file is root's alone."""
     claims = JobClaims("acme/app", "CI", "acme/app/.github/workflows/x.yml@a", "build", 7, 2, "ann", "push")
     number = ledger.begin(report(claims=claims))
@@ -92,7 +115,10 @@ def test_a_job_is_kept_as_it_was(ledger: JobLedger, path: Path) -> None:
     assert {name: getattr(gpu, name) for name in USE.__struct_fields__} == {
         name: getattr(USE, name) for name in USE.__struct_fields__
     }
-    assert totals(path) == [("main", "acme/app", "succeeded", 1, 100.0, 100.0, 90.0, 45.0, 5000.0, 1)]
+    assert totals(path) == []
+    assert settled(ledger, clock) == [
+        ("main", "acme/app", "succeeded", 1, 100.0, 100.0, 90.0, 45.0, 5000.0, 1)
+    ]
     assert {each.stat().st_mode & 0o777 for each in path.parent.iterdir()} == {0o600}
 
 
@@ -108,43 +134,43 @@ def test_what_a_job_says_is_data(ledger: JobLedger, path: Path) -> None:
     assert sum(map(len, row.xids)) <= 512
 
 
-def test_repositories_are_bounded_in_the_totals(ledger: JobLedger, path: Path) -> None:
+def test_repositories_are_bounded_in_the_totals(ledger: JobLedger, clock: Clock) -> None:
     """Whatever jobs call themselves, the number of series has an end."""
     for number in range(MOST_REPOSITORIES + 5):
-        ledger.begin(report(claims=JobClaims(f"acme/{number}"), ended_at=NOW, result="new word"))
-    found = totals(path)
+        claims, began = JobClaims(f"acme/{number}"), NOW - 1000 + number
+        ledger.begin(report(claims=claims, started_at=began, ended_at=NOW, result="new word"))
+    found = settled(ledger, clock)
     assert len({row.repository for row in found}) == MOST_REPOSITORIES + 1
     assert [(row.jobs, row.result) for row in found if row.repository == OTHERS] == [(5, "unknown")]
 
 
-def test_open_jobs_are_closed_when_they_were_seen_last(ledger: JobLedger, path: Path) -> None:
-    """A night without power is no GPU time."""
+def test_open_jobs_are_closed_when_they_were_seen_last(ledger: JobLedger, path: Path, clock: Clock) -> None:
+    """A night without power is no GPU time. One that ran on after all is opened again."""
     number = ledger.begin(report())
+    ledger.begin(report("other"))
     ledger.update(number, report(gpus=(USE,)))
     ledger.close()
-    later = JobLedger(path, clock=lambda: NOW + DAY)
-    assert later.close_open(at=NOW + DAY) == 1
-    assert later.close_open(at=NOW + DAY) == 0
-    (row,) = jobs(path)
-    assert (row.ended_at, row.interrupted) == (NOW, True)
-    assert totals(path)[0].result == "interrupted"
-    later.close()
+    clock.now += DAY
+    assert ledger.close_open(at=NOW + DAY) == 2
+    assert ledger.close_open(at=NOW + DAY) == 0
+    assert [(row.ended_at, row.interrupted) for row in jobs(path)] == [(NOW, True), (NOW, True)]
+    ledger.update(number, report())
+    assert [row.ended_at for row in jobs(path)] == [NOW, None]
+    assert settled(ledger, clock)[-1].result == "interrupted"
 
 
-def test_old_jobs_are_forgotten_and_still_counted(path: Path) -> None:
+def test_old_jobs_are_forgotten_and_still_counted(path: Path, clock: Clock) -> None:
     """Counters never fall; a clock that is years ahead forgets nothing."""
-    ledger = JobLedger(path, keep_days=10, clock=lambda: NOW)
+    ledger = JobLedger(path, keep_days=10, clock=clock)
     ledger.begin(report(started_at=NOW - 12 * DAY, ended_at=NOW - 11 * DAY))
     ledger.begin(report(started_at=NOW - 9 * DAY, ended_at=NOW - 8 * DAY))
-    ledger.close()
-    ahead = JobLedger(path, keep_days=10, clock=lambda: NOW + 9999 * DAY)
-    ahead.close_open(at=NOW)
+    clock.now += 9999 * DAY
+    ledger.settle()
     assert len(jobs(path)) == 2
-    ahead.close()
+    clock.now = NOW + DAY
     ledger.begin(report(ended_at=NOW))
-    ledger.close_open(at=NOW)
     assert [row.started_at for row in jobs(path)] == [NOW - 100, NOW - 9 * DAY]
-    assert totals(path)[0].jobs == 3
+    assert settled(ledger, clock)[0].jobs == 3
     ledger.close()
 
 
@@ -153,7 +179,7 @@ def test_a_damaged_database_is_put_aside(path: Path, content: bytes) -> None:
     """Accounting goes on with a new one; the old one is kept, and it is said."""
     path.write_bytes(content)
     notes: list[str] = []
-    ledger = JobLedger(path, note=notes.append, clock=lambda: NOW)
+    ledger = JobLedger(path, note=notes.append)
     ledger.begin(report())
     assert len(jobs(path)) == 1
     (aside,) = path.parent.glob("jobs.db.damaged-*Z")
@@ -165,19 +191,27 @@ def test_a_damaged_database_is_put_aside(path: Path, content: bytes) -> None:
 
 def test_a_database_that_breaks_meanwhile(path: Path) -> None:
     """A job that began in the old one is in the new one, once, whatever its number is there."""
-    notes: list[str] = []
-    ledger = JobLedger(path, note=notes.append, clock=lambda: NOW)
-    first, number = ledger.begin(report("other", ended_at=NOW)), ledger.begin(report("slow"))
-    ledger.close()
+    first, number = JobLedger(path).begin(report("other", ended_at=NOW)), JobLedger(path).begin(
+        report("slow")
+    )
+    for each in path.parent.iterdir():
+        each.unlink()
     path.write_bytes(b"x" * 100_000)
-    assert ledger.begin(report("quick")) == first
-    ledger.begin(report("quicker"))
-    ledger.update(number, report("slow"))
-    ledger.update(number, report("slow", ended_at=NOW, result="Failed"))
+    notes: list[str] = []
+    ledger = JobLedger(path, note=notes.append)
+    assert [ledger.begin(report("quick")), ledger.begin(report("quicker"))] == [first, number]
+    for changes in ({}, {"ended_at": NOW, "result": "Failed"}):
+        JobLedger(path).update(number, report("slow", **changes))
     found = sorted((row.slot, row.result) for row in jobs(path))
     assert found == [("quick", None), ("quicker", None), ("slow", "Failed")]
     assert len(notes) == 1
     ledger.close()
+
+
+def test_what_is_tried_again_is_there_once(path: Path) -> None:
+    """A writer that ended before it could say so had written all the same."""
+    numbers = {JobLedger(path).begin(report()) for _ in range(3)}
+    assert len(numbers) == len(jobs(path)) == 1
 
 
 def test_a_newer_or_foreign_database_is_left_alone(ledger: JobLedger, path: Path, tmp_path: Path) -> None:
@@ -201,26 +235,21 @@ def test_a_newer_or_foreign_database_is_left_alone(ledger: JobLedger, path: Path
         pass
 
 
-def test_a_full_disk_stops_no_job(path: Path) -> None:
-    """The job gets a number all the same, and is written as soon as there is room."""
-    notes: list[str] = []
-    ledger = JobLedger(path, note=notes.append, clock=lambda: NOW)
+def test_a_full_disk_is_said_and_harms_nothing(path: Path) -> None:
+    """One clear line; what was there stays, and there is a next time."""
+    ledger = JobLedger(path)
     ledger.begin(report("first"))
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-        number = ledger.begin(report("second"))
-        assert number < 0
-        with pytest.raises(RunnerctlError, match="cannot be used"):
-            ledger.update(number, report("second"))
+        with pytest.raises(UnavailableError, match=r"jobs.db: cannot be used: .*; .*file system"):
+            ledger.begin(report("second"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert "could not be written down" in notes[0]
-    ledger.update(number, report("second"))
-    ledger.update(number, report("second", ended_at=NOW, result="Succeeded"))
-    assert [(row.slot, row.result) for row in jobs(path)] == [("second", "Succeeded"), ("first", None)]
+    ledger.begin(report("second"))
+    assert sorted(row.slot for row in jobs(path)) == ["first", "second"]
     ledger.close()
 
 
@@ -248,8 +277,9 @@ def test_a_writer_that_is_killed_at_any_moment_loses_nothing(path: Path) -> None
             lines = [first, *writer.stdout.readlines()]
         said = int([line for line in lines if line.endswith(b"\n")][-1])
         notes: list[str] = []
-        ledger = JobLedger(path, note=notes.append, clock=lambda: NOW)
+        ledger = JobLedger(path, note=notes.append)
         assert ledger.close_open(at=NOW) <= 1
+        ledger.settle()
         ledger.close()
         found = jobs(path)
         assert notes == []

@@ -2,7 +2,7 @@
 
 A job is written down when it begins, and again as more is known, so that a power cut loses little. Texts of
 a job's are cut to a length and stored as they are: data, whatever they contain. What cannot be written (the
-disk is full) never stops a job: it is written later, or not at all, and said.
+disk is full) is an error of the call's, and no reason to stop a job: the caller tries again.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from runnerctl.errors import RunnerctlError
 from runnerctl.guard.ledger_file import DamagedError, explained, is_damage, open_to_write, put_aside
 from runnerctl.guard.ledger_schema import GPU_COLUMNS, JOB_COLUMNS
-from runnerctl.guard.ledger_totals import count
+from runnerctl.guard.ledger_totals import settle
 from runnerctl.guard.ports import GpuUse, JobClaims, JobReport
 
 __all__ = ["DATABASE", "JobLedger"]
 
 DATABASE = Path("/var/lib/runnerctl/jobs.db")
 LONGEST_TEXT = 512  # characters
-MOST_GPUS, MOST_TEXTS, MOST_PENDING = 64, 64, 256
+MOST_GPUS, MOST_TEXTS = 64, 64
+SETTLED_SECONDS = 120.0  # after its end, nothing new comes to be known of a job
 DAY = 86400.0
 _BATCH = 500  # jobs that are forgotten in one transaction
 _LARGEST_INTEGER = 2**63 - 1
@@ -41,7 +41,8 @@ class JobLedger:
     """The database at ``path``; a `Ledger`. It is opened by the first call.
 
     ``keep_days``: how long a job is kept after its end. ``note`` gets a line about what the ledger did about
-    trouble. One process writes; any number may read meanwhile.
+    trouble. Any number of processes may use one database. A job is known by its slot and its start, besides
+    its number: what is tried again, or goes on in a new database, is there once.
     """
 
     def __init__(
@@ -56,52 +57,30 @@ class JobLedger:
         self._keep_days, self._note, self._clock = keep_days, note, clock
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._provisional = 0
-        self._late: dict[int, int | None] = {}  # provisional number -> its real one, once it has one
-        self._open: set[int] = set()
-        self._kept_at = -math.inf
 
     def begin(self, report: JobReport) -> int:
-        """Note a job that has begun; returns its number here.
-
-        When it cannot be written now, that is noted, and the number is a provisional, negative one, with
-        which `update` writes the job as soon as it can. Raises nothing.
-        """
-        with self._lock:
-            try:
-                number = self._do(lambda connection: self._insert(connection, report))
-                self._open.add(number)
-                return number
-            except RunnerctlError as error:
-                self._note(f"a job of slot {report.slot} could not be written down: {error}")
-                self._provisional -= 1
-                self._late[self._provisional] = None
-                for old in list(self._late)[:-MOST_PENDING]:
-                    del self._late[old]
-                return self._provisional
+        """Note a job that has begun; returns its number here. Raises RunnerctlError."""
+        return self._do(lambda connection: self._write(connection, None, report))
 
     def update(self, number: int, report: JobReport) -> None:
-        """Note what is known by now. Raises RunnerctlError.
-
-        With an ``ended_at`` the job is over, and counts in the totals: give it once.
-        """
-        with self._lock:
-            self._late[number] = self._do(lambda connection: self._change(connection, number, report))
-            if report.ended_at is not None:
-                del self._late[number]
-                self._open.discard(number)
-                self._keep()
+        """Note what is known by now. Raises RunnerctlError."""
+        self._do(lambda connection: self._write(connection, number, report))
 
     def close_open(self, *, at: float) -> int:
         """End the jobs that an earlier guard, or a power cut, left open; returns how many.
 
-        Such a job ended when it was seen last, at ``at`` (epoch seconds) at the latest.
+        Such a job ended when it was seen last, at ``at`` (epoch seconds) at the latest; one that goes on all
+        the same is opened again by its next `update`. The file is checked first. Raises RunnerctlError.
+        """
+        self.close()
+        return self._do(lambda connection: _close_all(connection, at), check=True)
+
+    def settle(self) -> None:
+        """Count what ended a while ago, and forget what is old; every writing call does it, too.
+
         Raises RunnerctlError.
         """
-        with self._lock:
-            closed = self._do(lambda connection: _close_all(connection, at))
-            self._keep()
-            return closed
+        self._do(lambda _connection: None)
 
     def close(self) -> None:
         """Close the file; the next call would open it again."""
@@ -111,47 +90,32 @@ class JobLedger:
                 with contextlib.suppress(sqlite3.Error):
                     connection.close()
 
-    def _keep(self) -> None:
-        """Once a day, forget what is older than is to be kept."""
-        if self._clock() - self._kept_at < DAY:
-            return
-        try:
-            while self._do(self._forget) == _BATCH:
-                pass
-            self._kept_at = self._clock()
-        except RunnerctlError as error:
-            self._note(f"old jobs could not be removed: {error}")
-
-    def _forget(self, connection: sqlite3.Connection) -> int:
-        # The clock of a host that has just booted may be years ahead: what was written last knows better.
-        (newest,) = connection.execute("SELECT max(seen_at) FROM jobs").fetchone()
-        before = min(self._clock(), newest or 0.0) - self._keep_days * DAY
-        old = "SELECT number FROM jobs WHERE ended_at < ? ORDER BY ended_at LIMIT ?"
-        return connection.execute(f"DELETE FROM jobs WHERE number IN ({old})", (before, _BATCH)).rowcount
-
-    def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _do(self, work: Callable[[sqlite3.Connection], T], *, check: bool = False) -> T:
         """Do it in one transaction. A damaged database is put aside, and a new one begun."""
-        for attempt in (1, 2):
+        with self._lock:
             try:
-                return self._once(work)
+                return self._once(work, check=check)
             except DamagedError as damage:
                 self.close()
                 aside = put_aside(self.path, self._clock())
                 self._note(
                     f"{self.path} is damaged ({damage}): put aside as {aside.name}; a new one is begun"
                 )
-                self._late.update(dict.fromkeys(self._open))  # their numbers were the old one's
-                if attempt == 2:
-                    break
-        raise explained(sqlite3.DatabaseError("it is damaged again and again"), self.path)
+            try:
+                return self._once(work, check=False)
+            except DamagedError as damage:
+                self.close()
+                raise explained(sqlite3.DatabaseError(str(damage)), self.path) from None
 
-    def _once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _once(self, work: Callable[[sqlite3.Connection], T], *, check: bool) -> T:
         if self._connection is None:
-            self._connection = open_to_write(self.path)
+            self._connection = open_to_write(self.path, check=check)
         connection = self._connection
         try:
             connection.execute("BEGIN IMMEDIATE")
             done = work(connection)
+            settle(connection, before=self._clock() - SETTLED_SECONDS)
+            self._forget(connection)
             connection.execute("COMMIT")
             return done
         except sqlite3.Error as error:
@@ -161,30 +125,39 @@ class JobLedger:
                 raise DamagedError(str(error)) from None
             raise explained(error, self.path) from None
 
-    def _insert(self, connection: sqlite3.Connection, report: JobReport) -> int:
-        values = {**_row(report), "seen_at": _number(self._seen(report))}
-        names = ", ".join(values)
-        marks = ", ".join("?" * len(values))
-        cursor = connection.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", tuple(values.values()))
-        number = int(cursor.lastrowid or 0)
-        _write_gpus(connection, number, report.gpus)
-        if report.ended_at is not None:
-            count(connection, number)
-        return number
+    def _forget(self, connection: sqlite3.Connection) -> None:
+        """Once a day, and not too many at once, remove what is older than is to be kept."""
+        now = self._clock()
+        (kept,) = connection.execute("SELECT value FROM meta WHERE key = 'kept_at'").fetchone()
+        if abs(now - kept) < DAY:
+            return
+        # The clock of a host that has just booted may be years ahead: what was written last knows better.
+        (newest,) = connection.execute("SELECT max(started_at) FROM jobs").fetchone()
+        before = min(now, newest or 0.0) - self._keep_days * DAY
+        old = "SELECT number FROM jobs WHERE ended_at < ? AND counted ORDER BY ended_at LIMIT ?"
+        gone = connection.execute(f"DELETE FROM jobs WHERE number IN ({old})", (before, _BATCH)).rowcount
+        if gone < _BATCH:
+            connection.execute("UPDATE meta SET value = ? WHERE key = 'kept_at'", (now,))
 
-    def _change(self, connection: sqlite3.Connection, name: int, report: JobReport) -> int:
-        """Returns the job's number in this database, which is not its ``name`` when it came late."""
-        number = self._late.get(name, name)
-        found = connection.execute("SELECT ended_at FROM jobs WHERE number = ?", (number,)).fetchone()
-        if number is None or found is None:
-            return self._insert(connection, report)
+    def _write(self, connection: sqlite3.Connection, number: int | None, report: JobReport) -> int:
         values = {**_row(report), "seen_at": _number(self._seen(report))}
-        names = ", ".join(f"{name} = ?" for name in values)
-        connection.execute(f"UPDATE jobs SET {names} WHERE number = ?", (*values.values(), number))
-        _write_gpus(connection, number, report.gpus)
-        if report.ended_at is not None and found[0] is None:
-            count(connection, number)
-        return number
+        same = "slot = ? AND started_at = ?"
+        who = (values["slot"], values["started_at"])
+        found = None
+        if number is not None:
+            query = f"SELECT number FROM jobs WHERE number = ? AND {same}"
+            found = connection.execute(query, (number, *who)).fetchone()
+        found = found or connection.execute(f"SELECT number FROM jobs WHERE {same}", who).fetchone()
+        if found:
+            names = ", ".join(f"{name} = ?" for name in values)
+            connection.execute(f"UPDATE jobs SET {names} WHERE number = ?", (*values.values(), found[0]))
+        else:
+            names, marks = ", ".join(values), ", ".join("?" * len(values))
+            insert = f"INSERT INTO jobs ({names}) VALUES ({marks})"
+            found = (connection.execute(insert, tuple(values.values())).lastrowid,)
+        known = int(found[0] or 0)
+        _write_gpus(connection, known, report.gpus)
+        return known
 
     def _seen(self, report: JobReport) -> float:
         return self._clock() if report.ended_at is None else report.ended_at
@@ -197,7 +170,6 @@ def _close_all(connection: sqlite3.Connection, at: float) -> int:
         ended = max(min(seen, at), started)
         change = "UPDATE jobs SET ended_at = ?, interrupted = 1 WHERE number = ?"
         connection.execute(change, (ended, number))
-        count(connection, number)
     return len(found)
 
 

@@ -30,15 +30,18 @@ def is_damage(error: sqlite3.Error) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
-def open_to_write(path: Path) -> sqlite3.Connection:
-    """The database, made or brought up to date where needed. Raises DamagedError, RunnerctlError."""
+def open_to_write(path: Path, *, check: bool) -> sqlite3.Connection:
+    """The database, made or brought up to date where needed; ``check``: look for damage in all of it.
+
+    Raises DamagedError, RunnerctlError.
+    """
     try:
         _make(path)
         connection = _connected(f"file:{_quoted(path)}?mode=rw")
     except (OSError, sqlite3.Error) as error:
         raise explained(error, path) from None
     try:
-        _prepare(connection, path)
+        _prepare(connection, path, check=check)
     except BaseException as error:
         connection.close()
         if isinstance(error, sqlite3.Error):
@@ -59,14 +62,14 @@ def _make(path: Path) -> None:
         os.close(descriptor)
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+def _prepare(connection: sqlite3.Connection, path: Path, *, check: bool) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if owner != APPLICATION_ID and (owner or version or tables):
         raise DamagedError("it is a database of some other program")
     _refuse_newer(version, path)
-    if path.stat().st_size <= _CHECKED_BYTES:
+    if check and path.stat().st_size <= _CHECKED_BYTES:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
             raise DamagedError(str(verdict))

@@ -6,33 +6,19 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from runnerctl.core.job_metrics import JobTotals
 from runnerctl.core.jobs import GpuRow, JobRow
 from runnerctl.guard.ledger_file import explained, open_to_read
 from runnerctl.guard.ledger_schema import GPU_COLUMNS, JOB_COLUMNS
 
-__all__ = ["Reading", "TotalRow", "reading"]
+__all__ = ["Reading", "reading"]
 
 _LISTS = ("xids", "residue_remains")
 _FLAGS = ("interrupted", "fork")
-
-
-class TotalRow(NamedTuple):
-    """What all ended jobs of one slot, repository and result add up to."""
-
-    slot: str
-    repository: str
-    result: str
-    jobs: int
-    seconds: float
-    gpu_seconds: float
-    measured_gpu_seconds: float
-    busy_gpu_seconds: float
-    energy_joules: float
-    xids: int
 
 
 class Reading:
@@ -67,11 +53,11 @@ class Reading:
             found[job] = (*found.get(job, ()), GpuRow(**gpu))
         return found
 
-    def totals(self) -> list[TotalRow]:
+    def totals(self) -> list[JobTotals]:
         """What all jobs that ever ended add up to, in a fixed order."""
-        names = ", ".join(TotalRow._fields)
+        names = ", ".join(JobTotals._fields)
         query = f"SELECT {names} FROM totals ORDER BY slot, repository, result"
-        return [TotalRow(*row) for row in self._connection.execute(query)]
+        return [JobTotals(*row) for row in self._connection.execute(query)]
 
 
 def _job(row: dict[str, Any], gpus: tuple[GpuRow, ...]) -> JobRow:

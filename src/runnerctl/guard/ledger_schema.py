@@ -25,13 +25,15 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
     (
         "CREATE TABLE meta (key TEXT PRIMARY KEY, value)",
         "INSERT INTO meta VALUES ('created_at', CAST(strftime('%s', 'now') AS REAL))",
+        "INSERT INTO meta VALUES ('kept_at', 0.0)",
         "CREATE TABLE jobs ("
         " number INTEGER PRIMARY KEY AUTOINCREMENT, slot TEXT NOT NULL, started_at REAL NOT NULL,"
         " ended_at REAL, interrupted INTEGER NOT NULL DEFAULT 0, result TEXT, refused TEXT,"
         " repository TEXT, workflow TEXT, workflow_ref TEXT, job TEXT, run_id INTEGER, run_attempt INTEGER,"
         " actor TEXT, event TEXT, ref TEXT, fork INTEGER, queued_seconds REAL, xids TEXT,"
         " residue_processes INTEGER NOT NULL DEFAULT 0, residue_removed INTEGER NOT NULL DEFAULT 0,"
-        " residue_remains TEXT, seen_at REAL NOT NULL)",
+        " residue_remains TEXT, seen_at REAL NOT NULL, counted INTEGER NOT NULL DEFAULT 0)",
+        "CREATE INDEX jobs_to_count ON jobs (ended_at) WHERE NOT counted",
         "CREATE INDEX jobs_started ON jobs (started_at)",
         "CREATE INDEX jobs_ended ON jobs (ended_at)",
         "CREATE TABLE gpus ("

@@ -1,4 +1,4 @@
-"""What all ended jobs add up to, by slot, repository and result: kept up to date as each one ends.
+"""What all ended jobs add up to, by slot, repository and result: a job is counted once all of it is known.
 
 They are counters: they never fall, also when jobs are forgotten. How many there can be is bounded, since a
 repository's name is what a job says it is.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 
-__all__ = ["OTHERS", "RESULTS", "count"]
+__all__ = ["OTHERS", "RESULTS", "settle"]
 
 OTHERS = "(others)"
 MOST_REPOSITORIES = 100  # of one host; the jobs of further ones are added up together
@@ -36,8 +36,15 @@ _SUMS = (
 )
 
 
-def count(connection: sqlite3.Connection, number: int) -> None:
-    """Add the ended job ``number`` to the totals, within the caller's transaction. Raises sqlite3.Error."""
+def settle(connection: sqlite3.Connection, *, before: float) -> None:
+    """Count the jobs that ended before then, within the caller's transaction. Raises sqlite3.Error."""
+    query = "SELECT number FROM jobs WHERE NOT counted AND ended_at < ? ORDER BY ended_at"
+    for (number,) in connection.execute(query, (before,)).fetchall():
+        _count(connection, number)
+        connection.execute("UPDATE jobs SET counted = 1 WHERE number = ?", (number,))
+
+
+def _count(connection: sqlite3.Connection, number: int) -> None:
     job = connection.execute(
         "SELECT slot, repository, result, refused, interrupted, ended_at - started_at, xids"
         " FROM jobs WHERE number = ?",
