@@ -96,10 +96,10 @@ CHECKS: tuple[Check, ...] = (
         title="Each slot's unit opens the device nodes of its own GPUs, and no others",
         docs=(
             "A GPU's node has a number that may change when the driver is loaded again, and those of MIG "
-            "devices change when they are made anew. Before each start the slot's GPUs, named by UUID "
-            "in inventory, are looked up, and systemd is told what to open. This compares what it was told with "
-            "what the UUIDs are now. What somebody opened by a drop-in of their own is named, too. It reads "
-            "settings; `runnerctl isolation verify` makes the attempts."
+            "devices change when they are made anew. Before each start the slot's GPUs, named by UUID in "
+            "inventory, are looked up, and systemd is told what to open. This compares what it was told "
+            "with what the UUIDs are now. What somebody opened by a drop-in of their own is named, too. It "
+            "reads settings; `runnerctl isolation verify` makes the attempts."
         ),
         remedy="run `runnerctl isolation devices SLOT --apply`, then restart the slot when it is idle",
         judge=_judge_devices,
