@@ -83,7 +83,7 @@ def plan(
     if inventory:
         seen = layout_plan.of_inventory(command, inventory, limit=limit, saved=hardware, per_slot=size)
     else:
-        seen = [layout_plan.of_host(command, command.at(rootfs), saved=hardware, per_slot=size)]
+        seen = [layout_plan.of_host(command.at(rootfs), saved=hardware, per_slot=size)]
     return _say(command, seen, output)
 
 

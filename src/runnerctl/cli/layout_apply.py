@@ -34,7 +34,7 @@ class Applying(Slots):
         ``seconds``: how long jobs of slots that go are waited for. Raises ConfigError for a layout that
         cannot be, AccessError without a credential where registrations change: before anything is changed.
         """
-        seen = of_host(self.context, self.context.paths, saved=None, per_slot=None)
+        seen = of_host(self.context.paths, saved=None, per_slot=None)
         after = self._sound(seen)
         before, self.spec = self.spec, after
         specs = [self._slot_spec(slot) for slot in after.github_runner.slots]
