@@ -5,7 +5,7 @@ from __future__ import annotations
 from .slot_containers import slot_engine_lines
 from .slot_files import MANAGED, SlotSpec
 from .slot_hardening import hardening
-from .slot_hooks import HOOK
+from .slot_hooks import COMPLETED, HOOK
 
 __all__ = [
     "devices_unit",
@@ -46,6 +46,7 @@ Environment=LANG=C.UTF-8
 Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 Environment=ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
 Environment=ACTIONS_RUNNER_HOOK_JOB_STARTED={hook}
+Environment=ACTIONS_RUNNER_HOOK_JOB_COMPLETED={completed}
 ExecStart=/var/lib/gha-runner/%i/bin/Runner.Listener run --startuptype service
 Restart=on-abnormal
 RestartForceExitStatus=2
@@ -105,7 +106,7 @@ UMask=0022
 
 def unit_text() -> str:
     """The template unit of persistent slots."""
-    return _UNIT.format(managed=MANAGED, hook=HOOK, hardening=hardening())
+    return _UNIT.format(managed=MANAGED, hook=HOOK, completed=COMPLETED, hardening=hardening())
 
 
 def hold_unit_text() -> str:
