@@ -180,7 +180,8 @@ def _made_of_gpus(size: int, board: Board) -> list[Entry]:
         board.problems.append(Problem(PER_SLOT, message, "give no more than there are"))
     if left := board.free_gpus():
         named = ", ".join(gpu.uuid for gpu in left)
-        board.notes.append(f"{len(left)} GPUs stay without a slot: {named}")
+        stay = "1 GPU stays" if len(left) == 1 else f"{len(left)} GPUs stay"
+        board.notes.append(f"{stay} without a slot: {named}")
     return _made(found)
 
 
