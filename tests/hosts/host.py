@@ -25,6 +25,7 @@ from tests.hosts.machine import KEY, HostsError, locked
 __all__ = ["OWNER", "Device", "Done", "Host", "create", "find", "names", "prune"]
 
 OWNER = "runnerctl.hosts.owner"  # "pid:start time" of the process a host belongs to, or "kept"
+UNIFIED = "/sys/fs/cgroup/unified"  # where a machine with both versions of control groups has the second
 BOOT_SECONDS = 60
 CAPABILITIES = ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE")  # the last: root may look at anyone's processes
 # Device files vanish with /dev at each stop, and the boot id is the kernel's: both are made before systemd.
@@ -168,16 +169,19 @@ def create(
     devices: Sequence[Device] = (),
     owner: str | None = None,
     docker_volume: bool = False,
+    unified: bool = False,
 ) -> Host:
     """Make and boot a host. ``user`` other than root: root may not log in by SSH.
 
+    ``unified``: control groups of version 2 only, as new distributions have them, whatever this machine has.
     ``docker_volume`` puts /var/lib/docker on a volume, for tests that run containers inside the host.
     """
     container_name = f"{name}-{KEY}"
     nodes = "".join(
         f"mknod -m {node.mode} {shlex.quote(node.path)} c {node.major} {node.minor}\n" for node in devices
     )
-    volumes = {"/sys/fs/cgroup": {"bind": "/sys/fs/cgroup", "mode": "rw"}}
+    groups = UNIFIED if unified and Path(UNIFIED).is_dir() else "/sys/fs/cgroup"
+    volumes = {groups: {"bind": "/sys/fs/cgroup", "mode": "rw"}}
     with locked("addresses"):
         ip = _free_address(on, net)
         container = on.client.containers.create(
@@ -193,7 +197,12 @@ def create(
             tmpfs={"/run": "", "/run/lock": "", "/tmp": "exec"},
             stop_signal="SIGRTMIN+3",
             restart_policy={"Name": "always"},
-            device_cgroup_rules=["c 195:* rmw", "c 234:* rmw", "c 235:* rmw", "c 10:200 rmw"],  # GPUs, net/tun
+            device_cgroup_rules=[
+                "c 195:* rmw",
+                "c 234:* rmw",
+                "c 235:* rmw",
+                "c 10:200 rmw",
+            ],  # GPUs, net/tun
             labels={LABEL: KEY, OWNER: owner or process(os.getpid()), "suite": _suite(image), "user": user},
             network=net.name,
             networking_config={net.name: on.client.api.create_endpoint_config(ipv4_address=ip)},

@@ -44,6 +44,7 @@ class Lab:
         devices: Sequence[Device] = (),
         owner: str | None = None,
         docker_volume: bool = False,
+        unified: bool = False,
     ) -> Host:
         """A fresh host that answers SSH (see `tests.hosts.host.create`)."""
         made = create(
@@ -56,6 +57,7 @@ class Lab:
             devices=devices,
             owner=owner,
             docker_volume=docker_volume,
+            unified=unified,
         )
         self.hosts.append(made)
         return made
