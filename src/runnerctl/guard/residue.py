@@ -138,6 +138,9 @@ class HostCleaner:
 
     def _cut(self, place: SlotPlace, listener: int, before: float) -> tuple[float, list[int]]:
         """Until when (epoch) whatever happened was the ended job's doing; and the jobs begun since."""
+        if not listener:
+            return _EVER, []
+        time.sleep(2 * processes.CLOCK_SLACK_SECONDS)  # what was made until now is older than the cut
         now = self.clock()
         running = processes.begun(processes.find(self.kernel, place), listener, before)
         first = min([now, *(processes.started_at(each) for each in running)])
@@ -164,7 +167,7 @@ class HostCleaner:
         try:
             with directory(path) as folder:
                 self._clear(place, folder, name, tally, keep)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as error:
             tally.remains.append(f"{name}: {error.strerror}")

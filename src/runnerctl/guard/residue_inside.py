@@ -2,8 +2,9 @@
 
 Run as ``python -I -m runnerctl.guard.residue_inside UID BEFORE KEYS PID...`` by root. It enters the
 namespaces of the processes named, removes System V objects, POSIX message queues and the files of private
-/dev/shm and /tmp as far as they are older than BEFORE (epoch), with KEYS 1 the user's keys as well, looks again,
-and prints one JSON object, ``{"removed": [...], "remains": [...]}``. Whoever started it ends it when it hangs.
+/dev/shm and /tmp as far as they are older than BEFORE (epoch), with KEYS 1 the user's keys as well, looks
+again, and prints one JSON object, ``{"removed": [...], "remains": [...]}``. Whoever started it ends it when
+it hangs.
 """
 
 from __future__ import annotations
