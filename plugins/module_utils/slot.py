@@ -6,30 +6,25 @@ caller has asked, decided, and hands over a registration token where one is need
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from . import slot_register
-from .adoption import Claim, claim_of, forget_claim, stock_busy, take_over
-from .atomic import atomic_write
-from .hold import Holds, read_hold
+from .adoption import claim_of, forget_claim, stock_busy, take_over
+from .hold import Holds
 from .lock import exclusive
-from .receipt import Receipt
-from .slot_app import App, app_changes, forget_app, install_app, key_sum, ticket_path, ticket_text
+from .slot_app import app_changes, forget_app, install_app, key_sum, ticket_path, ticket_text
 from .slot_containers_host import Engines
-from .slot_files import MODES, Layout, SlotSpec, env_text, read_runner_file
+from .slot_files import MODES, SlotSpec, env_text, read_runner_file
 from .slot_gpus import waits_for
 from .slot_hooks import HOOK, hook_files
-from .slot_modes import EPHEMERAL, back_off_file, is_ephemeral, mode_of, slot_state, start_words, unit_of
+from .slot_modes import EPHEMERAL, back_off_file, is_ephemeral, mode_of, start_words, unit_of
+from .slot_pass import ROOT_GID, ROOT_UID, Changes, Pass, directory_is, file_is, is_text, known_slots, own
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
 from .slot_report import Outcome, Report
 from .slot_switch import RETIRED, leave_mode, retire
-from .slot_system import System, UnitState, read_text, remove_tree
+from .slot_system import UnitState, remove_tree
 from .slot_units import limit_lines, slot_unit_text, templates
 from .slot_units_ephemeral import ephemeral_templates
 
@@ -40,37 +35,9 @@ LOCK = "/var/lib/runnerctl/slots.lock"
 LOCK_SECONDS = 600.0  # a registration has 300
 
 
-def known_slots(layout: Layout) -> list[str]:
-    """The names of all slots this host has, wanted or not."""
-    folder = layout.path("/var/lib/runnerctl/slots")
-    return sorted(path.stem for path in folder.glob("*.json")) if folder.is_dir() else []
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a run may do besides.
-
-    ``switch``: slots that may leave their mode, since no record of theirs is left at GitHub; ``retire``:
-    ephemeral ones that are to begin no further job; ``app``: who mints for those that there are.
-    """
-
-    switch: tuple[str, ...] = ()
-    retire: tuple[str, ...] = ()
-    app: App | None = None
-
-
 @dataclass
-class Converger:
-    """One pass over a host. With ``check`` it only reads."""
-
-    layout: Layout
-    system: System
-    check: bool = False
-    outcome: Outcome = field(default_factory=Outcome)
-    changes: Changes = field(default_factory=lambda: Changes())
-    _reload: bool = False
-    _due: set[str] = field(default_factory=set)  # slots that need a restart
-    _receipt: Receipt | None = None
+class Converger(Pass):
+    """Brings a host's slots to what they should be. With ``check`` it only reads."""
 
     def run(
         self,
@@ -159,47 +126,9 @@ class Converger:
         if not left and key_sum(self.layout) is not None:
             self._act("removal of the App's private key", partial(forget_app, self.layout))
 
-    def _state_now(self, slot: SlotSpec, units: dict[str, UnitState]) -> UnitState:
-        """The unit's state after what was done; in check mode nothing was."""
-        return units[slot.unit] if self.check else self.system.unit_states([slot.unit])[slot.unit]
-
-    # -- acting ------------------------------------------------------------------------------------------
-
-    def _act(
-        self, action: str, do: Callable[[], object], *, diff: tuple[str, str, str] | None = None
-    ) -> None:
-        self.outcome.actions.append(action)
-        if diff is not None:
-            path, before, after = diff
-            header = {"before_header": path, "after_header": path}
-            self.outcome.diff.append({**header, "before": before, "after": after})
-        if not self.check:
-            do()
-
-    @property
-    def receipt(self) -> Receipt:
-        """The host's receipt, opened when first needed."""
-        if self._receipt is None:
-            self._receipt = Receipt(self.layout.path("/var/lib/runnerctl/receipt.json"))
-        return self._receipt
-
     def _engines(self) -> Engines:
         """The slots' container engines, which are converged with them."""
         return Engines(self.layout, self.system, self._act, self._file)
-
-    def _file(self, action: str, path: Path, text: str, *, mode: int = 0o644) -> bool:
-        """Write a root-owned file when it differs; True when it did."""
-        before = read_text(path) if path.is_file() else ""
-        same = path.is_file() and before == text and _mode(path) == mode and path.stat().st_uid == _ROOT_UID
-        if same:
-            return False
-
-        def write() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(str(path), text.encode(), mode=mode)
-
-        self._act(action, write, diff=(str(path), before, text))
-        return True
 
     # -- templates of the host ---------------------------------------------------------------------------
 
@@ -209,7 +138,7 @@ class Converger:
             texts |= ephemeral_templates()
         for slot in slots:
             shared = f"{slot.unit.partition('@')[0]}@.service"
-            if units[slot.unit].running and not _is(self.layout.units / shared, texts[shared]):
+            if units[slot.unit].running and not is_text(self.layout.units / shared, texts[shared]):
                 self._mark_pending(slot)
         if not self.check:
             hooks = self.layout.path(HOOK).parent
@@ -219,14 +148,6 @@ class Converger:
             self._file(f"{Path(place).stem} hook", self.layout.path(place), text, mode=mode)
         for name, text in texts.items():
             self._reload |= self._file(f"unit {name}", self.layout.units / name, text)
-
-    def _mark_pending(self, slot: SlotSpec) -> None:
-        """Note that a restart is due *before* what makes it due: a kill in between loses nothing."""
-        self._due.add(slot.name)
-        path = self.layout.state("pending", slot.name)
-        if not self.check and not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch(mode=0o644)
 
     # -- files of one slot -------------------------------------------------------------------------------
 
@@ -239,7 +160,7 @@ class Converger:
         self._reload |= self._engines().converge(slot, limit_lines(slot), busy=report.busy)
         drop_in, env = self.layout.drop_in(slot.name, slot.mode), self.layout.slot_root(slot.name) / ".env"
         texts = {drop_in: slot_unit_text(slot), env: env_text(slot)}
-        if unit.running and any(not _is(path, text) for path, text in texts.items()):
+        if unit.running and any(not is_text(path, text) for path, text in texts.items()):
             self._mark_pending(slot)
             report.pending_restart = True
         self._reload |= self._file(f"unit of slot {slot.name}", drop_in, texts[drop_in])
@@ -249,34 +170,6 @@ class Converger:
                 f"registrations of slot {slot.name}", ticket_path(self.layout, slot.name), ticket_text(slot)
             )
         report.changes += self.outcome.actions[before:]
-
-    def _report(self, name: str, unit: UnitState, claim: Claim | None = None) -> Report:
-        state, ephemeral = self._state(name), is_ephemeral(self.layout, name)
-        runner = {} if ephemeral else read_runner_file(self.layout.slot_root(name) / ".runner") or {}
-        if claim:
-            runner = {"agentid": claim.agent_id, "agentname": claim.agent_name, "githuburl": claim.url}
-        agent_id = state.get("agent_id") if ephemeral else runner.get("agentid")
-        hold = read_hold(self.layout.state("hold", name))
-        return Report(
-            name=name,
-            mode=mode_of(self.layout, name),
-            agent_id=agent_id if isinstance(agent_id, int) else None,
-            agent_name=runner.get("agentname") or state.get("runner_name"),
-            url=runner.get("githuburl") or state.get("url"),
-            exit_status=0 if unit.running else unit.exit_status,
-            incomplete=claim is None and bool(runner) and not slot_register.can_sign_in(self.layout, name),
-            adopted=bool(claim) or (state.get("adopted") is not None and state.get("adopted") == agent_id),
-            registering=bool(state.get("registering")),
-            busy=self.system.busy(unit_of(self.layout, name))
-            or (claim is not None and stock_busy(self.system, claim.unit)),
-            active=unit.running,
-            hold=hold.reason if hold else None,
-            hold_by=[cause.by for cause in hold.causes] if hold else [],
-            pending_restart=self.layout.state("pending", name).exists(),
-        )
-
-    def _state(self, name: str) -> dict[str, Any]:
-        return slot_state(self.layout, name)
 
     def _user(self, slot: SlotSpec) -> None:
         if self.system.user_exists(slot.user):
@@ -293,11 +186,11 @@ class Converger:
         root = self.layout.slot_root(slot.name)
         known = self.system.user_exists(slot.user)
         uid, gid = self.system.ids(slot.user) if known else (-1, -1)
-        ours = (_ROOT_UID, _ROOT_GID)
-        wanted = [(root.parent, *ours, 0o755), (root, _ROOT_UID, gid, 0o750)]
+        ours = (ROOT_UID, ROOT_GID)
+        wanted = [(root.parent, *ours, 0o755), (root, ROOT_UID, gid, 0o750)]
         wanted += [(root / name, *ours, 0o755) for name in ("bin", "externals")]
         wanted += [(root / name, uid, gid, 0o700) for name in ("_work", "_diag", "home")]
-        wrong = [entry for entry in wanted if not _directory_is(*entry)]
+        wrong = [entry for entry in wanted if not directory_is(*entry)]
         if not wrong and self.layout.state("slots", slot.name).exists():
             return
 
@@ -311,25 +204,6 @@ class Converger:
                 path.chmod(mode)
 
         self._act(f"directories of slot {slot.name}", make)
-
-    def _write_state(self, slot: SlotSpec, *, agent_id: int | None, registering: bool) -> None:
-        before = self._state(slot.name)
-        adopted, agent_name = before.get("adopted"), before.get("runner_name")
-        data = {
-            "name": slot.name,
-            "url": slot.url,
-            "runner_name": slot.runner_name,
-            "agent_id": agent_id,
-            "version": slot.version,
-            "registering": registering,
-        }
-        if slot.mode == EPHEMERAL:
-            data["mode"] = EPHEMERAL
-        if agent_id is not None and adopted == agent_id:
-            data |= {"runner_name": agent_name, "adopted": agent_id}
-        path = self.layout.state("slots", slot.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(str(path), (json.dumps(data, indent=2) + "\n").encode())
 
     # -- registration ------------------------------------------------------------------------------------
 
@@ -383,8 +257,8 @@ class Converger:
         gid = self.system.ids(slot.user)[1]
         for name in CREDENTIAL_FILES:
             path = self.layout.slot_root(slot.name) / name
-            if path.is_file() and not _file_is(path, gid, 0o640):
-                self._act(f"owner of {name} of slot {slot.name}", partial(_own, path, gid))
+            if path.is_file() and not file_is(path, gid, 0o640):
+                self._act(f"owner of {name} of slot {slot.name}", partial(own, path, gid))
 
     # -- the service -------------------------------------------------------------------------------------
 
@@ -460,31 +334,3 @@ class Converger:
             self.layout.state("slots", name).unlink(missing_ok=True)  # last: until then the slot is known
 
         self._act(f"removal of slot {name}", do)
-
-
-_ROOT_UID, _ROOT_GID = os.geteuid(), os.getegid()
-
-
-def _is(path: Path, text: str) -> bool:
-    return path.is_file() and read_text(path) == text
-
-
-def _mode(path: Path) -> int:
-    return path.stat().st_mode & 0o7777
-
-
-def _directory_is(path: Path, owner: int, group: int, mode: int) -> bool:
-    if path.is_symlink() or not path.is_dir():
-        return False
-    stat = path.stat()
-    return (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (owner, group, mode)
-
-
-def _file_is(path: Path, group: int, mode: int) -> bool:
-    stat = path.stat()
-    return (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777) == (_ROOT_UID, group, mode)
-
-
-def _own(path: Path, group: int) -> None:
-    os.chown(path, _ROOT_UID, group, follow_symlinks=False)
-    path.chmod(0o640)
