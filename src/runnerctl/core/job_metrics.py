@@ -87,7 +87,7 @@ def _gauges(running: Iterable[JobRow], idle: Iterable[Idle], now: float) -> Iter
     host: tuple[Sample, ...] = tuple(
         ({}, each.share) for each in known if each.slot is None and each.share is not None
     )
-    yield Family("host_gpu_idle_ratio", "The same of all slots that have GPUs.", host)
+    yield Family("host_gpu_idle_ratio", "The same of all slots that have GPUs.", tuple(host))
     moment = ((dict[str, str](), round(now, 3)),)
     yield Family("jobs_timestamp_seconds", "When this was written, in seconds since the epoch.", moment)
 

@@ -30,8 +30,10 @@ class Reading:
     @property
     def begun_at(self) -> float:
         """Since when jobs are written down (epoch seconds)."""
-        found = self._connection.execute("SELECT value FROM meta WHERE key = 'created_at'").fetchone()
-        return float(found[0]) if found else 0.0
+        created = "SELECT value FROM meta WHERE key = 'created_at'"
+        query = f"SELECT min(began) FROM (SELECT min(started_at) AS began FROM jobs UNION ALL {created})"
+        (began,) = self._connection.execute(query).fetchone()
+        return float(began or 0.0)
 
     def jobs(self, *, since: float, until: float) -> Iterator[JobRow]:
         """Those that ran at some time between the two moments, the newest first."""
