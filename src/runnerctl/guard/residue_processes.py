@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from runnerctl.guard.ports import SlotPlace
@@ -22,6 +22,7 @@ from runnerctl.guard.procs import Kernel, Process
 
 __all__ = ["CLOCK_SLACK_SECONDS", "Spare", "begun", "end_all", "find", "resume", "started_at"]
 
+_CLEAN_LOOKS = 2
 _UNIT = re.compile(r"gha-[a-z]+@[^/]+\.service")
 _PATIENT_PASSES = 3
 _WAIT_SECONDS = 0.01
@@ -34,7 +35,8 @@ own, uid, number = map(int, sys.argv[1:])
 os.setgroups([])
 os.setresuid(own, uid, 0)
 if uid and os.getresuid() == (own, uid, 0):
-    os.kill(-1, number)
+    for _ in range(20):  # what is not yet stopped may wake up what is
+        os.kill(-1, number)
 """
 # Told of all processes of a slot, it says which of them are to stay.
 Spare = Callable[[Sequence[Process]], Collection[int]]
@@ -55,23 +57,55 @@ def find(kernel: Kernel, place: SlotPlace) -> list[Process]:
 def end_all(
     kernel: Kernel, place: SlotPlace, *, spare: Spare, seconds: float
 ) -> tuple[list[Process], list[Process]]:
-    """End all but the spared; returns those that were there, and those that still are when time is up."""
-    deadline, passes = time.monotonic() + seconds, 0
+    """End all but the spared; returns those that were there, and those that still are when time is up.
+
+    A look at /proc can miss what hops from one process id to the next. So the last look is one at processes
+    that have been stopped, or, where none is to be spared, that have all been sent SIGKILL at once.
+    """
+    deadline = time.monotonic() + seconds
     ended: dict[tuple[int, int], Process] = {}
-    with contextlib.ExitStack() as stack:
-        while left := _others(kernel, place, spare):
-            if time.monotonic() > deadline:
-                return list(ended.values()), left
-            if passes == _PATIENT_PASSES:
-                stack.enter_context(_stopped(kernel, place, spare))
-                left = _others(kernel, place, spare)
-            for process in left:
-                ended.setdefault((process.pid, process.started), process)
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGKILL)
-            _await(kernel, left, min(deadline, time.monotonic() + 20 * _WAIT_SECONDS))
-            passes += 1
-    return list(ended.values()), []
+    for _ in range(_PATIENT_PASSES):
+        if not _kill_found(kernel, place, spare, ended):
+            break
+    if not (pids := spare(find(kernel, place))):
+        _signal_user(place.uid, signal.SIGKILL)
+        while _kill_found(kernel, place, spare, ended) and time.monotonic() < deadline:
+            pass
+        return list(ended.values()), _others(kernel, place, spare)
+    freezers = {_freezer(kernel, place, pid) for pid in pids} - {""}
+    try:
+        clean = 0
+        while clean < _CLEAN_LOOKS and time.monotonic() < deadline:
+            for freezer in freezers:
+                _freeze(freezer, "1")
+            _signal_user(place.uid, signal.SIGSTOP)
+            clean = 0 if _kill_found(kernel, place, spare, ended) else clean + 1 + len(freezers)
+    finally:
+        _wake(pids, freezers)
+    return list(ended.values()), _others(kernel, place, spare)
+
+
+def _kill_found(
+    kernel: Kernel, place: SlotPlace, spare: Spare, ended: dict[tuple[int, int], Process]
+) -> bool:
+    """Look once and kill what is there; whether anything was."""
+    left = _others(kernel, place, spare)
+    for process in left:
+        ended.setdefault((process.pid, process.started), process)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+    until = time.monotonic() + 20 * _WAIT_SECONDS
+    while any(kernel.lives(process) for process in left) and time.monotonic() < until:
+        time.sleep(_WAIT_SECONDS)
+    return bool(left)
+
+
+def _wake(pids: Collection[int], freezers: Collection[str]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    for freezer in freezers:
+        _freeze(freezer, "0")
 
 
 def begun(found: Sequence[Process], listener: int, before: float) -> list[Process]:
@@ -105,11 +139,6 @@ def resume(kernel: Kernel, place: SlotPlace, pids: Collection[int]) -> None:
         _freeze(_freezer(kernel, place, pid), "0")
 
 
-def _await(kernel: Kernel, processes: list[Process], until: float) -> None:
-    while any(kernel.lives(process) for process in processes) and time.monotonic() < until:
-        time.sleep(_WAIT_SECONDS)
-
-
 def _pids(kernel: Kernel) -> list[int]:
     return [int(name) for name in os.listdir(kernel.proc) if name.isdigit()]
 
@@ -132,27 +161,6 @@ def _in_unit(group: str, unit: str) -> bool:
     return first is not None and first[0] == unit
 
 
-@contextlib.contextmanager
-def _stopped(kernel: Kernel, place: SlotPlace, spare: Spare) -> Iterator[None]:
-    """Stop all processes of the slot, those to be spared too; these go on afterwards."""
-    found = find(kernel, place)
-    pids = spare(found)
-    spared = [process for process in found if process.pid in pids]
-    freezers = {_freezer(kernel, place, process.pid) for process in spared} - {""}
-    try:
-        for freezer in freezers:
-            _freeze(freezer, "1")
-        _signal_user(place.uid, signal.SIGSTOP)
-        yield
-    finally:
-        for process in spared:
-            if kernel.lives(process):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process.pid, signal.SIGCONT)
-        for freezer in freezers:
-            _freeze(freezer, "0")
-
-
 def _freezer(kernel: Kernel, place: SlotPlace, pid: int) -> str:
     """The unit's freezer, found by a process in it; empty where there is none (version 1)."""
     group = kernel.group(pid)
@@ -173,11 +181,11 @@ def _freeze(path: str, value: str) -> None:
 
 
 def _signal_user(uid: int, number: int) -> None:
-    """Send a signal to all processes of a user at once (kill(2) with -1), from a child that none can reach.
+    """Send a signal to all processes of a user at once (kill(2) with -1).
 
-    Its effective user is the slot's, which decides whom it may signal; its real one is nobody's, so that no
-    process of the slot may signal or trace it.
+    From a child that none of them can reach: its effective user is the slot's, which decides whom it may
+    signal; its real one is nobody's, so that no process of the slot may signal or trace it.
     """
+    argv = [sys.executable, "-IS", "-c", _SIGNAL, str(_UNOWNED), str(uid), str(number)]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        argv = [sys.executable, "-IS", "-c", _SIGNAL, str(_UNOWNED), str(uid), str(number)]
-        subprocess.run(argv, env={}, check=False, timeout=_SIGNAL_SECONDS)
+        subprocess.run(argv, env={}, check=False, timeout=_SIGNAL_SECONDS, capture_output=True)
