@@ -91,6 +91,11 @@ class GpuMeter:
         """Why GPUs are not measured right now; empty when they are, as far as is known."""
         return self._trouble
 
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, if there is one."""
+        return self._child.pid if self._child else None
+
     def warm(self) -> None:
         """Start the child now, so that the first look is quick. It opens no GPU yet."""
         if self._child is None and self._may_start():
