@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from runnerctl.guard.ledger import JobLedger
+from runnerctl.guard.ledger_metrics import publish
 from runnerctl.guard.ports import GpuUse, JobClaims, JobReport
+from runnerctl.hostfile import load_host_spec
 from tests.component.cli_support import Ran, call, host_json
 from tests.promtool import promtool
 
@@ -135,6 +137,15 @@ def test_metrics_are_prometheus_own(root: Path, tmp_path: Path) -> None:
     done = subprocess.run(check, input=text, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
     assert jobs(root, "--prometheus", str(tmp_path / "jobs.txt")).code == 64
+    file.unlink()
+    spec = load_host_spec(root / "etc/runnerctl/host.json")
+    assert spec is not None
+    publish(spec, database=root / "var/lib/runnerctl/jobs.db", now=NOW)
+    assert not file.exists()
+    wanted = msgspec.structs.replace(spec.runnerctl, jobs_prometheus=str(file))
+    spec = msgspec.structs.replace(spec, runnerctl=wanted)
+    publish(spec, database=root / "var/lib/runnerctl/jobs.db", now=NOW)
+    assert file.read_text() == text
 
 
 def test_a_copy_can_be_read_anywhere(root: Path, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from runnerctl.core.job_metrics import job_metrics
 from runnerctl.core.jobs import idle_shares
 from runnerctl.core.sections import HostSpec
 from runnerctl.errors import UnavailableError, UsageError
+from runnerctl.guard.ledger import DATABASE, JobLedger
 from runnerctl.guard.ledger_read import reading
 from runnerctl.probes.replace import replace_file
 
-__all__ = ["gpus_of_slots", "metrics_text", "write_metrics"]
+__all__ = ["gpus_of_slots", "metrics_text", "publish", "write_metrics"]
 
 _DAY = 86400.0
 _MODE = 0o644  # the exporter runs as a user of its own
@@ -50,3 +51,18 @@ def write_metrics(path: Path, database: Path, *, gpus: Mapping[str, int], now: f
         raise UnavailableError(
             f"cannot be written: {error.strerror}", where=str(path), remedy=remedy
         ) from None
+
+
+def publish(spec: HostSpec, *, database: Path = DATABASE, now: float) -> None:
+    """Bring the file that ``runnerctl_jobs_prometheus`` names up to date; without one there is nothing to do.
+
+    For the guard, in a child with a deadline: after each job, and now and then. Raises RunnerctlError.
+    """
+    if spec.runnerctl.jobs_prometheus is None:
+        return
+    ledger = JobLedger(database, keep_days=spec.runnerctl.jobs_keep_days, clock=lambda: now)
+    try:
+        ledger.settle()
+    finally:
+        ledger.close()
+    write_metrics(Path(spec.runnerctl.jobs_prometheus), database, gpus=gpus_of_slots(spec), now=now)

@@ -114,10 +114,10 @@ class GpuMeter:
             if self._left_out != self._shuns().keys():
                 self._tell()
 
-    def start(self, slot: str, gpus: tuple[str, ...]) -> None:
-        """Begin to measure for a slot's job."""
+    def start(self, slot: str, gpus: tuple[str, ...], *, ran_seconds: float = 0.0) -> None:
+        """Begin to measure for a slot's job, which may have run for a while: of that nothing is measured."""
         self._numbers += 1
-        self._jobs[slot] = _Job(str(self._numbers), gpus, self._clock())
+        self._jobs[slot] = _Job(str(self._numbers), gpus, self._clock() - max(ran_seconds, 0.0))
         if gpus:
             self.tend()
             self._tell()
