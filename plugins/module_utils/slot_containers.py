@@ -5,9 +5,11 @@ Why podman, why a unit of its own, why nothing is kept from job to job: docs/adr
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from pathlib import Path
 
+from . import slot_engine
 from .errors import HostError
 from .slot_engine import Range
 from .slot_files import MANAGED, MODES, SlotSpec, unit_name
@@ -36,8 +38,8 @@ NETWORKS = "/var/lib/cni"  # podman mounts over it or, where it is not there, ov
 TUN = "DeviceAllow=/dev/net/tun rw"  # the containers' own network
 DOCKER_HOST = "unix:///run/docker.sock"
 COUNT, _FIRST, _LAST = 65536, 524288, 1879048191  # systemd's own range for containers (UIDS-GIDS)
-_MODULE = "ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_engine"
-_PYTHON = f"/opt/runnerctl/bin/python -IB -m {_MODULE}"
+ENGINE = "/opt/runnerctl/containers/engine.py"
+_PYTHON = f"/opt/runnerctl/bin/python -IBS {ENGINE}"
 
 # Containers stay in the unit's control group: its device rules and limits bind them, whatever they ask for.
 _CONF_TEXT = """\
@@ -185,6 +187,7 @@ def settings() -> dict[str, tuple[str, int]]:
     return {
         CONF: (_CONF_TEXT.format(managed=MANAGED), 0o644),
         STORAGE_CONF: (_STORAGE_TEXT.format(managed=MANAGED), 0o644),
+        ENGINE: (MANAGED + inspect.getsource(slot_engine), 0o644),
         CLIENT: (_CLIENT_TEXT.format(managed=MANAGED.rstrip(), host=DOCKER_HOST), 0o755),
     }
 
