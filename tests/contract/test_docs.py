@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.health_units 
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import SlotSpec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units import (
-    hold_unit_text,
-    restart_unit_text,
     slot_unit_text,
-    unit_text,
+    templates,
 )
 
 from runnerctl.cli.reference import commands
@@ -102,8 +101,9 @@ def test_every_environment_variable_is_listed() -> None:
 def test_every_directive_of_the_unit_is_explained() -> None:
     """docs/explanation/unit.md has a row for each line of the units and of a slot's drop-in."""
     page = (ROOT / "docs" / "explanation" / "unit.md").read_text()
-    slot = SlotSpec(name="main", runner_name="h-main", url=URL, version="1.2.3", gpus=("GPU-1",))
-    texts = [unit_text(), restart_unit_text(), hold_unit_text(), slot_unit_text(slot)]
+    slot = SlotSpec(name="main", runner_name="h-main", url=URL, version="1.2.3", cpus="0-3", tasks=100)
+    rich = replace(slot, gpus=("GPU-1",), memory_bytes=1 << 30, containers="rootless")
+    texts = [*templates().values(), slot_unit_text(slot), slot_unit_text(rich)]
     lines = "".join([*texts, timer_text(60), service_text(None)]).splitlines()
     for line in lines:
         key, equals, value = line.partition("=")

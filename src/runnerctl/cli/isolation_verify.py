@@ -31,6 +31,8 @@ from runnerctl.probes.machine import read_host
 
 __all__ = ["verify_slots"]
 
+ENGINE = "gha-containers@"
+
 
 @dataclass(frozen=True)
 class _Subject:
@@ -71,10 +73,13 @@ def _findings(context: Context, names: list[str]) -> list[Finding]:
             found[name] = [subject]
         else:
             subjects[name] = subject
+            if engine := _engine(context, name, subject.ground.uid):
+                subjects[engine.ground.unit] = engine
     running = {name: (each.pid, each.attempts) for name, each in subjects.items() if each.pid}
     stopped = {name: (each.ground.unit, each.attempts) for name, each in subjects.items() if not each.pid}
     tried = {**try_all(running), **_try_stopped(context, stopped)}
-    found |= {name: _judged(subject, tried[name]) for name, subject in subjects.items()}
+    for name, subject in subjects.items():
+        found.setdefault(subject.ground.slot, []).extend(_judged(subject, tried[name]))
     return [finding for name in names for finding in found[name]]
 
 
@@ -92,26 +97,47 @@ def _subject(context: Context, slot: str) -> _Subject | Finding:
     try:
         uid = pwd.getpwnam(f"gha-{slot}").pw_uid
         unit, text = next(iter(unit_files(slot, context.paths.root).items()))
-        shown = show_unit(unit, ("MainPID", "ControlGroup"), context.env)
-        nodes, engine = _nodes(context, unit, text, running=shown["MainPID"] != "0")
+        return _of_unit(context, slot, uid, unit, text)
     except (KeyError, StopIteration):
         remedy = "provision the host again, or remove what is left of the slot"
         return Finding("isolation.kernel", "UNKNOWN", slot, "it has no user or no unit here", remedy)
     except RunnerctlError as error:
-        return Finding("isolation.devices", "CRITICAL", slot, str(error), error.remedy)
-    pid = int(shown["MainPID"])
-    ground = Ground(slot, unit, uid, shown["ControlGroup"], nodes=nodes, engine=engine, sandboxed=not pid)
+        return Finding("isolation.devices", "CRITICAL", slot, f"{error.where} {error.what}", error.remedy)
+
+
+def _engine(context: Context, slot: str, uid: int) -> _Subject | None:
+    """The same for the unit of a slot's container engine, while that runs."""
+    for unit, text in unit_files(slot, context.paths.root).items():
+        if unit.startswith(ENGINE):
+            subject = _of_unit(context, slot, uid, unit, text)
+            return subject if subject.pid else None
+    return None
+
+
+def _of_unit(context: Context, slot: str, uid: int, unit: str, text: str) -> _Subject:
+    shown = show_unit(unit, ("MainPID", "ControlGroup"), context.env)
+    pid = int(shown["MainPID"] or 0)
+    ground = Ground(
+        slot,
+        unit,
+        uid,
+        shown["ControlGroup"],
+        nodes=_nodes(context, unit, text, running=pid > 0),
+        engine=unit.startswith(ENGINE),
+        reaches_engine="/run/gha-containers/" in text or unit.startswith(ENGINE),
+        sandboxed=not pid,
+    )
     return _Subject(ground, pid, tuple(plan(ground)))
 
 
-def _nodes(context: Context, unit: str, text: str, *, running: bool) -> tuple[tuple[Node, ...], bool]:
+def _nodes(context: Context, unit: str, text: str, *, running: bool) -> tuple[Node, ...]:
     """The slot's own nodes; a unit that does not run is told of them first, as before a start."""
     table, rules = read_table(), read_rules(unit, text, context.env)
     nodes = resolve(rules.gpus, _places(rules), table=table, engine=rules.engine)
     differences = compare(rules.allow, nodes, table=table)
     if not running and (differences.missing or differences.foreign):
         open_nodes(unit, nodes, context.env)
-    return nodes, rules.engine
+    return nodes
 
 
 def _places(rules: UnitRules) -> dict[str, Place]:

@@ -77,8 +77,8 @@ class DeviceTable(Taken, frozen=True):
 class UnitRules(Taken, frozen=True):
     """What systemd holds a slot's unit to, and which GPUs the unit says are the slot's.
 
-    ``allow``: as ``systemctl show`` prints it. ``gpus``: UUIDs. ``engine``: it has a container engine without
-    root. ``settings``: of its sandbox, by name.
+    ``allow``: as ``systemctl show`` prints it. ``gpus``: UUIDs. ``engine``: it is that of the slot's
+    container engine. ``settings``: of its sandbox, by name.
     """
 
     policy: str = ""

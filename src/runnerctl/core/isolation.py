@@ -10,7 +10,6 @@ import msgspec
 from runnerctl.core.findings import Finding
 
 __all__ = [
-    "ROOTLESS",
     "SCHEMA",
     "SETTINGS",
     "TITLES",
@@ -57,20 +56,6 @@ SETTINGS: Mapping[str, str] = {
     "RestrictSUIDSGID": "yes",
     "LockPersonality": "yes",
     "SystemCallArchitectures": "native",
-}
-# What is otherwise where a slot has a container engine without root (docs/explanation/unit.md).
-ROOTLESS: Mapping[str, str] = {
-    "PrivateUsers": "no",
-    "ProtectClock": "no",
-    "ProtectControlGroups": "no",
-    "ProtectHostname": "no",
-    "ProtectKernelLogs": "no",
-    "ProtectKernelModules": "no",
-    "ProtectKernelTunables": "no",
-    "NoNewPrivileges": "no",
-    "CapabilityBoundingSet": "cap_setgid cap_setuid",
-    "RestrictNamespaces": "no",
-    "RestrictSUIDSGID": "no",
 }
 _REMEDY = "`systemctl cat {unit}` shows what was added to the unit; take it away, or provision again"
 _OPENED_REMEDY = "`runnerctl isolation devices {slot} --apply`, then restart the slot when it is idle"
@@ -163,7 +148,10 @@ def _named(names: Iterable[str]) -> str:
 
 
 def judge_status(slot: str, unit: str, found: Mapping[int, Status], *, uid: int, engine: bool) -> Finding:
-    """What the kernel says of every process of a unit. An engine without root has privileges to take up."""
+    """What the kernel says of every process of a unit.
+
+    Those of a container engine are other users, and have capabilities, in user namespaces of their own.
+    """
     wrong: list[str] = []
     for pid, status in found.items():
         if status.uid != uid and not engine:
@@ -172,7 +160,7 @@ def judge_status(slot: str, unit: str, found: Mapping[int, Status], *, uid: int,
             wrong.append(f"process {pid} has capabilities")
         if not status.filtered:
             wrong.append(f"process {pid} has no filter of system calls")
-        if not engine and (status.bounding or not status.no_new_privileges):
+        if (status.bounding and not engine) or not status.no_new_privileges:
             wrong.append(f"process {pid} may gain privileges")
     data = {"processes": len(found), "wrong": wrong[:20]}
     if wrong:

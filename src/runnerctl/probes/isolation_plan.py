@@ -49,6 +49,7 @@ _SOCKETS = (
     "/run/crio/crio.sock",
     "/run/systemd/private",
 )
+_ENGINE = ("/run/docker.sock", "/var/run/docker.sock")  # where a slot has an engine of its own
 _GUARD = "/run/runnerctl/guard.sock"
 _OPEN_SOCKETS = ("/run/systemd/resolve/", "/run/nscd/", "/run/runnerctl/")
 _SYSTEM_FOLDERS = ("/etc/cron.d", "/var/spool/cron/crontabs", "/etc/systemd/system", "/usr/local/bin", "/opt")
@@ -56,7 +57,11 @@ _SYSTEM_FOLDERS = ("/etc/cron.d", "/var/spool/cron/crontabs", "/etc/systemd/syst
 
 @dataclass(frozen=True)
 class Ground:
-    """One slot as it stands. ``nodes`` are its own; ``engine``: it has a container engine without root."""
+    """One unit of a slot as it stands. ``nodes`` are its own.
+
+    ``engine``: the unit is that of the slot's container engine; ``reaches_engine``: it has that one's socket.
+    ``sandboxed``: the attempts are made under the unit's filter of system calls, too.
+    """
 
     slot: str
     unit: str
@@ -64,7 +69,8 @@ class Ground:
     control_group: str
     nodes: Sequence[Node] = ()
     engine: bool = False
-    sandboxed: bool = True  # the attempts are made under the unit's filter of system calls, too
+    reaches_engine: bool = False
+    sandboxed: bool = True
 
 
 def plan(ground: Ground) -> list[Attempt]:
@@ -73,7 +79,7 @@ def plan(ground: Ground) -> list[Attempt]:
         *_devices(ground.nodes),
         *_files(ground),
         *_processes(ground.uid),
-        *_sockets(),
+        *_sockets(own=_ENGINE if ground.reaches_engine else ()),
         *_writes(ground),
         *_limits(ground),
         *_privileges(ground),
@@ -193,10 +199,10 @@ def _owner(pid: int) -> int | None:
     return found.st_uid if found else None
 
 
-def _sockets() -> Iterator[Attempt]:
+def _sockets(*, own: Sequence[str]) -> Iterator[Attempt]:
     there = list(_walk_sockets("/run"))
     for path in dict.fromkeys([*_SOCKETS, *there]):
-        if not path.startswith(_OPEN_SOCKETS):
+        if not path.startswith(_OPEN_SOCKETS) and path not in own:
             yield Attempt("sockets", "connect", path, what=path)
     if _GUARD in there:
         yield Attempt("sockets", "connect", _GUARD, "allowed", _GUARD)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from runnerctl.core.checks.slot_unit import DROP_IN
 from runnerctl.core.device_nodes import DeviceTable, UnitRules, compare, places_of, resolve
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
-from runnerctl.core.isolation import ROOTLESS, SETTINGS
+from runnerctl.core.isolation import SETTINGS
 from runnerctl.core.snapshot import Nvml, SlotReading, Snapshot, Unit
 from runnerctl.core.spec import HostSpec
 from runnerctl.errors import UnavailableError
@@ -74,8 +74,7 @@ def _judge_exposure(
     del spec, slot
     if rules is None or unit is None or unit.load_state != "loaded":
         return
-    wanted = {**SETTINGS, **(ROOTLESS if rules.engine else {})}
-    loose = [f"{name}={value}" for name, value in rules.settings.items() if value != wanted[name]]
+    loose = [f"{name}={value}" for name, value in rules.settings.items() if value != SETTINGS[name]]
     foreign = [name for name in unit.drop_ins if name not in _OURS]
     data = {"different": loose, "drop_ins": foreign}
     if loose:
