@@ -19,7 +19,7 @@ from pathlib import Path
 from .atomic import atomic_write, sync_directory
 from .lock import exclusive
 from .slot_files import Layout
-from .slot_modes import back_off_file, is_ephemeral, start_words, unit_of
+from .slot_modes import at_once, is_ephemeral, unit_of
 from .slot_system import System
 
 __all__ = [
@@ -233,8 +233,7 @@ class Holds:
                 return False
             self.system.systemctl("stop", f"gha-hold@{slot}.service")
             self.system.forget_failure(unit)
-            back_off_file(self.layout, slot).unlink(missing_ok=True)
-            self.system.systemctl(*start_words(unit))
+            self.system.systemctl(*at_once(self.layout, slot))
         if self.layout.state("pending", slot).exists():
             self.system.systemctl("start", "--no-block", f"gha-restart@{slot}.service")
         return True

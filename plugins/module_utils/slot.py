@@ -19,7 +19,7 @@ from .slot_containers_host import Engines
 from .slot_files import MODES, SlotSpec, env_text, read_runner_file
 from .slot_gpus import waits_for
 from .slot_hooks import HOOK, hook_files
-from .slot_modes import EPHEMERAL, back_off_file, is_ephemeral, mode_of, start_words, unit_of
+from .slot_modes import EPHEMERAL, at_once, back_off_file, is_ephemeral, mode_of, unit_of
 from .slot_pass import ROOT_GID, ROOT_UID, Changes, Pass, directory_is, file_is, is_text, known_slots, own
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
 from .slot_report import Outcome, Report
@@ -285,8 +285,7 @@ class Converger(Pass):
 
             def start() -> None:
                 self.system.forget_failure(slot.unit)
-                back_off_file(self.layout, slot.name).unlink(missing_ok=True)
-                self.system.systemctl(*start_words(slot.unit))
+                self.system.systemctl(*at_once(self.layout, slot.name))
                 pending.unlink(missing_ok=True)
 
             self._act(f"start {slot.unit}", start)
@@ -294,7 +293,7 @@ class Converger(Pass):
         elif due and not self.system.busy(slot.unit):
 
             def restart() -> None:
-                self.system.systemctl(*start_words(slot.unit, "restart"), seconds=360)
+                self.system.systemctl(*at_once(self.layout, slot.name, "restart"), seconds=360)
                 pending.unlink(missing_ok=True)
 
             self._act(f"restart {slot.unit}", restart)

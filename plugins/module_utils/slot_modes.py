@@ -16,6 +16,7 @@ __all__ = [
     "EPHEMERAL",
     "PERSISTENT",
     "SLOT_OF_UNIT",
+    "at_once",
     "back_off_file",
     "is_ephemeral",
     "mode_of",
@@ -64,6 +65,12 @@ def start_words(unit: str, verb: str = "start") -> list[str]:
     """The words for systemctl: an ephemeral slot is not waited for, since it waits for GitHub itself."""
     waits = unit.startswith(f"{MODES[EPHEMERAL]}@")
     return [verb, "--no-block", unit] if waits else [verb, unit]
+
+
+def at_once(layout: Layout, slot: str, verb: str = "start") -> list[str]:
+    """The words for systemctl by which somebody starts a slot: what failed before is tried again at once."""
+    back_off_file(layout, slot).unlink(missing_ok=True)
+    return start_words(unit_of(layout, slot), verb)
 
 
 def back_off_file(layout: Layout, slot: str) -> Path:

@@ -16,6 +16,7 @@ __all__ = [
     "APP_KEY",
     "CREDENTIALS",
     "JIT",
+    "MEMO",
     "TICKETS",
     "VARIABLE",
     "ephemeral_templates",
@@ -28,6 +29,7 @@ APP_KEY = f"{CREDENTIALS}/app-key.pem"
 APP_FILE = f"{CREDENTIALS}/app.json"
 TICKETS = "/etc/runnerctl/mint"  # a file for each ephemeral slot: what its registrations look like
 JIT = "/run/runnerctl/jit"
+MEMO = "/run/runnerctl/mint"  # root's notes between two starts
 VARIABLE = "RUNNERCTL_LISTENER_FILES"  # NAME:BASE64 for each file that the listener starts from
 
 # The files are the slot's own user's, in a root directory that is made for this start alone. Dollars and
@@ -37,6 +39,10 @@ _START = (
     ' echo "$${each#*:}" | /usr/bin/base64 -d >"$${each%%%%:*}" || exit 78; done;'
     f' [ -e .runner ] || exit 78; unset {VARIABLE} each; exec "$$0" "$$@"'
 )
+
+# A unit's own /run and directories hold for its commands of root's as well (systemd, namespace.c): these go
+# back to the host's.
+_OUTSIDE = "nsenter --target 1 --mount -- /bin/sh -c"
 
 _UNIT = """\
 {managed}
@@ -61,13 +67,12 @@ Environment=ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
 Environment=ACTIONS_RUNNER_HOOK_JOB_STARTED={hook}
 Environment=ACTIONS_RUNNER_HOOK_JOB_COMPLETED={completed}
 EnvironmentFile=-{jit}/%i
-ExecStartPre=+/bin/sh -c 'systemctl start gha-mint@%i.service || {{ sleep 5; exit 75; }}'
+ExecStartPre=+{outside} 'systemctl start gha-mint@%i.service || {{ sleep 5; exit 75; }}'
 ExecStart=/bin/sh -c '{start}' /var/lib/gha-runner/%i/bin/Runner.Listener run --startuptype service
-ExecStartPost=+/bin/rm -f {jit}/%i
-ExecStartPost=+-systemctl start --no-block gha-sweep@%i.service
-ExecStopPost=+-/bin/sh -c 'umask 077; echo "$$EXIT_CODE $$EXIT_STATUS" >/run/runnerctl/mint/%i.end'
+ExecStartPost=+{outside} 'rm {jit}/%i; systemctl start --no-block gha-sweep@%i.service || :'
+ExecStopPost=+-{outside} 'umask 077; echo "$$EXIT_CODE $$EXIT_STATUS" >{memo}/%i.end'
 Restart=always
-RestartSec=100ms
+RestartSec=20ms
 TimeoutStartSec=900
 KillMode=mixed
 KillSignal=SIGINT
@@ -133,7 +138,8 @@ Description=Removal of what ended jobs of slot %i left on the disk
 
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'exec rm -rf --one-file-system -- /var/lib/gha-runner/%i/.old-*'
+ExecStart=/bin/sh -c 'rm -rf --one-file-system -- /var/lib/gha-runner/%i/.old-*'
+ExecStart=/opt/runnerctl/bin/python -I -m runnerctl.guard.residue_trash /var/lib/gha-runner/%i
 Nice=19
 IOSchedulingClass=idle
 TimeoutStartSec=3600
@@ -153,7 +159,14 @@ def ephemeral_unit_text() -> str:
     and minting backs off by itself.
     """
     return _UNIT.format(
-        managed=MANAGED, hook=HOOK, completed=COMPLETED, jit=JIT, start=_START, hardening=hardening()
+        managed=MANAGED,
+        hook=HOOK,
+        completed=COMPLETED,
+        outside=_OUTSIDE,
+        jit=JIT,
+        memo=MEMO,
+        start=_START,
+        hardening=hardening(),
     )
 
 

@@ -23,6 +23,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_modes im
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units_ephemeral import (
     APP_FILE,
     JIT,
+    MEMO,
     TICKETS,
     VARIABLE,
 )
@@ -34,9 +35,8 @@ if TYPE_CHECKING:
     from runnerctl.github.models import JitConfig, Runner
     from runnerctl.github.registry import Registry
 
-__all__ = ["MEMO", "Minting", "Ticket", "app_environment", "read_ticket"]
+__all__ = ["Minting", "Ticket", "app_environment", "read_ticket"]
 
-MEMO = "/run/runnerctl/mint"
 PROVISION = "run provision.yml again"
 REAP_SECONDS = 20.0  # GitHub removes the record of a finished job by itself, perhaps a moment later
 MOST_BYTES = 256 * 1024

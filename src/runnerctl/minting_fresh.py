@@ -44,7 +44,8 @@ def _clean(layout: Layout, ticket: Ticket, *, user: str, uid: int, gid: int) -> 
             uid=uid,
             gid=gid,
             root=layout.slot_root(ticket.slot),
-            unit=unit_name(ticket.slot, "ephemeral"),
+            # Of its own unit only root's command that waits for us is left: systemd has ended all others.
+            unit=unit_name(ticket.slot, "persistent"),
             mode="ephemeral",
             gpus=ticket.gpus,
             containers=ticket.containers,

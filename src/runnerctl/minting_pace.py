@@ -16,13 +16,13 @@ from typing import Any
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_modes import back_off_file
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units_ephemeral import MEMO
 
 __all__ = ["FIRST_SECONDS", "LONGEST_SECONDS", "Pace", "delay_seconds"]
 
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 300.0
 # A job takes longer than this, as a rule: so many starts in so short a time are a circle.
 MOST_STARTS, WITHIN_SECONDS = 30, 60.0
-MEMO = "/run/runnerctl/mint"
 LONGEST_REASON = 400
 
 

@@ -1,4 +1,4 @@
-"""Ephemeral slots on a real host: a registration and a fresh slot for each job, and nothing that outlives it."""
+"""Ephemeral slots on a real host: a registration and a fresh slot for each job, nothing that outlives it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def test_five_jobs_in_a_row_each_find_a_fresh_slot(site: Site) -> None:
     marks = "$HOME/mark $HOME/.profile /tmp/mark /dev/shm/mark $PWD/mark /var/lib/gha-runner/a/mark"
     script = (
         f"for each in {marks}; do [ ! -e $each ] || echo FOUND $each; touch $each; done;"
-        "pgrep -x sleep >/dev/null && echo FOUND sleep; RUNNER_TRACKING_ID= setsid sleep 1000 & echo all touched"
+        "pgrep -x sleep >/dev/null && echo FOUND sleep; RUNNER_TRACKING_ID= setsid sleep 1000 &"
+        "echo all touched"
     )
     ids = set()
     for _ in range(5):

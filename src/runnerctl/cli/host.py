@@ -22,7 +22,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import (
     known_slots,
 )
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_modes import start_words, unit_of
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_modes import at_once, unit_of
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
     Enrolment,
     forget_registration,
@@ -231,7 +231,7 @@ class Slots:
             # A converge marks a restart as due and then writes what makes it due: not in between.
             with exclusive(str(self.layout.path(LOCK)), seconds=LOCK_SECONDS):
                 self._await_idle(name, seconds=0.0, when_idle=when_idle)
-                self.system.systemctl(*start_words(unit, "restart"), seconds=STOP_SECONDS)
+                self.system.systemctl(*at_once(self.layout, name, "restart"), seconds=STOP_SECONDS)
                 self.layout.state("pending", name).unlink(missing_ok=True)
         return Done(slots=[{"slot": name, "unit": unit}], actions=[f"restart {unit}"])
 
