@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from runnerctl.guard.meter import GpuMeter
+from runnerctl.probes import stuck
 from tests.fakes.nvml import build, environment
 
 GPU, OTHER = (f"GPU-00000000-0000-4000-8000-{number:012d}" for number in range(2))
@@ -192,6 +194,28 @@ def test_gpus_are_held_for_running_jobs_only(meters: Meters) -> None:
     assert child is not None
     meter.stop("main")
     until(lambda: child.ended() is not None, 2)
+
+
+def test_a_driver_that_comes_back_is_seen_at_once(meters: Meters, tmp_path: Path) -> None:
+    """What was so a moment ago is no verdict on a GPU: each look asks anew."""
+    meter = meters("fault nvmlInitWithFlags return 9")
+    until(lambda: "driver is not loaded" in meter.look((GPU,))[GPU].reason)
+    (tmp_path / "scenario").write_text(SCENARIO)
+    until(lambda: meter.look((GPU,))[GPU].verdict == "healthy", 2)
+
+
+def test_no_second_child_joins_one_that_cannot_be_killed(meters: Meters, tmp_path: Path) -> None:
+    """It sleeps in the kernel, from an earlier guard's time: written down, and waited for."""
+    with subprocess.Popen(["sleep", "60"]) as sleeper:
+        stuck.Guard(tmp_path).record("meter", sleeper.pid, call="nvmlInit")
+        meter = meters()
+        try:
+            look = meter.look((GPU,))[GPU]
+        finally:
+            sleeper.kill()
+        assert look.verdict == "unknown"
+        assert f"process {sleeper.pid} has been stuck in nvmlInit" in look.reason
+    ready(meter)
 
 
 def test_without_a_driver_it_is_said(tmp_path: Path) -> None:

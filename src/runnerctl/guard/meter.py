@@ -28,6 +28,7 @@ HANG_SECONDS = 10.0  # without persistence mode the first open of a GPU takes 1 
 LAST_SAMPLE_SECONDS = 0.15
 LOOK_SECONDS = 0.15
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 300.0
+_FIRST_SHUN_SECONDS, _LONGEST_SHUN_SECONDS = 15.0, 1800.0
 _WELL_SECONDS = 60.0  # a child that lived so long starts the pauses from the beginning
 _UUID = re.compile(r"(?:GPU|MIG)-[0-9A-Za-z/-]+")
 _MARKER = "meter"
@@ -85,6 +86,8 @@ class GpuMeter:
         self._pause = _FIRST_PAUSE_SECONDS
         self._trouble = ""
         self._verdict: Literal["sick", "unknown"] = "unknown"  # what the trouble says of every GPU
+        self._down = False  # NVML as a whole could not be used
+        self._grief: dict[str, int] = {}  # how often a child came to grief at a GPU
 
     @property
     def trouble(self) -> str:
@@ -143,6 +146,8 @@ class GpuMeter:
     def look(self, gpus: Sequence[str], *, seconds: float = LOOK_SECONDS) -> dict[str, GpuLook]:
         """How these GPUs are (UUIDs, whole or MIG), as far as NVML says within ``seconds``."""
         self.tend()
+        if self._down:  # NVML as a whole: the driver may have come back since
+            self._resume_at = 0.0
         self.warm()
         found = {uuid: GpuLook("sick", each.reason) for uuid, each in self._shuns().items() if uuid in gpus}
         asked = [uuid for uuid in gpus if uuid not in found]
@@ -248,7 +253,7 @@ class GpuMeter:
         child.forget()
         if content.down:
             self._fail(content.down)
-            self._verdict = content.verdict
+            self._down, self._verdict = True, content.verdict
         elif how:
             self._fail(f"{stage or 'the meter'} ended the process ({how})", call=stage)
         else:
@@ -267,10 +272,12 @@ class GpuMeter:
         now = self._clock()
         if now - self._started > _WELL_SECONDS:
             self._pause = _FIRST_PAUSE_SECONDS
-        self._trouble, self._verdict = reason, "unknown"
+        self._trouble, self._verdict, self._down = reason, "unknown", False
         self._resume_at = now + self._pause
         # The GPU it was at stays away longer than the child, so that the others are measured meanwhile.
         for uuid in _UUID.findall(call):
-            self._shunned[uuid] = _Shunned(now + 4 * self._pause + self._hang_seconds, reason)
+            times = self._grief[uuid] = self._grief.get(uuid, 0) + 1
+            pause = min(_FIRST_SHUN_SECONDS * 4 ** (times - 1), _LONGEST_SHUN_SECONDS)
+            self._shunned[uuid] = _Shunned(now + pause, reason)
         self._pause = min(self._pause * 2, _LONGEST_PAUSE_SECONDS)
         self._note(f"GPUs are not measured: {reason}")
