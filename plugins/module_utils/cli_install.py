@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .atomic import Change, atomic_link, atomic_write, sync_file_system
+from .clean_units import CleanTimer
 from .cli_venv import Source, build, find_python, probe
 from .errors import HostError
 from .first_baseline import FirstBaseline
@@ -143,6 +144,7 @@ class CliInstall:
         self._host_file(wanted, check=check)
         self._completion(wanted, check=check, renew=not sound)
         HealthTimer(self.layout.root, self.receipt, self.system, check, self._done).converge(wanted.spec)
+        CleanTimer(self.layout.root, self.receipt, self.system, check, self._done).converge(wanted.spec)
         guard = GuardService(self.layout.root, self.receipt, self.system, check, self._done)
         guard.converge(wanted.spec, renewed=not sound)
         self._clear_old(wanted, check=check)  # the guard runs in the new one by now
