@@ -9,6 +9,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import p
 
 from runnerctl.core.breaker import Judgement, judge
 from runnerctl.core.scope import Scope
+from runnerctl.core.slot_layout_foreseen import foreseen
 from runnerctl.core.spec import SECTIONS, HostSpec, Slot, host_spec
 from runnerctl.errors import AccessError
 from runnerctl.reconcile import Fleet, record_of
@@ -35,7 +36,7 @@ def fleet_specs(
         if spec is None:
             note(f"{host} is not counted among the fleet: {problems[0].line(host)}")
         else:
-            specs[host] = spec
+            specs[host] = foreseen(spec)
     return specs
 
 

@@ -15,6 +15,7 @@ from runnerctl.cli.output import escape
 from runnerctl.cli.playbook import play
 from runnerctl.core.fleet import HostAnswer
 from runnerctl.core.health import SCHEMA, Health
+from runnerctl.core.slot_layout_foreseen import foreseen
 from runnerctl.core.spec import HostSpec
 from runnerctl.errors import DataError
 
@@ -32,7 +33,11 @@ _DONE = re.compile(r"^(?:ok|fatal|changed|skipping|unreachable): \[([^\]]+)\]")
 def specs_of(hosts: Sequence[Resolved]) -> dict[str, HostSpec]:
     """The specs of the hosts that have one. Raises DataError when the playbook is of another version."""
     try:
-        return {each.host: msgspec.convert(each.spec, HostSpec) for each in hosts if each.spec is not None}
+        return {
+            each.host: foreseen(msgspec.convert(each.spec, HostSpec))
+            for each in hosts
+            if each.spec is not None
+        }
     except msgspec.ValidationError as error:
         remedy = "use the collection that came with this runnerctl"
         raise DataError(f"the playbook wrote a spec of another form: {error}", remedy=remedy) from None

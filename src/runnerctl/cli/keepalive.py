@@ -150,8 +150,10 @@ class _Asked:
         from runnerctl.cli.inventory import resolve
         from runnerctl.cli.label_sync import inventory_specs
         from runnerctl.core.scope import parse_scope
+        from runnerctl.core.slot_layout_foreseen import foreseen
 
-        specs = inventory_specs(resolve(self.context, self.inventory, limit=self.limit), self.inventory)
+        hosts = resolve(self.context, self.inventory, limit=self.limit)
+        specs = [foreseen(spec) for spec in inventory_specs(hosts, self.inventory)]
         self.apis = {
             parse_scope(spec.slot_url(slot)).url: self.api or spec.github_runner.api_url
             for spec in specs

@@ -12,6 +12,7 @@ from runnerctl.cli.label_edit import Edit, Result, change
 from runnerctl.cli.remote import registry
 from runnerctl.core.labels import normalise
 from runnerctl.core.scope import Scope, parse_scope
+from runnerctl.core.slot_layout_foreseen import foreseen
 from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.errors import ConfigError, RunnerctlError
 
@@ -42,7 +43,8 @@ def sync_labels(
     dry_run: bool,
 ) -> tuple[list[Result], RunnerctlError | None]:
     """Bring the labels of the inventory's runners to its specs. Raises RunnerctlError before any change."""
-    specs = inventory_specs(resolve(context, inventory, limit=limit), inventory)
+    found = inventory_specs(resolve(context, inventory, limit=limit), inventory)
+    specs = [foreseen(spec) for spec in found]
     results: list[Result] = []
     for scope, runners in wanted_by_scope(specs):
         at = registry(context, scope, api=api or runners[0].api, max_wait=max_wait)

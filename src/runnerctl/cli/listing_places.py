@@ -38,13 +38,14 @@ def specs_of(
 
     from runnerctl.cli.inventory import resolve
     from runnerctl.cli.output import escape
+    from runnerctl.core.slot_layout_foreseen import foreseen
 
     resolved = resolve(context, inventory, limit=limit)
     for host in (host for host in resolved if host.spec is None):
         context.note(escape(f"runnerctl: {host.host} is left out: its spec has problems"))
         if left_out is not None:
             left_out.append(host.host)
-    specs = [msgspec.convert(host.spec, HostSpec) for host in resolved if host.spec is not None]
+    specs = [foreseen(msgspec.convert(host.spec, HostSpec)) for host in resolved if host.spec is not None]
     if not specs:
         remedy = f"see runnerctl spec validate -i {inventory}"
         raise ConfigError("no host has a spec without problems", where=inventory, remedy=remedy)

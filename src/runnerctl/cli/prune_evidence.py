@@ -78,11 +78,12 @@ def _read_inventory(context: Context, inventory: str) -> _Known:
 def _slots(host: Resolved, known: _Known) -> frozenset[str] | None:
     import msgspec
 
+    from runnerctl.core.slot_layout_foreseen import foreseen
     from runnerctl.core.spec import HostSpec
 
     if host.spec is None or host.problems:
         return None
-    spec = msgspec.convert(host.spec, HostSpec)
+    spec = foreseen(msgspec.convert(host.spec, HostSpec))
     for slot in spec.github_runner.slots:
         scope = parse_scope(spec.slot_url(slot))
         known.scopes.setdefault(scope.url.lower(), (scope, spec.github_runner.api_url))

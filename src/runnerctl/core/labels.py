@@ -68,7 +68,7 @@ def is_derived(label: str) -> bool:
 
 
 def custom_labels(
-    own: Iterable[str], *, gpus: int, fixed: bool = True, derived: Iterable[str] = ()
+    own: Iterable[str], *, gpus: bool, fixed: bool = True, derived: Iterable[str] = ()
 ) -> tuple[str, ...]:
     """The custom labels of a slot: inventory's own, ``gpu`` when it has GPUs, and the derived ones.
 

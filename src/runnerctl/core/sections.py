@@ -215,10 +215,14 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         runner, share = self.github_runner, self.share(slot)
         return custom_labels(
             (*runner.labels, *slot.labels),
-            gpus=len(slot.gpus),
+            gpus=self.has_gpus(slot),
             fixed=not runner.no_default_labels,
             derived=share.labels if share and runner.derived_labels else (),
         )
+
+    def has_gpus(self, slot: Slot) -> bool:
+        """Whether the slot has GPUs, or will have once it is laid out: gpus_per_slot is for every slot."""
+        return bool(slot.gpus or slot.mig) or self.github_runner.gpus_per_slot is not None
 
     def expected_labels(self, slot: Slot, have: Iterable[str]) -> tuple[str, ...]:
         """The custom labels of a slot whose record has ``have``.
@@ -228,7 +232,7 @@ class HostSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         wanted = self.slot_labels(slot)
         if self.layout is not None or not self.github_runner.derived_labels:
             return wanted
-        if not (slot.gpus or slot.mig or self.github_runner.gpus_per_slot or self.github_runner.mig_profile):
+        if not self.has_gpus(slot):
             return wanted
         taken = tuple(family for family in DERIVED if any(label.startswith(family) for label in wanted))
         kept = {label for label in normalise(have) if is_derived(label)}
