@@ -116,10 +116,7 @@ class _Present:
                 f"{self.spec.host}: it is not known which runner release the slots are to run; "
                 "let a task with module runner_release come first, as role github_runner does"
             )
-        self.slots = [
-            {**desired_slot(self.spec, slot, version), "mode": slot.mode}
-            for slot in self.spec.github_runner.slots
-        ]
+        self.slots = [desired_slot(self.spec, slot, version) for slot in self.spec.github_runner.slots]
         self.app = app_for(self.spec, os.environ)
 
     def run(self) -> dict[str, Any]:

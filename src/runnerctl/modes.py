@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runnerctl.github.registry import Registry
     from runnerctl.reconcile import Fleet
 
-__all__ = ["AppKey", "app_for", "known_as", "refuse_public", "sweep", "with_app"]
+__all__ = ["AppKey", "app_for", "known_as", "own_by_name", "refuse_public", "sweep", "with_app"]
 
 
 class AppKey(msgspec.Struct, frozen=True):
@@ -112,6 +112,12 @@ def refuse_public(fleet: Fleet, slot: Slot) -> None:
 def known_as(registry: Registry, agent: int | str) -> Runner | None:
     """The runner of that id, or of that name: an ephemeral slot's id changes with each job."""
     return registry.runner_by_name(agent) if isinstance(agent, str) else registry.runner(agent)
+
+
+def own_by_name(registry: Registry, runner_name: str) -> Runner | None:
+    """The present record of an ephemeral slot; None between two, and when another runner has the name."""
+    runner = registry.runner_by_name(runner_name)
+    return runner if runner is not None and runner.ephemeral else None
 
 
 def sweep(registry: Registry, runner_name: str) -> bool:

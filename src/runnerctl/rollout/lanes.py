@@ -7,6 +7,7 @@ from collections.abc import Callable
 from runnerctl.core.plan import Record
 from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.github.registry import Registry
+from runnerctl.modes import own_by_name
 from runnerctl.reconcile import Fleet, record_of
 from runnerctl.rollout.ports import SlotNow
 from runnerctl.rollout.routing import cut, is_cut, restore
@@ -37,9 +38,11 @@ class Lanes:
         A record of another name is not this slot's, whatever its host says.
         """
         registry = self._registry(now)
-        if registry is None or now.agent_id is None:
+        if registry is None or not now.registered:
             return None
-        runner = registry.runner(now.agent_id)
+        runner = registry.runner(now.agent_id) if now.agent_id is not None else None
+        if runner is None and now.ephemeral:
+            runner = own_by_name(registry, self.runner_name(now.name))
         if runner is None:
             return None
         if runner.name.casefold() != self.runner_name(now.name).casefold():

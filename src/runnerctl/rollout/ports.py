@@ -24,7 +24,7 @@ class SlotNow(msgspec.Struct, frozen=True):
 
     ``active``: the listener's unit runs; ``busy``: a job runs in it; ``version``: the release whose copy is
     bound into the slot (what a start would run); ``agent_id``, ``runner_name`` and ``url`` are the
-    registration's, None without one.
+    registration's, None without one; with ``ephemeral`` that of its last one: each job has another.
     """
 
     name: str
@@ -35,6 +35,12 @@ class SlotNow(msgspec.Struct, frozen=True):
     runner_name: str | None = None
     url: str | None = None
     version: str | None = None
+    ephemeral: bool = False
+
+    @property
+    def registered(self) -> bool:
+        """Whether the slot has a registration, or gets one whenever it starts."""
+        return self.ephemeral or self.agent_id is not None
 
     @property
     def held(self) -> bool:
@@ -94,4 +100,5 @@ def slots_now(reports: Sequence[dict[str, Any]], *, where: str) -> tuple[SlotNow
 def _slot_now(report: dict[str, Any]) -> SlotNow:
     known = {name: report.get(name) for name in ("name", "active", "busy", "agent_id", "url", "version")}
     causes = [{"by": each["by"], "reason": each["reason"]} for each in report["causes"]]
-    return msgspec.convert({**known, "causes": causes, "runner_name": report.get("agent_name")}, SlotNow)
+    known |= {"runner_name": report.get("agent_name"), "ephemeral": report.get("mode") == "ephemeral"}
+    return msgspec.convert({**known, "causes": causes}, SlotNow)

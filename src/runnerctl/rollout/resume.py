@@ -73,7 +73,7 @@ class Resume:
             if self._ours(now):
                 self.actions.append(f"slot {now.name}: released")
             others = [cause for cause in now.causes if cause.by != self.by]
-            if others or now.agent_id is None:
+            if others or not now.registered:
                 continue
             if not now.active:
                 self.actions.append(f"slot {now.name}: started")
@@ -86,7 +86,7 @@ class Resume:
         return any(cause.by == self.by for cause in now.causes)
 
     def _needs_release(self, now: SlotNow) -> bool:
-        return self._ours(now) or (not now.held and not now.active and now.agent_id is not None)
+        return self._ours(now) or (not now.held and not now.active and now.registered)
 
     def _wait_online(self, names: Sequence[str], *, seconds: float) -> tuple[SlotNow, ...]:
         """Restore each slot's routing as soon as it runs and GitHub sees it online."""
@@ -105,11 +105,13 @@ class Resume:
 
     def _is_back(self, now: SlotNow) -> bool:
         """Whether nothing is left to wait for; what runs is given its labels here."""
-        if now.agent_id is None or now.name in self._routed or now.name in self._missing:
+        if not now.registered or now.name in self._routed or now.name in self._missing:
             return True
         if self.lanes is None:
             return now.active
         record = self.lanes.record(now)
+        if record is None and now.ephemeral:  # its host is about to get it one
+            return False
         if record is None:
             self._missing.add(now.name)
             return True
@@ -127,7 +129,7 @@ class Resume:
         if now.held:
             causes = "; ".join(f"by {cause.by}: {cause.reason}" for cause in now.causes)
             return Resumed(now.name, "held", None, causes)
-        if now.agent_id is None or now.name in self._missing:
+        if not now.registered or now.name in self._missing:
             return Resumed(now.name, "unregistered", None, "it has no record on GitHub; provision the host")
         back = now.active if self.lanes is None else now.name in self._routed
         reason = None if back else "GitHub does not see it online; see runnerctl logs and health on the host"

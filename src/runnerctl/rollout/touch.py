@@ -168,6 +168,8 @@ class Touch:
 
 def _why_not(now: SlotNow) -> str | None:
     """Why a slot is left alone."""
+    if now.ephemeral:
+        return "is ephemeral: it gets a registration whenever it starts"
     if now.agent_id is None:
         return "is not registered: the next converge registers it"
     if now.active and (now.busy or not now.held):

@@ -76,7 +76,7 @@ class Upgrade(HostRun):
         self._notes = self.host.notes()
         todo = []
         for slot in self._slots.values():
-            seen = self.routes.look(slot) if slot.agent_id is not None else None
+            seen = self.routes.look(slot) if slot.registered else None
             self._was[slot.name] = runs(slot, seen)
             if seen and seen.online and slot.active and not slot.held:
                 self._online.add(slot.name)
@@ -96,9 +96,9 @@ class Upgrade(HostRun):
 
     def _done(self, slot: SlotNow, seen: Seen | None) -> str | None:
         """Why nothing is to be done, empty when all is well; None when there is."""
-        if slot.agent_id is None:
+        if not slot.registered:
             return "is not registered"
-        if seen is None:
+        if seen is None and not slot.ephemeral:
             return f"GitHub has no record {slot.agent_id}: run provision"
         if slot.version != self.target or held_by_us(slot):
             return None
@@ -106,7 +106,7 @@ class Upgrade(HostRun):
             return f"on hold: {slot.causes[0].reason}"
         if slot.name in self._notes.previous or runs(slot, seen) != self.target:
             return None
-        return "" if slot.active and seen.online else "is not online: see runnerctl health"
+        return "" if slot.active and seen and seen.online else "is not online: see runnerctl health"
 
     def _install(self) -> None:
         """Before a slot is cut: a release that cannot be had or is not what it should be costs nothing."""

@@ -10,6 +10,7 @@ from runnerctl.core.plan import Record
 from runnerctl.core.spec import Slot
 from runnerctl.errors import AccessError, DataError, TryAgainError
 from runnerctl.github.registry import Registry
+from runnerctl.modes import own_by_name
 from runnerctl.reconcile import Fleet, record_of
 from runnerctl.rollout.ports import SlotNow
 from runnerctl.rollout.routing import cut, is_cut, restore
@@ -134,6 +135,8 @@ class FleetRoutes:
     def _record(self, slot: SlotNow) -> tuple[Registry, tuple[Record, str | None] | None]:
         registry = self.fleet.registry(self.fleet.spec.slot_url(self._slot(slot)))
         runner = registry.runner(slot.agent_id) if slot.agent_id is not None else None
+        if runner is None and slot.ephemeral:
+            runner = own_by_name(registry, self._runner_name(slot))
         if runner is None or runner.name.casefold() != self._runner_name(slot):
             return registry, None  # a record of another name is not this slot's, whatever its host says
         return registry, (record_of(runner), runner.version)
