@@ -73,7 +73,7 @@ class Engines:
         return any(changed)
 
     def remove(self, name: str) -> bool:
-        """Take a slot's engine away, with its images and ids; True as `host`."""
+        """Take a slot's engine away; True as `host`. Its range of ids goes with its user (userdel)."""
         drop_in = self._drop_in(name)
         if not drop_in.exists():
             return False
@@ -81,7 +81,6 @@ class Engines:
         def do() -> None:
             self.system.systemctl("stop", engine_socket(name), engine_service(name), seconds=360)
             run(["rm", "-rf", "--one-file-system", "--", str(self.layout.path(storage(name)))], seconds=1800)
-            self._give_ids_back(f"gha-{name}")
             (self.layout.units / engine_slice(name)).unlink(missing_ok=True)
             drop_in.unlink()  # last: until then the engine is known
             drop_in.parent.rmdir()
@@ -106,12 +105,6 @@ class Engines:
         span = f"{first}-{first + count - 1}"
         argv = ["usermod", "--add-subuids", span, "--add-subgids", span, "--", slot.user]
         self.act(f"ids {span} for containers of slot {slot.name}", lambda: run(argv))
-
-    def _give_ids_back(self, user: str) -> None:
-        for option, text in zip(("--del-subuids", "--del-subgids"), self._texts(), strict=True):
-            found = range_of(text, user)
-            if found and self.system.user_exists(user):
-                run(["usermod", option, f"{found[0]}-{found[0] + found[1] - 1}", "--", user])
 
     def _storage(self, slot: SlotSpec) -> None:
         path = self.layout.path(storage(slot.name))

@@ -63,7 +63,9 @@ def _run(site: Site, script: str, *, slot: str = "a") -> str:
     """The log of a job that succeeds."""
     job = site.job(script, labels=["self-hosted", "linux", "x64", slot[0]])
     result, log = site.result(job, seconds=90)
-    assert result in ("success", "succeeded"), log
+    assert result in ("success", "succeeded"), log + site.host.journal(
+        f"gha-containers@{slot}.service", "runnerctl-guard"
+    )
     return log
 
 
@@ -139,14 +141,13 @@ def test_the_slots_own_unit_keeps_its_hardening(site: Site) -> None:
 
 
 def test_it_goes_with_the_setting(site: Site) -> None:
-    """The second run changes nothing; `none` takes engine, ids and storage away."""
+    """The second run changes nothing; `none` takes engine and storage away."""
     assert site.slots().recap[site.host.name].changed == 0
     ranges = site.shell("sort -t: -k2n /etc/subuid").split()
     starts = [int(line.split(":")[1]) for line in ranges]
     assert all(later - earlier >= 65536 for earlier, later in pairwise(starts))
     site.variables["github_runner_containers"] = "none"
     site.slots()
-    assert "gha-" not in site.shell("cat /etc/subuid /etc/subgid")
     assert site.shell("ls -d /var/lib/gha-runner/*/_containers /run/gha-containers/* 2>/dev/null; true") == ""
     log = _run(site, "ls /run/docker.sock; command -v docker || echo no client")
     assert "No such file" in log
