@@ -53,7 +53,7 @@ def _workspace(root: Path, slot: str, name: str) -> Path:
     folder = root / f"var/lib/gha-runner/{slot}/_work/{name}"
     folder.mkdir(parents=True)
     (folder / "data").write_bytes(b"x" * 8192)
-    for path in (folder / "data", folder):
+    for path in (folder / "data", folder, folder.parent):
         os.chown(path, UID, UID)
     return folder
 
