@@ -13,6 +13,7 @@ from runnerctl.core.hardware import Gpu, Hardware, MigDevice, NumaNode, UnreadGp
 from runnerctl.core.layout import Layout, layout_of
 from runnerctl.core.sections import HostSpec, Problem
 from runnerctl.core.slot_layout import Planned, after_cut, lay_out, undo_layout
+from runnerctl.core.slot_layout_foreseen import foreseen
 from runnerctl.core.slot_layout_groups import _greedy, bond, division, worth
 from runnerctl.core.slot_layout_labels import slug
 from runnerctl.core.slot_layout_shares import cpu_list
@@ -418,3 +419,36 @@ def test_the_layout_of_a_host_is_read_or_nothing() -> None:
     assert layout_of(msgspec.json.encode(found).decode()) == found.layout
     for text in (None, "", "{", "[]", '{"layout": 3}', '{"layout": null}', '{"layout": {"slots": [{}]}}'):
         assert layout_of(text) is None
+
+
+# -- what a controller knows without asking --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"github_runner_gpus_per_slot": 2, "nvidia_driver_gpu_count": 5}, ["gpu0", "gpu1"]),
+        ({"github_runner_gpus_per_slot": 2}, []),
+        (
+            {
+                "github_runner_mig_profile": "1g.10gb",
+                "github_runner_gpus_per_slot": 1,
+                "nvidia_driver_gpu_count": 2,
+                "nvidia_driver_mig": [
+                    {"profiles": ["1g.10gb", "1g.10gb"], "gpus": ["GPU-0000aaaa-0000-4000-8000-000000000000"]}
+                ],
+            },
+            ["gpu0", "mig0", "mig1"],
+        ),
+        ({"github_runner_gpus_per_slot": 1, "github_runner_slots": [{"name": "a"}]}, ["a"]),
+        ({}, ["main"]),
+    ],
+)
+def test_slots_that_inventory_alone_can_tell(values: dict[str, Any], expected: list[str]) -> None:
+    """By the number of GPUs that inventory expects; never a default slot that will not be."""
+    wanted, problems = host_spec("h1", {"github_runner_url": "https://github.com/acme", **values})
+    assert wanted is not None, problems
+    slots = foreseen(wanted).github_runner.slots
+    assert [slot.name for slot in slots] == expected
+    if expected != ["main"]:
+        assert all("gpu" in foreseen(wanted).slot_labels(slot) for slot in slots)
