@@ -85,7 +85,7 @@ class Admission:
             proc=self.kernel.proc,
             asking=asking,
             root=str(place.root),
-            hook=self.parts.started_hook,
+            hook=str(self.parts.paths / self.parts.started_hook),
         )
         self.errands.start(f"facts {job.key}", call, seconds=FACTS_SECONDS, then=partial(self._facts, case))
         self._look(case)

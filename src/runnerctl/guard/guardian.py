@@ -15,11 +15,10 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_hooks im
 
 from runnerctl.core.spec import HostSpec
 from runnerctl.guard import work
-from runnerctl.guard.admission import FACTS_SECONDS, Admission, Case
+from runnerctl.guard.admission import Admission, Case
 from runnerctl.guard.books import Books
-from runnerctl.guard.claims import Asking
+from runnerctl.guard.custody import Custody
 from runnerctl.guard.door import Client
-from runnerctl.guard.enforce import fate
 from runnerctl.guard.errands import Errands, Outcome
 from runnerctl.guard.farewell import Farewell
 from runnerctl.guard.job import Job, JobFiles, Kept
@@ -31,12 +30,9 @@ from runnerctl.probes.files import read_bytes
 
 __all__ = ["Guardian"]
 
-HOOK_SECONDS = 90.0  # from a hook's begin to an answer; the client gives up earlier
-LAST_WORDS_SECONDS = 5.0  # for a refused hook to print why, and to end
 STRANGER_SECONDS = 10.0  # for systemd to say whose listener that is
 UNITS_SECONDS = 10.0
 NOT_A_JOB = "the guard cannot tell which job of this host asks"
-NEVER_ASKED = "its job-started hook was not run to its end"
 FLOODED = "it flooded the guard of this host with connections"
 
 
@@ -82,6 +78,11 @@ class Guardian:
     def farewell(self) -> Farewell:
         """Who ends."""
         return Farewell(self.parts, self.errands, self.books, self.answer, self.pci)
+
+    @cached_property
+    def custody(self) -> Custody:
+        """Who may not run."""
+        return Custody(self.parts, self.kernel, self.errands, self.watch, self._caught, self.clock)
 
     # -- every turn
 
@@ -258,81 +259,21 @@ class Guardian:
         if not job.ending:
             job.ending = True
             self.parts.say(f"slot {job.kept.slot}: its job is ended: {job.kept.reason}")
-        for process in (*self.watch.others(slot), job.worker):
+        for process in (job.worker, *self.watch.others(slot)):
             self.kernel.kill(process, within=slot.group)
 
     def _enforce(self, job: Job) -> None:
         slot = self.watch.slots.get(job.kept.slot)
-        if slot is None or job.kept.state == "admitted":
+        if slot is None or (job.kept.state == "admitted" and not job.ending):
             return
         if job.ending:
             self._end(job, slot)
-            return
-        wrong = self._wrong(job, slot)
-        if wrong:
-            self._refuse(job, self._why_never_asked(job, wrong))
-            self._end(job, slot)
+        else:
+            self.custody.look(job, slot)
 
-    def _why_never_asked(self, job: Job, wrong: str) -> str:
+    def _caught(self, job: Job, slot: SlotWatch, why: str) -> None:
         held = self.parts.holds().get(job.kept.slot)
-        return f"on hold: {held.reason}" if held else wrong
-
-    def _wrong(self, job: Job, slot: SlotWatch) -> str:
-        """Why a job that is not admitted must end at once; empty when it need not."""
-        now, refused = self.clock(), job.kept.state == "refused"
-        found = {(each.pid, each.started): each for each in self.watch.others(slot)}
-        hooks = {key for key in job.shells if key in found}
-        if hooks and job.shell_seen_at is None:
-            job.shell_seen_at = now
-        if not refused and job.shell_seen_at is not None and now > job.shell_seen_at + HOOK_SECONDS:
-            return NEVER_ASKED
-        suspects = set()
-        for key, process in found.items():
-            what = self._fate(job, process, found, refused=refused)
-            if what == "check":
-                self._check(job, slot, process)
-            elif what == "wrong":
-                suspects.add(key)
-        twice, job.suspects = suspects & job.suspects, suspects
-        if twice:
-            return NEVER_ASKED
-        late = refused and now > (job.refused_at or now) + LAST_WORDS_SECONDS
-        started = {key for key in hooks if job.shells[key] == self.parts.started_hook}
-        return job.kept.reason if late and started else ""
-
-    def _fate(
-        self, job: Job, process: Process, found: Mapping[tuple[int, int], Process], *, refused: bool
-    ) -> str:
-        parents = {each.pid: key for key, each in found.items()}
-        key = (process.pid, process.started)
-        return fate(
-            self.kernel.program(process.pid),
-            hook=key in job.shells or parents.get(process.parent) in job.shells,
-            of_worker=process.parent == job.worker.pid,
-            python=self.parts.python,
-            refused=refused,
-        )
-
-    def _check(self, job: Job, slot: SlotWatch, shell: Process) -> None:
-        """Find out whether a shell of the worker's is a hook of ours: its arguments are its own memory."""
-        key = (shell.pid, shell.started)
-        if key in job.checking or key in job.shells:
-            return
-        job.checking.add(key)
-        asking = Asking(job.worker.pid, shell.pid, shell.pid)
-        hooks = (self.parts.started_hook, self.parts.completed_hook)
-        call = partial(work.which_hook, proc=self.kernel.proc, asking=asking, hooks=hooks)
-        then = partial(self._checked, job, slot, shell)
-        self.errands.start(f"hook {shell.pid}", call, seconds=FACTS_SECONDS, then=then)
-
-    def _checked(self, job: Job, slot: SlotWatch, shell: Process, outcome: Outcome) -> None:
-        job.checking.discard((shell.pid, shell.started))
-        if job.kept.state == "admitted" or not self.kernel.lives(shell):
-            return
-        if outcome.value:
-            job.shells[(shell.pid, shell.started)] = str(outcome.value)
-            return
-        self._refuse(job, self._why_never_asked(job, NEVER_ASKED))
+        self._refuse(job, f"on hold: {held.reason}" if held else why)
         self._end(job, slot)
 
 

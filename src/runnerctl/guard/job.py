@@ -50,20 +50,18 @@ class Kept(msgspec.Struct, kw_only=True):
 class Job:
     """One job, from its worker's begin until it has been written down.
 
-    ``shells``: hooks that are known to be ours, by process id and start; ``suspects``: what was seen once and
-    should not be there. ``asked_at`` and the other times are the loop's clock.
+    ``shells``: hooks that are known to be ours, by process id and start; ``checking``: shells that may be;
+    ``suspects``: what should not be there, and since when. These times are the loop's.
     """
 
     kept: Kept
     worker: Process
     shells: dict[tuple[int, int], str] = field(default_factory=dict)
-    suspects: set[tuple[int, int]] = field(default_factory=set)
+    suspects: dict[tuple[int, int], float] = field(default_factory=dict)
     checking: set[tuple[int, int]] = field(default_factory=set)
     shell_seen_at: float | None = None
     refused_at: float | None = None
     ending: bool = False
-    deciding: bool = False
-    completing: bool = False
     uses: tuple[GpuUse, ...] = ()
     result: str | None = None
 

@@ -39,7 +39,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: Literal["runnerctl.guard/1"]
 
 
-class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
+class Answer(msgspec.Struct, frozen=True):
     """What the hook is told: the verdict, why, and what to print.
 
     ``warnings``: one annotation each. ``text``: for the job's log. ``summary``: Markdown for its summary.
