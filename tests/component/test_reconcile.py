@@ -434,3 +434,25 @@ def test_a_host_with_an_online_runner_is_not_dead(github: GithubApi, control: Co
     with pytest.raises(ConfigError, match="h1-b is online: the host is not dead; deprovision it without"):
         fleet_of(github).remove_dead()
     assert len(control.runners()) == 2
+
+
+def test_a_persistent_slot_where_strangers_send_jobs_is_refused(github: GithubApi, control: Control) -> None:
+    """A public repository, or a group that lets one in, unless it is named; no token is minted for it."""
+    control.settings(public_repositories=["Acme/Widgets"])
+    there = {"github_runner_url": f"{github.url}/acme/widgets"}
+    with pytest.raises(
+        ConfigError, match=r"acme/widgets is public.*github_runner_allow_public: \[acme/widgets\]"
+    ):
+        fleet_of(github, **there).prove_access(register=["a"])
+    fleet = fleet_of(github, **there)
+    with pytest.raises(ConfigError, match="is public"):
+        fleet.enrolment(fleet.plans({})[0])
+    fleet_of(github, **there, github_runner_allow_public=["ACME/widgets"]).prove_access(register=["a"])
+    made = control.add_group(ORG, "open", allows_public_repositories=True)
+    with pytest.raises(ConfigError, match="runner group 'open' of acme allows public ones"):
+        fleet_of(github, github_runner_group="open").prove_access(register=["a"])
+    fleet_of(github, github_runner_group="open", github_runner_allow_public=["acme"]).prove_access(
+        register=["a"]
+    )
+    fleet_of(github).prove_access(register=["a"])
+    assert made

@@ -86,13 +86,15 @@ class General:
         )
 
     def _repository(self, request: Request, full_name: str, schema: str) -> Json:
+        public = full_name.casefold() in map(str.casefold, self.store.settings.public_repositories)
         known = {
             "id": self.store.repository_id(full_name),
             "full_name": full_name,
             "name": full_name.rpartition("/")[2],
             "url": f"{request.api}/repos/{full_name}",
             "default_branch": "main",
-            "private": True,
+            "private": not public,
+            "visibility": "public" if public else "private",
         }
         return self.description.sample(schema, **known)
 

@@ -150,7 +150,7 @@ class Secret(msgspec.Struct):
 
 
 class Settings(msgspec.Struct):
-    """What a test may set. Seconds, requests per hour, versions."""
+    """What a test may set. Seconds, requests per hour, versions, names of repositories."""
 
     clock_skew_seconds: float = 0.0
     floor_version: str = ""
@@ -162,6 +162,7 @@ class Settings(msgspec.Struct):
     busy_grace_seconds: float = 60.0
     token_lifetime_seconds: float = 3600.0
     organisation_groups: bool = True
+    public_repositories: tuple[str, ...] = ()
 
 
 class State(msgspec.Struct):
