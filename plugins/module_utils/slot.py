@@ -16,6 +16,7 @@ from .hold import Holds
 from .lock import exclusive
 from .slot_app import app_changes, forget_app, install_app, key_sum, ticket_path, ticket_text
 from .slot_containers_host import Engines
+from .slot_disk import SlotDisk
 from .slot_files import MODES, SlotSpec, env_text, read_runner_file
 from .slot_gpus import waits_for
 from .slot_hooks import HOOK, hook_files
@@ -130,6 +131,10 @@ class Converger(Pass):
         """The slots' container engines, which are converged with them."""
         return Engines(self.layout, self.system, self._act, self._file)
 
+    def _disk(self, slot: str) -> SlotDisk:
+        """The file system that bounds what a slot's jobs can write, if it has one."""
+        return SlotDisk(self.layout, self.system, slot, self._act, self.outcome.waiting.append)
+
     # -- templates of the host ---------------------------------------------------------------------------
 
     def _templates(self, slots: list[SlotSpec], units: dict[str, UnitState]) -> None:
@@ -156,6 +161,7 @@ class Converger(Pass):
         self.outcome.reports.append(report)
         before = len(self.outcome.actions)
         self._user(slot)
+        self._reload |= self._disk(slot.name).converge(slot, running=unit.running, busy=report.busy)
         self._directories(slot)
         self._reload |= self._engines().converge(slot, limit_lines(slot), busy=report.busy)
         drop_in, env = self.layout.drop_in(slot.name, slot.mode), self.layout.slot_root(slot.name) / ".env"
@@ -315,6 +321,7 @@ class Converger(Pass):
             self.system.systemctl("disable", "--now", "--quiet", unit_name, seconds=360)
             self.system.kill_all_of(user)
             self._engines().remove(name)
+            self._disk(name).remove()
             for mode in MODES:
                 remove_tree(self.layout.drop_in(name, mode).parent)
             remove_tree(self.layout.slot_root(name))
