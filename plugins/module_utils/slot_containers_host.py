@@ -21,7 +21,7 @@ from .slot_containers import (
 )
 from .slot_engine import range_of
 from .slot_files import Layout, SlotSpec
-from .slot_system import System, run
+from .slot_system import System, remove_tree, run
 
 __all__ = ["Engines"]
 
@@ -80,7 +80,8 @@ class Engines:
 
         def do() -> None:
             self.system.systemctl("stop", engine_socket(name), engine_service(name), seconds=360)
-            run(["rm", "-rf", "--one-file-system", "--", str(self.layout.path(storage(name)))], seconds=1800)
+            remove_tree(self.layout.path(storage(name)))
+            remove_tree(self.layout.path(f"/run/gha-containers/{name}"))
             (self.layout.units / engine_slice(name)).unlink(missing_ok=True)
             drop_in.unlink()  # last: until then the engine is known
             drop_in.parent.rmdir()

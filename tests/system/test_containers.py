@@ -118,7 +118,7 @@ mount -o remount,rw /host && echo REMOUNTED; grep -h . /host/proc/self/cgroup' 2
     )
     for node in ("nvidia0", "nvidia1", "nvidiactl"):
         assert f"/host/dev/{node}': Operation not permitted" in log, log
-    assert "root:" not in log
+    assert "daemon:" not in log
     assert "REMOUNTED" not in log
     assert "gha-containers@a.service" in log
     assert site.shell("ls /etc/planted 2>/dev/null; true") == ""

@@ -89,12 +89,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     (tmp_path / "etc").mkdir()
 
     def run(argv: list[str], **_: float) -> None:
-        if argv[0] == "usermod":
-            first, last = (int(number) for number in argv[2].split("-"))
-            for name in ("subuid", "subgid"):
-                (tmp_path / "etc" / name).write_text(f"{argv[-1]}:{first}:{last - first + 1}\n")
-        else:
-            Path(argv[-1]).rmdir()
+        first, last = (int(number) for number in argv[2].split("-"))
+        for name in ("subuid", "subgid"):
+            (tmp_path / "etc" / name).write_text(f"{argv[-1]}:{first}:{last - first + 1}\n")
 
     monkeypatch.setattr(slot_containers_host, "run", run)
     return Bench(tmp_path)
