@@ -19,6 +19,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
 )
 
 from runnerctl.core.plan import LocalSlot, SlotPlan
+from runnerctl.core.slot_layout import wishes
+from runnerctl.core.slot_layout_foreseen import seen_at_github
 from runnerctl.core.spec import HostSpec
 from runnerctl.errors import AccessError, DataError, TryAgainError
 from runnerctl.modes import app_for, sweep, with_app
@@ -97,6 +99,11 @@ class ActionModule(TargetAction):
             ) from None
 
     def _dead(self, fleet: Fleet) -> dict[str, Any]:
+        """Which slots its hardware had made, only GitHub still knows."""
+        if wishes(fleet.spec):
+            scopes = [fleet.registry(scope.url) for scope in fleet.scopes()]
+            names = [runner.name for registry in scopes for runner in registry.runners()]
+            fleet.spec = seen_at_github(fleet.spec, names)
         removed = fleet.remove_dead(check=bool(self._task.check_mode))
         return {"changed": bool(removed), "actions": [f"record {name} removed" for name in removed]}
 

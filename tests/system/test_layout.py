@@ -38,6 +38,7 @@ def site(
         "nvidia_driver_manage": False,
         "conda_manage": False,
         "runnerctl_guard": False,  # no job is admitted or refused here
+        "runnerctl_health_timer": False,  # it would hold slots while the driver does not answer
         "github_runner_gpus_per_slot": 8,
         "github_runner_labels": ["mine"],
     }

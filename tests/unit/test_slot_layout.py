@@ -13,7 +13,7 @@ from runnerctl.core.hardware import Gpu, Hardware, MigDevice, NumaNode, UnreadGp
 from runnerctl.core.layout import Layout, layout_of
 from runnerctl.core.sections import HostSpec, Problem
 from runnerctl.core.slot_layout import Planned, after_cut, lay_out, undo_layout
-from runnerctl.core.slot_layout_foreseen import foreseen
+from runnerctl.core.slot_layout_foreseen import foreseen, seen_at_github
 from runnerctl.core.slot_layout_groups import _greedy, bond, division, worth
 from runnerctl.core.slot_layout_labels import slug
 from runnerctl.core.slot_layout_shares import cpu_list
@@ -452,3 +452,24 @@ def test_slots_that_inventory_alone_can_tell(values: dict[str, Any], expected: l
     assert [slot.name for slot in slots] == expected
     if expected != ["main"]:
         assert all("gpu" in foreseen(wanted).slot_labels(slot) for slot in slots)
+
+
+def test_a_default_slot_is_the_pattern_of_those_that_are_made() -> None:
+    """Its labels, group and place at GitHub are theirs; taken back, inventory's word is what it was."""
+    like = {"name": "main", "url": "https://github.com/other", "labels": ["big"], "group": "g"}
+    wanted = spec(gpus_per_slot=4, slots=[like])
+    found = planned(wanted, host())
+    assert [slot.name for slot in found.github_runner.slots] == ["gpu0", "gpu1"]
+    assert {(slot.url, slot.labels, slot.group) for slot in found.github_runner.slots} == {
+        ("https://github.com/other", ("big",), "g")
+    }
+    assert undo_layout(found) == wanted
+
+
+def test_what_a_dead_host_had_is_told_by_its_records() -> None:
+    """Only names that its wishes make; another host's are not its own."""
+    names = ["h1-gpu0", "H1-GPU11", "h1-mig2", "h1-old", "h2-gpu0", "h1-gpu0-b"]
+    found = seen_at_github(spec(gpus_per_slot=1), names)
+    assert [slot.name for slot in found.github_runner.slots] == ["gpu0", "gpu11", "mig2"]
+    plain = spec()
+    assert seen_at_github(plain, names) == plain

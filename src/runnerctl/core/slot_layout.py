@@ -17,7 +17,7 @@ from runnerctl.core.sections import HostSpec, Problem, Slot
 from runnerctl.core.slot_layout_claims import Board
 from runnerctl.core.slot_layout_labels import derived_labels
 from runnerctl.core.slot_layout_shares import Claim, cpu_shares, memory_shares, usable_memory
-from runnerctl.core.slot_layout_wishes import DEFAULT_SLOTS, Entry, kept_entries, wished_entries
+from runnerctl.core.slot_layout_wishes import DEFAULT_SLOT, Entry, kept_entries, wished_entries
 
 __all__ = ["Planned", "after_cut", "apply_layout", "lay_out", "undo_layout", "wants_gpus", "wishes"]
 
@@ -62,15 +62,16 @@ def undo_layout(spec: HostSpec) -> HostSpec:
     """The spec as inventory gave it: without the slots and the GPUs that were the layout's."""
     if spec.layout is None:
         return spec
-    slots = []
+    slots, made = [], []
     for slot in spec.github_runner.slots:
         share = spec.share(slot)
         if share is None or share.origin == "inventory":
             slots.append(slot)
         elif share.origin == "filled":
             slots.append(msgspec.structs.replace(slot, gpus=()))
-    made = any(share.origin == "made" for share in spec.layout.slots)
-    return apply_layout(spec, slots or (DEFAULT_SLOTS if made else ()), None)
+        else:
+            made.append(msgspec.structs.replace(slot, name=DEFAULT_SLOT, gpus=()))
+    return apply_layout(spec, slots or made[:1], None)
 
 
 def lay_out(spec: HostSpec, hardware: Hardware, current: Layout | None = None) -> Planned | list[Problem]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 import msgspec
 
 from runnerctl.core.sections import HostSpec, Slot
-from runnerctl.core.slot_layout_wishes import MADE, MADE_MIG, named_slots
+from runnerctl.core.slot_layout_wishes import DEFAULT_SLOT, MADE, MADE_MIG, named_slots, pattern
 
-__all__ = ["foreseen"]
+__all__ = ["foreseen", "seen_at_github"]
 
 
 def foreseen(spec: HostSpec) -> HostSpec:
@@ -17,16 +20,43 @@ def foreseen(spec: HostSpec) -> HostSpec:
     the spec has none of them; in no case has it a default slot whose place they take.
     """
     runner = spec.github_runner
-    wish = runner.gpus_per_slot is not None or runner.mig_profile is not None
-    if spec.layout is not None or not wish or not runner.slots:
+    if spec.layout is not None or not _wishes(spec):
         return spec
     named = named_slots(runner)
     parts = _parts(spec, runner.mig_profile) if runner.mig_profile else 0
     whole = max((spec.nvidia_driver.gpu_count or 0) - _cut(spec), 0)
     groups = whole // runner.gpus_per_slot if runner.gpus_per_slot and not named else 0
-    made = [Slot(name=f"{MADE}{number}") for number in range(groups)]
-    made += [Slot(name=f"{MADE_MIG}{number}", mig=runner.mig_profile) for number in range(parts)]
-    changed = msgspec.structs.replace(runner, slots=(*named, *made))
+    names = [f"{MADE}{number}" for number in range(groups)]
+    names += [f"{MADE_MIG}{number}" for number in range(parts)]
+    return _with_made(spec, names)
+
+
+def seen_at_github(spec: HostSpec, runner_names: Iterable[str]) -> HostSpec:
+    """The spec with every slot that its wishes may have made, by the names of records: a host may be dead."""
+    if spec.layout is not None or not _wishes(spec):
+        return spec
+    made = re.compile(rf"{re.escape(spec.host)}-((?:{MADE}|{MADE_MIG})\d+)", re.IGNORECASE)
+    found = (made.fullmatch(name) for name in runner_names)
+    return _with_made(spec, sorted({match[1].lower() for match in found if match}))
+
+
+def _wishes(spec: HostSpec) -> bool:
+    runner = spec.github_runner
+    return bool(runner.slots) and (runner.gpus_per_slot is not None or runner.mig_profile is not None)
+
+
+def _with_made(spec: HostSpec, names: Iterable[str]) -> HostSpec:
+    runner = spec.github_runner
+    like, named = pattern(runner) or Slot(name=DEFAULT_SLOT), named_slots(runner)
+    known = {slot.name for slot in named}
+    slots = [
+        msgspec.structs.replace(
+            like, name=name, mig=runner.mig_profile if name.startswith(MADE_MIG) else None
+        )
+        for name in names
+        if name not in known
+    ]
+    changed = msgspec.structs.replace(runner, slots=(*named, *slots))
     return msgspec.structs.replace(spec, github_runner=changed)
 
 

@@ -14,10 +14,10 @@ from runnerctl.core.sections import GithubRunner, Problem, Slot
 from runnerctl.core.slot_layout_claims import Board
 from runnerctl.core.slot_layout_groups import division
 
-__all__ = ["DEFAULT_SLOTS", "MADE", "MADE_MIG", "Entry", "kept_entries", "named_slots", "wished_entries"]
+__all__ = ["DEFAULT_SLOT", "MADE", "MADE_MIG", "Entry", "kept_entries", "named_slots", "wished_entries"]
 
 MADE, MADE_MIG = "gpu", "mig"  # what slots of the layout's own are called, with a number behind
-DEFAULT_SLOTS = (Slot(name="main"),)
+DEFAULT_SLOT = "main"
 PER_SLOT, PROFILE = "github_runner_gpus_per_slot", "github_runner_mig_profile"
 Origin = Literal["inventory", "filled", "made"]
 
@@ -29,15 +29,24 @@ class Entry(msgspec.Struct, frozen=True):
     origin: Origin = "inventory"
 
 
+def pattern(runner: GithubRunner) -> Slot | None:
+    """The default slot, where a wish takes its place; what is made is like it but for name and GPUs."""
+    wish = runner.gpus_per_slot is not None or runner.mig_profile is not None
+    if not wish or len(runner.slots) != 1:
+        return None
+    (slot,) = runner.slots
+    own = slot.name != DEFAULT_SLOT or slot.gpus or slot.mig or slot.runner_name
+    return None if own else slot
+
+
 def named_slots(runner: GithubRunner) -> tuple[Slot, ...]:
     """The slots that inventory names; a wish takes the place of the default one."""
-    wish = runner.gpus_per_slot is not None or runner.mig_profile is not None
-    return () if wish and runner.slots == DEFAULT_SLOTS else runner.slots
+    return () if pattern(runner) is not None else runner.slots
 
 
 def _makes(runner: GithubRunner) -> tuple[bool, bool]:
     """Whether slots are made of whole GPUs, and of MIG devices."""
-    of_gpus = runner.gpus_per_slot is not None and runner.slots == DEFAULT_SLOTS
+    of_gpus = runner.gpus_per_slot is not None and pattern(runner) is not None
     return of_gpus, runner.mig_profile is not None and bool(runner.slots)
 
 
@@ -59,9 +68,9 @@ def wished_entries(runner: GithubRunner, board: Board) -> list[Entry]:
     of_gpus, of_parts = _makes(runner)
     taken = {slot.name for slot in named}
     if of_gpus and runner.gpus_per_slot:
-        entries += _made_of_gpus(runner.gpus_per_slot, board)
+        entries += _made(_of_gpus(runner.gpus_per_slot, board), runner)
     if of_parts and runner.mig_profile:
-        entries += _made_of_parts(runner.mig_profile, board)
+        entries += _made(_of_parts(runner.mig_profile, board), runner)
     for entry in entries[len(named) :]:
         if entry.slot.name in taken:
             message = f"makes a slot {entry.slot.name!r}, and github_runner_slots names one"
@@ -169,7 +178,7 @@ def _handed_out(names: Sequence[str], free: list[Gpu], size: int, board: Board) 
     return found
 
 
-def _made_of_gpus(size: int, board: Board) -> list[Entry]:
+def _of_gpus(size: int, board: Board) -> dict[str, tuple[str, ...]]:
     before = [share.name for share in board.current.slots if _is_made(share, MADE)]
     found = {name: gpus for name in before if (gpus := _keep(name, size, board))}
     free = board.free_gpus()
@@ -182,10 +191,10 @@ def _made_of_gpus(size: int, board: Board) -> list[Entry]:
         named = ", ".join(gpu.uuid for gpu in left)
         stay = "1 GPU stays" if len(left) == 1 else f"{len(left)} GPUs stay"
         board.notes.append(f"{stay} without a slot: {named}")
-    return _made(found)
+    return found
 
 
-def _made_of_parts(profile: str, board: Board) -> list[Entry]:
+def _of_parts(profile: str, board: Board) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for share in board.current.slots:
         ours = _is_made(share, MADE_MIG) and len(share.gpus) == 1
@@ -196,7 +205,7 @@ def _made_of_parts(profile: str, board: Board) -> list[Entry]:
         found[name] = board.take(name, [part.uuid])
     if not found:
         board.problems.append(_no_part(PROFILE, profile, board))
-    return _made(found)
+    return found
 
 
 def _is_made(share: SlotShare, prefix: str) -> bool:
@@ -210,9 +219,10 @@ def _new_names(prefix: str, taken: dict[str, tuple[str, ...]], count: int) -> li
     return [next(free) for _ in range(count)]
 
 
-def _made(found: dict[str, tuple[str, ...]]) -> list[Entry]:
+def _made(found: dict[str, tuple[str, ...]], runner: GithubRunner) -> list[Entry]:
+    like = pattern(runner) or Slot(name=DEFAULT_SLOT)
     ordered = sorted(found, key=lambda name: int(name[3:]))
-    return [Entry(Slot(name=name, gpus=found[name]), "made") for name in ordered]
+    return [Entry(msgspec.structs.replace(like, name=name, gpus=found[name]), "made") for name in ordered]
 
 
 # -- with hardware that does not -------------------------------------------------------------------------
@@ -232,6 +242,6 @@ def kept_entries(runner: GithubRunner, current: Layout) -> tuple[list[Entry], li
     for makes, prefix, variable in zip(_makes(runner), (MADE, MADE_MIG), (PER_SLOT, PROFILE), strict=True):
         made = {share.name: share.gpus for share in current.slots if _is_made(share, prefix)}
         if makes:
-            entries += _made(made)
+            entries += _made(made, runner)
             missing += [] if made else [variable]
     return entries, missing
