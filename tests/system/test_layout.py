@@ -1,4 +1,4 @@
-"""Slots from hardware on a real host: one, eight, and one again; labels; what is refused before any change."""
+"""Slots from hardware on a real host: one, eight, one again; labels; what is refused before any change."""
 
 from __future__ import annotations
 
