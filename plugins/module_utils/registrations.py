@@ -111,7 +111,7 @@ def _state(file: Path, answer: Registrations) -> None:
     if not isinstance(data, dict):
         answer.problems.append(f"has a file {file} that cannot be read")
         return
-    if data.get("registering"):
+    if data.get("registering") or data.get("mode") == "ephemeral":  # which may have another id by now
         answer.registering.append(file.stem)
     agent_id = data.get("agent_id")
     if isinstance(agent_id, int) and not isinstance(agent_id, bool):

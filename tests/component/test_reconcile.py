@@ -439,7 +439,7 @@ def test_a_host_with_an_online_runner_is_not_dead(github: GithubApi, control: Co
 def test_a_persistent_slot_where_strangers_send_jobs_is_refused(github: GithubApi, control: Control) -> None:
     """A public repository, or a group that lets one in, unless it is named; no token is minted for it."""
     control.settings(public_repositories=["Acme/Widgets"])
-    there = {"github_runner_url": f"{github.url}/acme/widgets"}
+    there: dict[str, Any] = {"github_runner_url": f"{github.url}/acme/widgets"}
     with pytest.raises(
         ConfigError, match=r"acme/widgets is public.*github_runner_allow_public: \[acme/widgets\]"
     ):

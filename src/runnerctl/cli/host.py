@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import Holds
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.lock import exclusive
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.releases import versions
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import (
@@ -27,6 +28,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register
     Enrolment,
     forget_registration,
 )
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_switch import RETIRED, retire
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
 
 from runnerctl.cli.context import Context
@@ -36,6 +38,7 @@ from runnerctl.core.plan import LocalSlot, SlotPlan
 from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.errors import AccessError, ConfigError, RunnerctlError, TryAgainError, UnavailableError
 from runnerctl.hostfile import load_host_spec
+from runnerctl.modes import sweep
 
 if TYPE_CHECKING:
     from runnerctl.reconcile import Fleet
@@ -110,6 +113,10 @@ class Slots:
         plans = [fleet.plan(slot, local.get(slot.name, LocalSlot(slot.name))) for slot in slots]
         if errors := [plan.error for plan in plans if plan.error]:
             raise ConfigError("; ".join(errors), where=self.spec.host)
+        if leaving := sorted(plan.name for plan in plans if plan.leaves is not None):
+            raise ConfigError(
+                "is to have another mode", where=f"slot {', '.join(leaving)}", remedy=PROVISION_FIRST
+            )
         return plans
 
     def _repair(self, fleet: Any, plans: list[SlotPlan], done: Done) -> None:
@@ -125,10 +132,11 @@ class Slots:
 
     def _wait(self, fleet: Any, plans: list[SlotPlan], reports: list[Any], done: Done) -> None:
         """Started means online on GitHub."""
+        names = {plan.name: plan.runner_name for plan in plans if plan.ephemeral}
         agents = {
-            report.name: report.agent_id
+            report.name: names.get(report.name, report.agent_id)
             for report in reports
-            if report.agent_id is not None and report.hold is None
+            if report.hold is None and (report.agent_id is not None or report.name in names)
         }
         online = {plan.name for plan in plans if plan.online and plan.registration is None}
         seconds = self.spec.github_runner.online_timeout_seconds
@@ -185,7 +193,7 @@ class Slots:
             raise late[0]
 
     def _unregister(self, fleet: Any, report: Any, seconds: float, done: Done) -> None:
-        local = _local(report)
+        local = self._retired(report)
         if local.agent_id is not None or local.registering:  # cut off: only GitHub knows the id, if any
             fleet.remove_record(local, seconds=seconds)
             record = "a record without id" if local.agent_id is None else f"record {local.agent_id}"
@@ -199,7 +207,18 @@ class Slots:
             slot = SlotSpec(local.name, runner_name=local.agent_name or "", url=local.url or "", version="")
             forget_registration(self.layout, slot)
             self._note_unregistered(self.layout.state("slots", local.name))
+        if local.mode == "ephemeral":
+            sweep(fleet.registry(local.url or ""), local.agent_name or "")
+            Holds(self.layout, self.system).drop(local.name, RETIRED)
         done.slots.append({"slot": local.name, "agent_id": None, "status": "absent"})
+
+    def _retired(self, report: Any) -> LocalSlot:
+        """The slot as it is once no registration follows the one that is deleted."""
+        if report.mode == "ephemeral":
+            retire(self.layout, self.system, report.name)
+            now = self._converge([], check=True).absent
+            report = next((each for each in now if each.name == report.name), report)
+        return _local(report)
 
     def _note_unregistered(self, path: Path) -> None:
         try:

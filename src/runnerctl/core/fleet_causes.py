@@ -263,7 +263,7 @@ def _github_causes(sight: SlotSight) -> Iterator[Cause]:
         return
     record = sight.record
     if record is None:
-        if sight.slot is not None:
+        if sight.slot is not None and not _between_jobs(sight):
             yield _say(
                 "github.record", "CRITICAL", "GitHub has no record of this runner", _PROVISION, blocks=True
             )
@@ -335,7 +335,7 @@ def _online(sight: SlotSight, record: FleetRecord) -> Iterator[Cause]:
         if sight.listens is False and not sight.held:
             summary = "GitHub still shows it online: its view lags by minutes"
             yield _say("github.online", "WARNING", summary, "believe the host")
-    elif sight.held:
+    elif sight.held or (_between_jobs(sight) and not sight.listens):
         return
     elif sight.findings is None:
         yield _say("github.online", "CRITICAL", "GitHub shows it offline", "look at the host", blocks=True)
@@ -367,8 +367,16 @@ def _quiet(sight: SlotSight) -> Cause:
 
 
 def _unit(sight: SlotSight) -> str:
-    ephemeral = sight.slot is not None and sight.slot.mode == "ephemeral"
-    return f"gha-{'ephemeral' if ephemeral else 'runner'}@{sight.name}"
+    return f"gha-{'ephemeral' if _is_ephemeral(sight) else 'runner'}@{sight.name}"
+
+
+def _is_ephemeral(sight: SlotSight) -> bool:
+    return sight.slot is not None and sight.slot.mode == "ephemeral"
+
+
+def _between_jobs(sight: SlotSight) -> bool:
+    """An ephemeral slot that GitHub does not see: its host says whether, and why, that is no moment only."""
+    return _is_ephemeral(sight) and sight.finding("slot.minting") is not None and not sight.held
 
 
 def _last_line(sight: SlotSight) -> datetime | None:

@@ -32,11 +32,14 @@ def _judge_record(
     *,
     spec: HostSpec | None,
 ) -> Iterable[Verdict]:
-    del slot, spec
+    del spec
     if record is None:
         return
     data = {"id": record.id, "name": record.name}
-    if not record.found:
+    if slot.ephemeral:
+        shown = f"record {record.id}, {record.name}, for one job" if record.found else "between two records"
+        yield ok(shown, **data)
+    elif not record.found:
         summary = "its record was deleted on GitHub, by hand or after 14 days offline"
         yield critical(f"GitHub has no record of this runner: {summary}", f"{_PROVISION}: {_AGAIN}", **data)
     elif registration is None:

@@ -47,7 +47,7 @@ def _judge_registered(
     elif state and state.ephemeral and spec and wanted:
         yield ephemeral_registered(state, spec=spec, wanted=wanted)
     elif state and state.ephemeral:
-        yield ok("registers anew for each job", agent_id=state.agent_id)
+        yield ok("registers anew for each job", last_agent_id=state.agent_id)
     elif registration is None:
         yield critical("is not registered: it has no .runner", REPLACE)
     elif spec and wanted:

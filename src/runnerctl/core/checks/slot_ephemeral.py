@@ -17,7 +17,8 @@ _PASSES_TIMES = 3
 
 def ephemeral_registered(state: SlotState, *, spec: HostSpec, wanted: Slot) -> Verdict:
     """On ``slot.registered``: the last registration is what there is; a new one comes with each job."""
-    data: dict[str, object] = {"agent_id": state.agent_id, "name": state.runner_name, "url": state.url}
+    # Not as agent_id: at GitHub it may be another one by now.
+    data: dict[str, object] = {"last_agent_id": state.agent_id, "name": state.runner_name, "url": state.url}
     if state.agent_id is None:
         return warning("has had no registration yet", f"see `runnerctl logs {wanted.name}`", **data)
     if (state.runner_name or "").lower() != spec.runner_name(wanted).lower():
