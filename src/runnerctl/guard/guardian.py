@@ -109,7 +109,9 @@ class Guardian:
         return 0.25 if "waiting" in states or self.strangers else 1.0
 
     def _ask_systemd(self) -> None:
-        units = [] if "units" in self.errands else self.watch.strangers(self.clock())
+        units = (
+            [] if "units" in self.errands else self.watch.strangers(self.clock(), urgent=bool(self.strangers))
+        )
         if units:
             call = partial(work.show_units, units=units)
             self.errands.start("units", call, seconds=UNITS_SECONDS, then=self._shown)

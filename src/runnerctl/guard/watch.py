@@ -68,18 +68,21 @@ class Watch:
 
     # -- listeners
 
-    def strangers(self, now: float) -> list[str]:
-        """The units whose listener is to be asked for (of systemd) now."""
-        return [slot.place.unit for slot in self.slots.values() if self._is_due(slot, now)]
+    def strangers(self, now: float, *, urgent: bool = False) -> list[str]:
+        """The units whose listener is to be asked for (of systemd) now.
 
-    def _is_due(self, slot: SlotWatch, now: float) -> bool:
+        ``urgent``: somebody asks whom nobody knows. Then a unit may run where it was not expected.
+        """
+        return [slot.place.unit for slot in self.slots.values() if self._is_due(slot, now, urgent=urgent)]
+
+    def _is_due(self, slot: SlotWatch, now: float, *, urgent: bool) -> bool:
         if slot.listener is not None:
             if self.kernel.lives(slot.listener):
                 return False
             slot.listener, slot.misses = None, 0
         pause = _PAUSES[min(slot.misses, len(_PAUSES) - 1)]
         place = self.kernel.place(slot.group)
-        if not place or not self.kernel.members(place):
+        if not urgent and (not place or not self.kernel.members(place)):
             pause = _IDLE_SECONDS
         if now - slot.asked_at < pause:
             return False
