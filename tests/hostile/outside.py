@@ -13,7 +13,36 @@ from tests.system.site import Site
 __all__ = ["Outside"]
 
 _VICTIMS = ("/var/lib/hostile-victim", "/etc/hostile-victim")
-_SCAN = "/ --exclude-dir=sys --exclude=job.pyz"
+# Walks what the job's user can read of what is younger than the host's start, and of every process.
+_SEARCH = """
+import glob, os, sys
+sys.setrecursionlimit(20000)  # the hostile job's directories are deeper than usual
+secrets = [line for line in sys.stdin.buffer.read().split(b"\\n") if line]
+boot, looked = os.stat("/proc/1").st_ctime - 120, 0
+def look(path):
+    global looked
+    try:
+        with open(path, "rb") as file:
+            data = file.read(32 << 20)
+    except OSError:
+        return
+    looked += 1
+    if any(secret in data for secret in secrets):
+        print(path)
+for top, folders, names in os.walk("/"):
+    folders[:] = [name for name in folders if os.path.join(top, name) not in ("/proc", "/sys")]
+    for name in names:
+        path = os.path.join(top, name)
+        try:
+            found = os.lstat(path)
+        except OSError:
+            continue
+        if found.st_mode & 0o170000 == 0o100000 and found.st_ctime >= boot:
+            look(path)
+for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/proc/[0-9]*/cmdline"):
+    look(path)
+print("looked at", looked)
+"""
 # What a host's own services change by themselves, and what the job and its judge may.
 _RESTLESS = (
     "/var/lib/runnerctl/jobs.db*",
@@ -33,9 +62,14 @@ class Outside:
 
     def __init__(self, site: Site, slot: str, mode: str) -> None:
         self.site, self.slot, self.mode = site, slot, mode
-        unit = {"persistent": "gha-runner", "ephemeral": "gha-ephemeral"}[mode]
-        self.unit = f"{unit}@{slot}.service"
+        self.unit = self.unit_of(slot)
         self.root = f"/var/lib/gha-runner/{slot}"
+
+    def unit_of(self, slot: str) -> str:
+        """The unit of a slot: which of the two is there."""
+        found = self.shell(f"systemctl list-units --all --plain --no-legend 'gha-*@{slot}.service'")
+        names = [line.split()[0] for line in found.splitlines()]
+        return next(name for name in names if name.startswith(("gha-runner@", "gha-ephemeral@")))
 
     def shell(self, command: str) -> str:
         """Run a command as root; its output, whatever its exit code."""
@@ -82,6 +116,10 @@ class Outside:
         """The user id of a slot."""
         return int(self.shell(f"id -u gha-{slot or self.slot}").strip() or 0)
 
+    def gid(self, slot: str) -> int:
+        """The group id of a slot."""
+        return int(self.shell(f"id -g gha-{slot}").strip() or 0)
+
     def listener(self) -> int:
         """The main process of the slot's unit."""
         return int(self.shell(f"systemctl show -P MainPID {self.unit}").strip() or 0)
@@ -101,8 +139,14 @@ class Outside:
         found = self.shell("systemctl show -P MainPID runnerctl-guard.service").split()
         return [int(pid) for pid in found if pid != "0"]
 
-    def processes(self) -> list[str]:
-        """Processes of the slot's user besides its listener: there should be none between jobs."""
+    def processes(self, seconds: float = 15) -> list[str]:
+        """Processes of the slot's user besides its listener, when there was time enough to end them."""
+        until = time.monotonic() + seconds
+        while (found := self._others()) and time.monotonic() < until:
+            time.sleep(0.2)
+        return found
+
+    def _others(self) -> list[str]:
         lines = self.shell(f"ps -u gha-{self.slot} -o pid=,args=").splitlines()
         return [line.strip() for line in lines if int(line.split()[0]) != self.listener()]
 
@@ -137,20 +181,17 @@ class Outside:
 
     def secrets_in_reach(self, secrets: list[str]) -> list[str]:
         """Files, as the running job's user sees them in its mount namespace, that hold a known secret."""
-        worker, uid = self.worker(), self.uid()
+        worker, uid, gid = self.worker(), self.uid(), self.gid(self.slot)
         assert worker, "no job runs"
+        code = base64.b64encode(_SEARCH.encode()).decode()
         patterns = base64.b64encode("\n".join(sorted(set(secrets))).encode()).decode()
+        run = f"python3 -IS -c 'import base64; exec(base64.b64decode(\"{code}\"))'"
         inside = (
-            f"nsenter -t {worker} -m setpriv --reuid {uid} --regid {uid} --clear-groups --no-new-privs "
-            f"timeout 50 grep -rlIaF -f - -D skip {_SCAN}"
+            f"nsenter -t {worker} -m setpriv --reuid {uid} --regid {gid} --clear-groups --no-new-privs {run}"
         )
-        found = self.shell(f"echo {patterns} | base64 -d | {inside} --exclude-dir=proc 2>/dev/null")
-        proc = (
-            f"nsenter -t {worker} -m setpriv --reuid {uid} --regid {uid} --clear-groups --no-new-privs "
-            "sh -c 'grep -laF -f - /proc/[0-9]*/environ /proc/[0-9]*/cmdline'"
-        )
-        found += self.shell(f"echo {patterns} | base64 -d | {proc} 2>/dev/null")
-        return [line for line in found.split("\n") if line]
+        found = self.shell(f"echo {patterns} | base64 -d | {inside}")
+        assert "looked" in found, "the search did not come to its end"
+        return [line for line in found.splitlines() if not line.startswith("looked")]
 
     # -- the host as before
 
@@ -161,8 +202,8 @@ class Outside:
         groups = {
             "file.system": f"find /etc /usr /opt /root /boot -xdev {skip} {listing}",
             "file.host-json": f"find /var/lib/runnerctl -xdev -type f {skip} {listing}",
-            "file.runner-settings": f"find {self.root} -mindepth 1 -maxdepth 1 -name '[.]*' {listing}",
-            "file.rename-structure": f"find {self.root} -maxdepth 1 -printf '%p %y %m %U %i\\n' | sort",
+            "file.runner-settings": f"find {self.root} -maxdepth 1 -name '[.]*' -type f {listing}",
+            "file.rename-structure": f"find {self.root} -maxdepth 1 -not -name .trash -printf '%p %m %U\\n'",
             "file.neighbour": "find /var/lib/gha-runner -mindepth 1 -maxdepth 1 -printf '%p %m %U\\n' | sort",
             "file.cron": f"find /var/spool /etc/cron* {listing}; ls /var/lib/systemd/linger 2>/dev/null",
             "kernel.hostname": "hostname; cat /etc/hostname",
@@ -212,7 +253,8 @@ class Outside:
         """Files of the slot's user outside its directory, and anything that bears the mark within."""
         uid = self.uid()
         inner = f"nsenter -t {self.listener()} -m" if self.listener() else ""
-        out = f"find / -xdev -uid {uid} -not -path '/proc/*' -not -path '{self.root}*' 2>/dev/null"
+        away = f"-not -path '{self.root}*' -not -path '/var/lib/runnerctl/logs/*' -not -path '/proc/*'"
+        out = f"find / -xdev -uid {uid} {away} 2>/dev/null"
         held = f"find /dev/shm /dev/mqueue /run /tmp /var/tmp -uid {uid} -not -path '/run/user*' 2>/dev/null"
         places = f"{self.root}/home {self.root}/_work /tmp /var/tmp /dev/shm"
         marked = f"{inner} grep -rlF {mark} {places} --exclude-dir=_tool"

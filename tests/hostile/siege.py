@@ -138,8 +138,9 @@ class Siege:
             "root": f"/var/lib/gha-runner/{self.slot}",
             "other_slot": self.other,
             "other_root": f"/var/lib/gha-runner/{self.other}",
-            "other_unit": f"gha-runner@{self.other}.service",
+            "other_unit": self.outside.unit_of(self.other),
             "other_uid": out.uid(self.other),
+            "other_gid": out.gid(self.other),
             "other_pids": [*out.pids(self.other), *out.guard_pids()],
             "listener_pid": out.listener(),
             "own_devices": list(self.own_devices),
@@ -187,9 +188,9 @@ class Siege:
         )
 
     def _finish(self, name: str, job: int) -> None:
-        self.results[name], self.logs[name] = self.site.result(job, seconds=90)
+        self.results[name], self.logs[name] = self.site.result(job, seconds=180)
 
-    def _wait_for_mark(self, job: int, seconds: float = 60) -> None:
+    def _wait_for_mark(self, job: int, seconds: float = 120) -> None:
         until = time.monotonic() + seconds
         while f"{MARK}waiting" not in (log := self.site.github.job_log(job)):
             running = self.site.github.job(job)["status"] != "completed"

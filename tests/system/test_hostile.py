@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.hosts.host import Host
 from tests.hosts.lab import Lab
 from tests.hosts.world import World
 from tests.system.site import Site
+from tests.system.test_ephemeral import APP_ID, make_app
 
 UUIDS = [f"GPU-{number:08x}-1111-4222-8333-444455556666" for number in range(3)]
 SCENARIO = "count 3\n" + "".join(
@@ -25,19 +27,23 @@ SCENARIO = "count 3\n" + "".join(
 )
 
 
-def _slots() -> list[dict[str, Any]]:
+def _slots(world: World) -> list[dict[str, Any]]:
+    """One slot of each mode; each is the other's neighbour."""
+    ephemeral = {"mode": "ephemeral", "url": f"{world.github.url}/acme"}
     return [
         {"name": "a", "gpus": [UUIDS[0]], "labels": ["slot-a"]},
-        {"name": "b", "gpus": [UUIDS[1]], "labels": ["slot-b"]},
+        {"name": "e", "gpus": [UUIDS[1]], "labels": ["slot-e"], **ephemeral},
     ]
 
 
-def make_site(world: World, hosts: Callable[..., Host], controller: Controller) -> Site:
+def make_site(world: World, hosts: Callable[..., Host], controller: Controller, folder: Path) -> Site:
     """One host with three GPUs, converged once."""
     host = hosts(devices=gpu.devices(3))
     gpu.install(host, SCENARIO)
     variables = {
-        "github_runner_slots": _slots(),
+        "github_runner_slots": _slots(world),
+        "github_runner_app_id": APP_ID,
+        "github_runner_app_key_file": str(make_app(world, folder)),
         "github_runner_memory_per_slot_mib": MEMORY_MIB,
         "github_runner_tasks_per_slot": TASKS,
         "github_runner_cpus_per_slot": 1,
@@ -56,25 +62,29 @@ def site(
     lab: Lab, module_world: World, module_hosts: Callable[..., Host], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     """The host under siege."""
-    controller = Controller(Path(tmp_path_factory.mktemp("hostile")), lab.keys)
-    yield make_site(module_world, module_hosts, controller)
+    folder = Path(tmp_path_factory.mktemp("hostile"))
+    yield make_site(module_world, module_hosts, Controller(folder / "controller", lab.keys), folder)
     assert module_world.control.violations() == []
 
 
+def siege(site: Site, mode: str) -> dict[str, Verdict]:
+    """What became of each attempt on the slot of a mode."""
+    slot, other, number = {"persistent": ("a", "e", 0), "ephemeral": ("e", "a", 1)}[mode]
+    nodes = tuple(f"/dev/nvidia{minor}" for minor in range(3) if minor != number)
+    own = (f"/dev/nvidia{number}", "/dev/nvidiactl")
+    made = Siege(site, slot, mode, other=other, own_devices=own, other_devices=nodes)
+    return {verdict.id: verdict for verdict in made.run()}
+
+
 @pytest.fixture(scope="module")
-def verdicts(site: Site) -> dict[str, Verdict]:
-    """What became of each attempt on a persistent slot."""
-    siege = Siege(
-        site,
-        "a",
-        own_devices=("/dev/nvidia0", "/dev/nvidiactl"),
-        other_devices=("/dev/nvidia1", "/dev/nvidia2"),
-    )
-    return {verdict.id: verdict for verdict in siege.run()}
+def verdicts(site: Site) -> Callable[[str], dict[str, Verdict]]:
+    """The verdicts on a mode's slot; its siege is held once, when it is first asked for."""
+    return functools.cache(functools.partial(siege, site))
 
 
+@pytest.mark.parametrize("mode", ["persistent", "ephemeral"])
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
-def test_an_attempt_is_stopped(verdicts: dict[str, Verdict], case: Case) -> None:
+def test_an_attempt_is_stopped(verdicts: Callable[[str], dict[str, Verdict]], mode: str, case: Case) -> None:
     """What is open by design is, too, as the table says: no more and no less."""
-    verdict = verdicts[case.id]
-    assert verdict.outcome == ("reached" if "persistent" in case.open else "stopped"), verdict
+    verdict = verdicts(mode)[case.id]
+    assert verdict.outcome == ("reached" if mode in case.open else "stopped"), verdict

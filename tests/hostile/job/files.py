@@ -167,7 +167,7 @@ def runner_settings() -> str:
         ".runner_migrated",
     )
     if config()["mode"] == "ephemeral":  # its registration is its own, and ends with it
-        names = (".env", ".path", ".setup_info")
+        names = tuple(name for name in (".env", ".setup_info") if os.path.exists(f"{root()}/{name}"))
     return _write([f"{root()}/{name}" for name in names])
 
 

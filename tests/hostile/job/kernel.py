@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from .report import ReachedError, attempt, config, in_child
@@ -250,13 +251,14 @@ def see_others() -> str:
 def priority() -> str:
     """Be served before others: nice, real time, the last to be killed; and change others' priorities."""
     said = []
-    for action, arguments in (
+    attempts: list[tuple[Callable[..., object], tuple[object, ...]]] = [
         (os.setpriority, (os.PRIO_PROCESS, 0, -10)),
         (os.sched_setscheduler, (0, os.SCHED_FIFO, os.sched_param(50))),
         (Path("/proc/self/oom_score_adj").write_text, ("-900",)),
         *((os.setpriority, (os.PRIO_PROCESS, pid, 19)) for pid in config()["other_pids"]),
         *((os.sched_setaffinity, (pid, {0})) for pid in config()["other_pids"]),
-    ):
+    ]
+    for action, arguments in attempts:
         try:
             action(*arguments)
         except OSError as error:
@@ -326,7 +328,7 @@ def change_user() -> str:
         ("setgroups", ([0],)),
         ("setgroups", ([],)),
         ("setuid", (other,)),
-        ("setgid", (other,)),
+        ("setgid", (int(config()["other_gid"]),)),
     ):
         try:
             getattr(os, name)(*arguments)
