@@ -46,22 +46,23 @@ def environment(data: bytes) -> dict[str, str]:
     return found
 
 
-def danger(environ: Mapping[str, str], *, writable: Path) -> str:
+def danger(environ: Mapping[str, str], *, writable: Path, owner: int = 0) -> str:
     """What in an environment changes the shell that the hook runs in, or the programs it starts; or nothing.
 
-    ``writable``: the slot's directory. Python's variables do not count: the hook's Python ignores them (-I).
+    ``writable``: the slot's directory; ``owner``: root. Python's variables do not count: the hook's
+    Python ignores them (-I).
     """
     for name, value in environ.items():
         shell = name in _SHELL or name.startswith("BASH_FUNC_") or value.startswith("() {")
         if shell or (name.startswith("LD_") and name not in _LINKER_MAY):
             return name
     path = environ.get("LD_LIBRARY_PATH", "")
-    if path and not all(_is_roots(entry, writable) for entry in path.split(":")):
+    if path and not all(_is_roots(entry, writable, owner) for entry in path.split(":")):
         return "LD_LIBRARY_PATH"
     return ""
 
 
-def _is_roots(entry: str, writable: Path) -> bool:
+def _is_roots(entry: str, writable: Path, owner: int) -> bool:
     """Whether nobody but root can put a library there. An empty entry is the working directory (ld.so(8))."""
     if not entry.startswith("/") or "$" in entry:
         return False
@@ -74,7 +75,7 @@ def _is_roots(entry: str, writable: Path) -> bool:
         except OSError:
             path = path.parent
             continue
-        return state.st_uid == os.geteuid() and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        return state.st_uid == owner and not state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 _OTHERS = tuple(map(Path, ("/tmp", "/var/tmp", "/dev/shm", "/run/user", "/home")))
