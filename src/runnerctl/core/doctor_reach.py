@@ -165,6 +165,17 @@ def _named(names: Sequence[str]) -> str:
     return _count(len(names), "workflow") if len(names) > 2 or not names else " and ".join(names)
 
 
+def _judge_shared(reading: ScopeReading, site: Site) -> Iterable[Verdict]:
+    """A note, no fault: whoever gives a slot to an organisation may know what its jobs are."""
+    if reading.scope.kind == "repository":
+        return
+    claims = site.claims(reading.scope)
+    shared = sorted(name for name, (_, slot) in claims.items() if slot.mode == "persistent")
+    if shared:
+        text = f"{_count(len(shared), 'persistent slot')} may serve more than one repository"
+        yield ok(f"{text}: jobs can reach the listener of the next job, which nothing cleans", slots=shared)
+
+
 CHECKS: tuple[Check, ...] = (
     Check(
         id="github.public",
@@ -212,6 +223,19 @@ CHECKS: tuple[Check, ...] = (
         ),
         remedy="allow it in the organisation's settings: Actions, Runners, or Actions, General",
         judge=_judge_policy,
+        over="scopes",
+    ),
+    Check(
+        id="github.shared",
+        title="Jobs of one listener trust each other",
+        docs=(
+            "The listener of a persistent slot runs as the user of its jobs and stays from job to job: a job "
+            "can trace it, read the runner's session key and change what the next job gets. All else is "
+            "removed between jobs. Where a slot serves an organisation or an enterprise, this names it; mode "
+            "`ephemeral` makes the listener new for each job. A note, never a fault."
+        ),
+        remedy="use mode ephemeral",
+        judge=_judge_shared,
         over="scopes",
     ),
 )
