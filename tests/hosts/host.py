@@ -202,6 +202,8 @@ def create(
                 "c 234:* rmw",
                 "c 235:* rmw",
                 "c 10:200 rmw",
+                "c 10:237 rmw",
+                "b 7:* rmw",
             ],  # GPUs, net/tun
             labels={LABEL: KEY, OWNER: owner or process(os.getpid()), "suite": _suite(image), "user": user},
             network=net.name,
