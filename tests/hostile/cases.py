@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["CASES", "Case"]
+__all__ = ["CASES", "Case", "table"]
 
 
 class Case(NamedTuple):
@@ -186,3 +186,12 @@ CASES: tuple[Case, ...] = (
     Case("name.csv", "names that are formulas in a table", "quoted and marked", "host"),
     Case("name.prometheus", "names that end a label in metrics", "escaped", "host"),
 )
+
+
+def table() -> str:
+    """The cases as a Markdown table."""
+    rows = ["| case | a job tries to | what stops it |", "|---|---|---|"]
+    for case in CASES:
+        where = f" (**open** in {' and '.join(case.open)} mode)" if case.open else ""
+        rows.append(f"| `{case.id}` | {case.tries} | {case.stops}{where} |")
+    return "\n".join(rows) + "\n"

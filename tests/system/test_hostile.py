@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.hostile.cases import CASES, Case
+from tests.hostile.cases import CASES, Case, table
 from tests.hostile.siege import MEMORY_MIB, TASKS, Siege, Verdict
 from tests.hostile.tricks import ALLOWED
 from tests.hosts import gpu
 from tests.hosts.controller import Controller
 from tests.hosts.host import Host
 from tests.hosts.lab import Lab
+from tests.hosts.machine import ROOT
 from tests.hosts.world import World
 from tests.system.site import Site
 from tests.system.test_ephemeral import APP_ID, make_app
@@ -88,3 +89,9 @@ def test_an_attempt_is_stopped(verdicts: Callable[[str], dict[str, Verdict]], mo
     """What is open by design is, too, as the table says: no more and no less."""
     verdict = verdicts(mode)[case.id]
     assert verdict.outcome == ("reached" if mode in case.open else "stopped"), verdict
+
+
+def test_the_table_in_the_security_policy_is_this_one() -> None:
+    """SECURITY.md lists what is tried, as `python -m tests.hostile` prints it; at least 40 attempts."""
+    assert table() in (ROOT / "SECURITY.md").read_text()
+    assert len({case.id for case in CASES}) == len(CASES) >= 40
