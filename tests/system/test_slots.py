@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.hosts import gpu
 from tests.hosts.controller import Controller
 from tests.hosts.host import Host
 from tests.hosts.lab import Lab
@@ -25,10 +26,17 @@ def site(
     module_hosts: Callable[..., Host],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """A bare host (no python3-apt) with two slots, converged by the first test and repaired by the others."""
+    """A bare host (no python3-apt) with two slots, converged by the first test and repaired by the others.
+
+    It has runnerctl and a GPU: without either a slot that claims one does not start.
+    """
     controller = Controller(Path(tmp_path_factory.mktemp("slots")), lab.keys)
     host = module_hosts(variant="bare")
-    yield Site([host], module_world, controller, {"github_runner_slots": SLOTS})
+    gpu.install(host, gpu.ONE_L4.replace(gpu.UUID, GPU))
+    alone = {"runnerctl_health_timer": False, "runnerctl_guard": False}  # nothing else writes
+    made = Site([host], module_world, controller, {"github_runner_slots": SLOTS, **alone})
+    made.provision("--tags", "runnerctl")
+    yield made
     assert module_world.control.violations() == []
 
 

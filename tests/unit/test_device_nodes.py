@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from runnerctl.core.device_nodes import (
@@ -18,6 +21,7 @@ from runnerctl.core.device_nodes import (
 )
 from runnerctl.core.gpu_readings import Gpu, MigDevice
 from runnerctl.errors import UnavailableError
+from runnerctl.probes import device_nodes
 
 PROC_DEVICES = """Character devices:
   1 mem
@@ -121,6 +125,62 @@ def test_the_rules_of_a_unit_are_what_systemctl_prints_and_its_drop_in_claims() 
     assert rules.gpus == ("GPU-a", "MIG-1")
     assert rules.settings == {"PrivateTmp": "yes"}
     assert parse_rules("DeviceAllow=\n", "Environment=CUDA_VISIBLE_DEVICES=-1\n").gpus == ()
+
+
+def test_a_driver_that_is_on_its_way_is_waited_for_in_the_first_minute_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After that a GPU that is not there is not there."""
+    first = UnavailableError("not yet")
+    answers: Iterator[dict[str, Place] | UnavailableError]
+    answers = iter([first, {"GPU-x": Place(1)}, {"GPU-a": Place(0)}])
+
+    def find(_claims: object, *, rootfs: Path) -> dict[str, Place]:
+        del rootfs
+        answer = next(answers)
+        if isinstance(answer, UnavailableError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(device_nodes, "find_places", find)
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/uptime").write_text("12.5 20.0\n")
+    slept: list[float] = []
+    found = device_nodes.wait_for_places(["GPU-a"], rootfs=tmp_path, sleep=slept.append)
+    assert (found, len(slept)) == ({"GPU-a": Place(0)}, 2)
+    answers = iter([UnavailableError("not yet")])
+    (tmp_path / "proc/uptime").write_text("90.0 20.0\n")
+    with pytest.raises(UnavailableError, match="not yet"):
+        device_nodes.wait_for_places(["GPU-a"], rootfs=tmp_path, sleep=slept.append)
+
+
+def test_what_nvml_said_is_kept_while_the_driver_stays_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked once for each load of the driver; never kept where one load looks like another."""
+    asked: list[int] = []
+
+    def ask(_rootfs: Path, _seconds: float) -> dict[str, Place]:
+        asked.append(1)
+        return {"GPU-a": Place(len(asked))}
+
+    monkeypatch.setattr(device_nodes, "_ask", ask)
+    for _ in range(2):
+        device_nodes.find_places(["GPU-a"], rootfs=tmp_path)
+    assert len(asked) == 2, "no module: a container, whose driver may be another one at any time"
+    (tmp_path / "sys/module/nvidia").mkdir(parents=True)
+    for _ in range(3):
+        found = device_nodes.find_places(["GPU-a"], rootfs=tmp_path)
+    assert (found, len(asked)) == ({"GPU-a": Place(3)}, 3)
+    device_nodes.find_places(["GPU-b"], rootfs=tmp_path)
+    assert len(asked) == 4, "a UUID that was not there may be there now"
+    (tmp_path / "sys/module/nvidia").rename(tmp_path / "sys/module/old")
+    (tmp_path / "sys/module/nvidia").mkdir()
+    device_nodes.find_places(["GPU-a"], rootfs=tmp_path)
+    assert len(asked) == 5, "the driver was loaded again"
+    (tmp_path / device_nodes.CACHE.lstrip("/")).write_text("{")
+    device_nodes.find_places(["GPU-a"], rootfs=tmp_path)
+    assert len(asked) == 6, "a file that was cut off is no answer"
 
 
 def test_a_node_is_allowed_by_number() -> None:

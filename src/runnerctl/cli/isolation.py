@@ -73,12 +73,13 @@ def devices(
 
 def _nodes(context: Context, claims: tuple[str, ...], *, engine: bool, load: bool) -> tuple[Node, ...]:
     from runnerctl.core.device_nodes import resolve
-    from runnerctl.probes.device_nodes import find_places, load_uvm, read_table
+    from runnerctl.probes.device_nodes import find_places, load_uvm, read_table, wait_for_places
 
     table = read_table(context.paths.root)
     if not claims:  # NVML need not be asked
         return resolve((), {}, table=table, engine=engine)
-    places = find_places(claims, rootfs=context.paths.root)
+    find = wait_for_places if load else find_places
+    places = find(claims, rootfs=context.paths.root)
     if load:
         table = load_uvm(table, context.env)
     return resolve(claims, places, table=table, engine=engine)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -41,11 +42,13 @@ __all__ = [
     "read_table",
     "show_unit",
     "unit_files",
+    "wait_for_places",
 ]
 
 CACHE = "/run/runnerctl/devices.json"
 SECONDS = 30.0  # eight GPUs that nothing keeps initialised, each 1 to 3 s (NVIDIA)
 _SYSTEMCTL_SECONDS = 10.0
+_BOOT_SECONDS, _BOOT_PAUSE_SECONDS = 60.0, 2.0
 _MODPROBE_SECONDS = 20.0
 _MODULE = "/sys/module/nvidia"
 _CAPABILITIES = "/proc/driver/nvidia-caps/mig-minors"
@@ -99,6 +102,30 @@ def find_places(
         cache.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         replace_file(cache, msgspec.json.encode(_Kept(identity, places)), mode=0o644)
     return places
+
+
+def wait_for_places(
+    claims: Sequence[str], *, rootfs: Path = Path("/"), sleep: Callable[[float], None] = time.sleep
+) -> dict[str, Place]:
+    """As `find_places`; in the first minute of a boot the driver may be on its way, and is waited for."""
+    while True:
+        failure: UnavailableError | None = None
+        places: dict[str, Place] = {}
+        try:
+            places = find_places(claims, rootfs=rootfs)
+        except UnavailableError as error:
+            failure = error
+        if set(claims) <= places.keys() or _uptime(rootfs) > _BOOT_SECONDS:
+            if failure:
+                raise failure
+            return places
+        sleep(_BOOT_PAUSE_SECONDS)
+
+
+def _uptime(rootfs: Path) -> float:
+    """Seconds since the kernel started; endless where that is not told."""
+    first = (read_line(under(rootfs, "/proc/uptime")) or "").partition(" ")[0]
+    return float(first) if first.replace(".", "", 1).isdigit() else float("inf")
 
 
 def _kept(path: Path) -> _Kept | None:
