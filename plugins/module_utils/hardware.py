@@ -18,7 +18,7 @@ __all__ = ["SECONDS", "read_hardware"]
 
 SCHEMA = "runnerctl.hardware/1"
 SECONDS = 60.0  # without persistence the first call initialises every GPU, up to 4 s each
-REASONS = {12: ("the driver's library is missing (libnvidia-ml.so.1)", INSTALL)}
+REASONS = {12: ("the driver's library, libnvidia-ml.so.1, is missing", INSTALL)}
 KIB = 1024
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.component.cli_support import spawn
 from tests.hosts import gpu
 from tests.hosts.controller import Controller
 from tests.hosts.host import Host
@@ -103,6 +104,15 @@ def test_the_host_shows_its_plan_and_its_slots(site: Site) -> None:
     assert max(map(len, text.splitlines())) <= 80, text
     assert "gpu7" in site.shell(f"{CLI} list")
     assert "no problem" in site.shell(f"{CLI} spec validate")
+
+
+def test_the_controller_asks_the_hosts_for_the_same_plan(site: Site) -> None:
+    """`slots plan -i` reads hardware and host.json there, and changes nothing."""
+    words = ("slots", "plan", "-i", str(site.controller.inventory), "--gpus-per-slot", "2", "-o", "json")
+    answer = spawn(*words, env={"XDG_STATE_HOME": str(site.controller.directory / "state")})
+    assert answer.code == 0, answer.err
+    assert [slot["changes"] for slot in answer.json["slots"]] == [["GPUs", "memory", "labels"]] * 4
+    assert answer.json["removed"] == [f"gpu{index}" for index in range(4, 8)]
 
 
 NOWHERE = "GPU-99999999-0000-4000-8000-000000000000"
