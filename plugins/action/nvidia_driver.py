@@ -116,7 +116,7 @@ class ActionModule(TargetAction):
                 result=result,
             )
         result["actions"] = [*result["actions"], *dry.get("actions", ()), "rebooted"]
-        result.update(changed=True, reboot_required=False)
+        result.update(changed=True, reboot_required=False, ansible_facts=forget_layout())
 
     def _builtin_reboot(self) -> Any:
         task = self._task.copy()

@@ -60,7 +60,8 @@ class ActionModule(TargetAction):
             facts = msgspec.structs.replace(facts, driver=driver_facts(report))
         problems = self._problems(spec, facts, variables)
         comes = wants_driver and spec.nvidia_driver.manage
-        spec, misfits = judge_layout(spec, report, driver_comes=comes)
+        wants_slots = _wants(variables, "github_runner") or _wants(variables, "runnerctl")
+        spec, misfits = judge_layout(spec, report, driver_comes=comes) if wants_slots else (spec, [])
         if problems := [*problems, *misfits]:
             raise AnsibleActionFail("\n".join(problem.line(spec.host) for problem in problems))
         known = driver_fact(report) if wants_driver else {}

@@ -58,7 +58,8 @@ class Applying(Slots):
 
         Labels alone can wait for the next converge: without a credential that is said, and no error.
         """
-        registered = all(report.agent_id is not None for report in now.reports)
+        # An ephemeral slot registers by itself, for each job.
+        registered = all(report.agent_id is not None or report.mode == "ephemeral" for report in now.reports)
         gone = [report for report in now.absent if report.agent_id is not None or report.registering]
         if registered and not gone and not self._labels_change(before):
             return None
