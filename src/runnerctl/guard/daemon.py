@@ -37,6 +37,7 @@ SETUP_SECONDS = 60.0
 SETUP_PAUSE_SECONDS = 300.0  # when NVML did not tell
 MARK_SECONDS = 30.0  # between looks whether another driver is loaded
 LEDGER_SECONDS = 10.0
+METRICS_SECONDS = 60.0  # between two writings of the metrics of jobs
 _ROOT = 0
 
 
@@ -76,6 +77,7 @@ class Daemon:
     _mark_at: float = 0.0
     _driver: str = ""
     _resumed: bool = False
+    _metrics_at: float = 0.0
 
     @cached_property
     def selector(self) -> selectors.BaseSelector:
@@ -170,6 +172,7 @@ class Daemon:
         if self._resumed:
             self.parts.meter.tend()
             self.guardian.turn()
+            self._metrics()
 
     # -- what the host should be
 
@@ -253,6 +256,20 @@ class Daemon:
             self.pci = msgspec.convert(outcome.value.get("pci", {}), dict[str, str])
         if not known and self._setup_at == float("inf"):
             self._setup_at = self.clock() + SETUP_PAUSE_SECONDS
+
+    def _metrics(self) -> None:
+        """Have the file for Prometheus written, where one is wanted."""
+        spec, now = self.spec, self.clock()
+        wanted = spec is not None and spec.runnerctl.jobs_prometheus is not None
+        if spec is None or not wanted or now < self._metrics_at or "metrics" in self.errands:
+            return
+        self._metrics_at = now + METRICS_SECONDS
+        call = partial(work.metrics, spec=spec)
+        self.errands.start("metrics", call, seconds=LEDGER_SECONDS, then=self._measured)
+
+    def _measured(self, outcome: Outcome) -> None:
+        if outcome.failure:
+            self.parts.say(f"the metrics of jobs could not be written: {outcome.failure}")
 
     # -- since when
 

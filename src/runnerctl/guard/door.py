@@ -75,7 +75,7 @@ class Door:
 
     def _admit(self, stream: socket.socket, pid: int, uid: int) -> None:
         theirs = sum(client.uid == uid for client in self.clients)
-        if uid not in self.welcome() or theirs >= MOST_OF_ONE or self._is_flood(uid):
+        if uid not in self.welcome() or self._is_flood(uid) or theirs >= MOST_OF_ONE:
             stream.close()
             return
         stream.setblocking(False)

@@ -21,6 +21,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hold import H
 
 from runnerctl.core.driver_readings import KernelLog
 from runnerctl.core.kernel_lines import normal_pci
+from runnerctl.core.spec import HostSpec
 from runnerctl.core.xid_table import xid
 from runnerctl.guard.claims import Asking, read_facts
 from runnerctl.guard.ports import Cleaner, JobReport, Ledger, SlotPlace
@@ -33,6 +34,7 @@ __all__ = [
     "close_open",
     "facts",
     "hold",
+    "metrics",
     "result",
     "show_units",
     "update",
@@ -131,6 +133,14 @@ def close_open(report: Report, *, ledger: Callable[[], Ledger], at: float) -> in
     """See `ports.Ledger.close_open`."""
     report.stage("the job database")
     return ledger().close_open(at=at)
+
+
+def metrics(report: Report, *, spec: HostSpec) -> None:
+    """Write the metrics of jobs (`ledger_metrics.publish`). Raises RunnerctlError."""
+    from runnerctl.guard.ledger_metrics import publish
+
+    report.stage("the metrics of jobs")
+    publish(spec, now=time.time())
 
 
 def xids(report: Report, *, gpus: dict[str, str], since: float, root: str = "/") -> list[str]:
