@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 
 from runnerctl.core.deep_readings import DeepProbe
+from runnerctl.core.device_nodes import DeviceTable, UnitRules
 from runnerctl.core.driver_readings import (
     Baseline,
     ContainerGpus,
@@ -23,6 +24,7 @@ from runnerctl.core.driver_readings import (
     Zoned,
 )
 from runnerctl.core.gpu_readings import Gpu, NvidiaModule, Nvml, NvmlFailure, NvmlKind, PciGpu
+from runnerctl.core.guard_readings import GuardState
 from runnerctl.core.reading import Taken, Unavailable, UnavailableKind
 from runnerctl.core.slot_readings import PathFact, ReleaseFiles, SlotFiles
 from runnerctl.core.spec import HostSpec
@@ -295,6 +297,7 @@ class SlotReading(msgspec.Struct, frozen=True):
     files: SlotFiles | Unavailable | None = None
     oom_kills: int | None = None
     oom_at: datetime | None = None
+    rules: UnitRules | Unavailable | None = None
     minting: Minting | Unavailable | None = None
 
     @property
@@ -344,6 +347,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     baseline: Baseline | Unavailable | None = None
     gpu_history: GpuHistory | Unavailable | None = None
     deep: DeepProbe | Unavailable | None = None
+    guard: GuardState | Unavailable | None = None
+    device_table: DeviceTable | Unavailable | None = None
 
     @property
     def host_spec(self) -> HostSpec | None:

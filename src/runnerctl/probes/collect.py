@@ -14,7 +14,9 @@ from typing import Any
 import msgspec
 
 from runnerctl import __version__
+from runnerctl.core.device_nodes import UnitRules
 from runnerctl.core.environment import slot_environment
+from runnerctl.core.guard_readings import is_guarded
 from runnerctl.core.scope import api_url_for
 from runnerctl.core.snapshot import (
     Api,
@@ -33,13 +35,16 @@ from runnerctl.core.snapshot import (
 from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.probes import (
     baseline,
+    device_nodes,
     docker_due,
+    guard,
     history,
     machine,
     memory,
     network,
     nvml,
     slot_files,
+    slot_rules,
     slots,
     stuck,
     system,
@@ -127,6 +132,8 @@ def collect(
         baseline=baseline.read_baseline(rootfs),
         gpu_history=history.read_gpu_history(rootfs),
         docker_due=docker_due.read_docker_due(rootfs),
+        guard=guard.parse_guard(outcomes["guard"]) if "guard" in outcomes else None,
+        device_table=device_nodes.read_table(rootfs),
         duration_seconds=round(time.monotonic() - started, 3),
         **_docker_readings(outcomes),
         **_nvidia_readings(outcomes),
@@ -207,6 +214,9 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
         tasks["units"] = Task(partial(units.read_units, tools=tools), deadline)
         tasks["journal"] = Task(partial(units.read_journal, tools=tools), deadline)
         tasks["out of memory"] = Task(partial(units.read_out_of_memory, tools=tools), deadline)
+    if is_guarded(spec) and _asks_systemd(ground):
+        call = partial(guard.read_guard, environ=ground.environ, timeout_seconds=deadline)
+        tasks["guard"] = Task(call, deadline)
     if ground.names:
         files = partial(slot_files.read_slot_files, rootfs=ground.rootfs, slots=ground.names)
         tasks["slot files"] = Task(files, deadline, guard="slot-files")
@@ -313,6 +323,7 @@ def _slots(ground: _Ground, outcomes: Mapping[str, Outcome]) -> tuple[SlotReadin
     shown = units.outcome_text(outcomes["units"])
     texts = units.outcome_text(outcomes["journal"])
     found = {} if isinstance(shown, Unavailable) else units.parse_units(shown)
+    rules = {} if isinstance(shown, Unavailable) else slot_rules.parse_slot_rules(shown, ground.rootfs)
     missing = shown if isinstance(shown, Unavailable) else Unavailable("systemctl did not show it")
     pids = {slot: unit.last_pid for slot, unit in found.items()}
     told = () if isinstance(texts, Unavailable) else texts
@@ -324,6 +335,7 @@ def _slots(ground: _Ground, outcomes: Mapping[str, Outcome]) -> tuple[SlotReadin
             name,
             unit=found.get(name, missing),
             log=texts if isinstance(texts, Unavailable) else logs.get(name, ()),
+            rules=rules.get(found[name].name) if name in found else None,
         )
         for name in ground.names
     )
@@ -343,6 +355,7 @@ def _slot(
     *,
     unit: Unit | Unavailable,
     log: tuple[LogLine, ...] | Unavailable,
+    rules: UnitRules | None = None,
 ) -> SlotReading:
     rootfs = ground.rootfs
     processes = slots.read_processes(rootfs, unit)
@@ -362,6 +375,7 @@ def _slot(
         files=slot_files.parse_slot_files(outcomes.get("slot files"), name),
         oom_kills=slots.count_oom_kills(rootfs, unit),
         oom_at=_killed_at(outcomes, name),
+        rules=rules,
         minting=slots.minting(rootfs, name),
     )
 

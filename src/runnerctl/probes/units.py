@@ -13,6 +13,7 @@ from typing import Any
 
 from runnerctl.core.snapshot import LogLine, Unavailable, Unit
 from runnerctl.probes.bounded import Outcome, Report
+from runnerctl.probes.slot_rules import PROPERTIES
 
 __all__ = [
     "LINES",
@@ -49,6 +50,7 @@ _PROPERTIES = (
     "User",
     "FragmentPath",
     "DropInPaths",
+    *PROPERTIES,
 )
 _FIELDS = "MESSAGE,_PID,_SYSTEMD_UNIT,_SYSTEMD_INVOCATION_ID"
 # systemd's own message when the kernel killed a process of a unit (SD_MESSAGE_UNIT_OUT_OF_MEMORY).

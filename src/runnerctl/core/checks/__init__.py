@@ -17,6 +17,7 @@ from runnerctl.core.checks import (
     pending,
     ram,
     residue,
+    slot_devices,
     slot_files,
     state,
 )
@@ -29,6 +30,7 @@ from runnerctl.core.checks.github import (
     GITHUB_VERSION,
 )
 from runnerctl.core.checks.gpu import GPU_ANSWERS, GPU_COUNT, GPU_SLOTS
+from runnerctl.core.checks.guard import HOST_GUARD
 from runnerctl.core.checks.host import (
     HOST_API,
     HOST_CLOCK,
@@ -74,11 +76,13 @@ CHECKS: tuple[Check, ...] = (
     HOST_API,
     HOST_CLOCK,
     HOST_TIME_SYNC,
+    HOST_GUARD,
     SLOT_REGISTERED,
     GITHUB_RECORD,
     *slot_files.CHECKS,
     SLOT_MINTING,
     SLOT_UNIT,
+    *slot_devices.CHECKS,
     SLOT_LISTENER,
     SLOT_CONNECTION,
     SLOT_VERSION,
