@@ -100,6 +100,7 @@ def test_a_mig_device_has_its_own_memory_and_no_utilisation(meters: Meters) -> N
     meter = meters("gpu.0.mig 1\ngpu.0.mig_devices 1\ngpu.0.mig.0.memory_used 7\ngpu.0.mig.0.memory_total 9")
     ready(meter, MIG)
     meter.start("main", (MIG,))
+    until(lambda: meter.read("main")[0].memory_peak_bytes is not None)
     (use,) = meter.stop("main")
     assert (use.memory_peak_bytes, use.memory_total_bytes, use.temperature_peak_celsius) == (7, 9, 66)
     assert (use.busy_seconds, use.utilization_peak_percent, use.energy_joules) == (None, None, None)
@@ -135,18 +136,21 @@ def test_a_sick_gpu_is_seen_at_once(meters: Meters, scenario: str, reason: str) 
     """In milliseconds, with the reason."""
     meter = meters(scenario)
     ready(meter, OTHER)
-    look = meter.look((OTHER,), seconds=1.0)[OTHER]
-    assert look.verdict == "sick"
-    assert reason in look.reason
+    until(lambda: meter.look((OTHER,))[OTHER].verdict == "sick")
+    until(lambda: reason in meter.look((OTHER,))[OTHER].reason)
 
 
 def test_a_look_at_healthy_gpus_is_quick(meters: Meters) -> None:
     """A job waits for it."""
     meter = meters()
     ready(meter, GPU, OTHER)
-    began = time.monotonic()
-    assert {each.verdict for each in meter.look((GPU, OTHER)).values()} == {"healthy"}
-    assert time.monotonic() - began < 0.1
+    best = 1.0
+    for _ in range(10):
+        began = time.monotonic()
+        looks = meter.look((GPU, OTHER), seconds=1.0)
+        best = min(best, time.monotonic() - began)
+        assert {each.verdict for each in looks.values()} == {"healthy"}
+    assert best < 0.05
 
 
 @pytest.mark.exhaustive
@@ -225,5 +229,5 @@ def test_without_a_driver_it_is_said(tmp_path: Path) -> None:
     until(lambda: bool(trouble_of(meter)))
     (use,) = meter.stop("main")
     assert (use.memory_peak_bytes, use.busy_seconds, use.measured_seconds) == (None, None, None)
-    assert "library" in meter.look((GPU,))[GPU].reason
+    until(lambda: "library" in meter.look((GPU,))[GPU].reason)
     meter.close()
