@@ -25,6 +25,7 @@ from runnerctl.guard.job import Job, JobFiles, Kept
 from runnerctl.guard.parts import Parts
 from runnerctl.guard.procs import Kernel, Process
 from runnerctl.guard.protocol import Answer, Request, one_line
+from runnerctl.guard.residue_processes import wake
 from runnerctl.guard.watch import SlotWatch, Watch
 from runnerctl.probes.files import read_bytes
 
@@ -128,6 +129,8 @@ class Guardian:
 
     def resume(self) -> None:
         """Go on with the jobs of an earlier guard; those that have ended meanwhile are ended now."""
+        for each in self.watch.slots.values():
+            wake(self.kernel, each.place)
         for kept in self.files.load(boot_id=self.boot_id):
             worker = self.kernel.process(kept.pid)
             slot = self.watch.slots.get(kept.slot)

@@ -81,13 +81,22 @@ class HostCleaner:
         """
         if refused := _refused(place):
             return refused
-        tally, kept = _Tally(), frozenset(spare)
+        tally, kept, began = _Tally(), frozenset(spare), self.clock()
         processes.resume(self.kernel, place, kept)
-        self._processes(place, tally, lambda _found: kept)
-        self._inside(place, tally, kept, before=_EVER)
-        self._folder(place, place.root / "_work", tally, lambda name, _status: name in _KEPT_TO_THE_END)
-        self._folder(place, place.root / "home", tally, nothing)
-        self._temporary(place, tally, nothing)
+        self._processes(place, tally, lambda found: _spared(found, kept, began))
+        found = processes.find(self.kernel, place)
+        running = [each for each in found if each.pid in _spared(found, kept, began) - kept]
+        first = min((processes.started_at(each) for each in running), default=_EVER)
+        cut = first - processes.CLOCK_SLACK_SECONDS
+
+        def keep(_name: str, status: os.stat_result) -> bool:
+            return status.st_ctime >= cut
+
+        self._inside(place, tally, kept, before=cut, keys=not running)
+        work = place.root / "_work"
+        self._folder(place, work, tally, lambda name, status: name in _KEPT_TO_THE_END or keep(name, status))
+        self._folder(place, place.root / "home", tally, keep)
+        self._temporary(place, tally, keep)
         self._services(place, tally)
         return tally.residue()
 
@@ -227,6 +236,17 @@ class HostCleaner:
     def _services(self, place: SlotPlace, tally: _Tally) -> None:
         tally.add(*clean_services(self.root, place))
         tally.add(*clean_shared(self.root, place, deadline=time.monotonic() + FILES_SECONDS))
+
+
+def _spared(found: Sequence[Process], kept: frozenset[int], since: float) -> frozenset[int]:
+    """Those that are to stay, and the next job, should the listener have begun it while this took its time.
+
+    The listener is the one whose parent is not to stay itself.
+    """
+    tops = [each.pid for each in found if each.pid in kept and each.parent not in kept]
+    begun = [each for top in tops for each in processes.begun(found, top, since) if each.pid not in kept]
+    first = min((each.started for each in begun), default=None)
+    return kept if first is None else kept | {each.pid for each in found if each.started >= first}
 
 
 def _staying(found: Sequence[Process], listener: int, before: float) -> Collection[int]:

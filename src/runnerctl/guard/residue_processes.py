@@ -20,7 +20,7 @@ from pathlib import Path
 from runnerctl.guard.ports import SlotPlace
 from runnerctl.guard.procs import Kernel, Process
 
-__all__ = ["CLOCK_SLACK_SECONDS", "Spare", "begun", "end_all", "find", "resume", "started_at"]
+__all__ = ["CLOCK_SLACK_SECONDS", "Spare", "begun", "end_all", "find", "resume", "started_at", "wake"]
 
 _CLEAN_LOOKS = 2
 _UNIT = re.compile(r"gha-[a-z]+@[^/]+\.service")
@@ -48,7 +48,7 @@ def find(kernel: Kernel, place: SlotPlace) -> list[Process]:
     for pid in _pids(kernel):
         if (uids := _uids(kernel, pid)) is None:
             continue
-        if place.uid in uids or _in_unit(kernel.group(pid), place.unit):
+        if place.uid in uids or (uids != {0} and _in_units(kernel.group(pid), place)):
             process = kernel.process(pid)
             found += [process] if process is not None else []
     return found
@@ -129,6 +129,12 @@ def started_at(process: Process) -> float:
     return boot + process.started / os.sysconf("SC_CLK_TCK")
 
 
+def wake(kernel: Kernel, place: SlotPlace) -> None:
+    """Let the runner's own processes go on, should whoever stopped them have been killed meanwhile."""
+    runner = [process.pid for process in find(kernel, place) if process.comm.startswith("Runner.")]
+    resume(kernel, place, runner)
+
+
 def resume(kernel: Kernel, place: SlotPlace, pids: Collection[int]) -> None:
     """Let processes go on that a killed guard had stopped."""
     for pid in pids:
@@ -155,10 +161,13 @@ def _uids(kernel: Kernel, pid: int) -> set[int] | None:
     return None
 
 
-def _in_unit(group: str, unit: str) -> bool:
-    """Whether a control group is the unit's or below it; below it a job may name groups as it likes."""
+def _in_units(group: str, place: SlotPlace) -> bool:
+    """Whether a control group is that of the slot's unit or engine, or below it.
+
+    Below it a job may name groups as it likes. What root runs in a unit, before and after, is systemd's.
+    """
     first = _UNIT.search(group)
-    return first is not None and first[0] == unit
+    return first is not None and first[0] in (place.unit, f"gha-containers@{place.name}.service")
 
 
 def _freezer(kernel: Kernel, place: SlotPlace, pid: int) -> str:
