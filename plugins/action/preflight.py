@@ -37,6 +37,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import (
 
 from runnerctl.core.preflight import HostFacts, host_problems
 from runnerctl.core.spec import HostSpec, Problem
+from runnerctl.modes import app_for, with_app
 from runnerctl.reconcile import Fleet
 from runnerctl.redact import redact
 
@@ -85,8 +86,9 @@ class ActionModule(TargetAction):
     def _ask_github(
         self, spec: HostSpec, facts: HostFacts, report: dict[str, Any], variables: dict[str, Any]
     ) -> dict[str, Any]:
-        """Prove that the credential is enough, and learn which release to install."""
-        fleet = Fleet(spec, os.environ, play=shared_play(variables))
+        """Prove that the credentials are enough, and learn which release to install."""
+        app_for(spec, os.environ)
+        fleet = Fleet(spec, with_app(os.environ, spec), play=shared_play(variables))
         new = {slot.name for slot in spec.github_runner.slots} - set(facts.registered)
         fleet.prove_access(register=new if not self._task.check_mode else set())
         release = expected_release(self, spec, fleet, facts.machine, installed=facts.releases)

@@ -15,7 +15,9 @@ from runnerctl.core.labels import DRAINED
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
 from runnerctl.core.snapshot import Minting, SlotReading, SlotState, Unavailable
 from runnerctl.core.spec import HostSpec, host_spec
+from runnerctl.errors import ConfigError
 from runnerctl.minting_pace import LONGEST_SECONDS, MOST_STARTS, Pace, delay_seconds
+from runnerctl.modes import app_for, with_app
 
 URL = "https://github.com/acme"
 FIXED = frozenset({"self-hosted", "linux", "x64"})
@@ -216,3 +218,37 @@ def test_what_keeps_a_slot_from_its_registration_is_a_finding(
     assert [each.status for each in found] == [status]
     assert summary in found[0].summary
     assert not list(SLOT_MINTING.judge(slot, minting, "fans", NOW, spec=None))
+
+
+# -- the App -----------------------------------------------------------------------------------------------
+
+
+def test_an_ephemeral_slot_needs_an_app_and_its_key(tmp_path: Path) -> None:
+    """Of inventory, or of the controller's environment; said before anything is changed."""
+    assert app_for(spec_of("persistent"), {}) is None
+    with pytest.raises(
+        ConfigError, match=r"h1: .*github_runner_app_id is not set; set it, or RUNNERCTL_APP_ID"
+    ):
+        app_for(spec_of(), {})
+    with pytest.raises(ConfigError, match="github_runner_app_key_file is not set"):
+        app_for(spec_of(github_runner_app_id="4711"), {})
+    key = tmp_path / "key.pem"
+    env = {"RUNNERCTL_APP_ID": "4711", "RUNNERCTL_APP_KEY_FILE": str(key)}
+    with pytest.raises(ConfigError, match="cannot read the file"):
+        app_for(spec_of(), env)
+    key.write_text("no key")
+    with pytest.raises(ConfigError, match="open to every user"):
+        key.chmod(0o644)
+        app_for(spec_of(), env)
+    key.chmod(0o600)
+    with pytest.raises(ConfigError, match="no RSA private key"):
+        app_for(spec_of(), env)
+
+
+def test_the_inventorys_app_is_a_credential_too() -> None:
+    """Where the controller has no App of its own."""
+    given = {"github_runner_app_id": "4711", "github_runner_app_key_file": "/k"}
+    made = with_app({"X": "1"}, spec_of(**given))
+    assert made == {"X": "1", "RUNNERCTL_APP_ID": "4711", "RUNNERCTL_APP_KEY_FILE": "/k"}
+    own = {"RUNNERCTL_APP_ID": "1"}
+    assert with_app(own, spec_of(**given)) == own

@@ -9,6 +9,7 @@ import typer
 
 from runnerctl.cli.context import Context
 from runnerctl.cli.lazy import Command, new_app
+from runnerctl.cli.options import OutputOption
 from runnerctl.errors import AccessError, RunnerctlError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -16,19 +17,22 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "mint"]
 
+SCHEMA = "runnerctl.mint/1"
 EXAMPLE = """
-systemctl start gha-mint@main.service
+runnerctl mint main
+runnerctl mint main -o json
 """
 app = new_app()
 SlotArgument = Annotated[str, typer.Argument(metavar="SLOT", help="The ephemeral slot.")]
 
 
 @app.command("mint", cls=Command, epilog=EXAMPLE)
-def mint(context: typer.Context, slot: SlotArgument) -> int:
-    """Mint an ephemeral slot's next registration; run by its unit, gha-mint@SLOT.
+def mint(context: typer.Context, slot: SlotArgument, output: OutputOption = None) -> int:
+    """Mint an ephemeral slot's next registration; run by its unit.
 
     It makes everything of the slot new, removes the record that an earlier start left behind, and asks GitHub
-    for a registration that is good for one job. Only root may run it, and only its unit holds the App's key.
+    for a registration that is good for one job. Only root may run it, and only its
+    unit, gha-mint@SLOT.service, holds the App's key.
     After a failure it waits before it tries again: 5 seconds, then 10, 20, at most 300.
     """
     command: Context = context.obj
@@ -36,7 +40,12 @@ def mint(context: typer.Context, slot: SlotArgument) -> int:
         raise AccessError("only root may mint registrations", remedy="its unit runs it: gha-mint@SLOT")
     if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,26}[a-z0-9])?", slot):
         raise UsageError(f"{slot!r} is no slot name", remedy="use up to 28 lower-case letters and digits")
-    return _mint(command, slot)
+    agent_id = _mint(command, slot)
+    if command.wants_json(output):
+        command.say_json({"schema": SCHEMA, "slot": slot, "agent_id": agent_id})
+    else:
+        command.say(f"slot {slot} has registration {agent_id} for its next job")
+    return 0
 
 
 def _mint(context: Context, slot: str) -> int:
@@ -62,8 +71,7 @@ def _mint(context: Context, slot: str) -> int:
         problem.exit_code = getattr(error, "exit_code", problem.exit_code)
         raise problem from None
     pace.succeeded()
-    context.note(f"runnerctl: slot {slot} has registration {agent_id} for its next job")
-    return 0
+    return agent_id
 
 
 def _once(context: Context, layout: Layout, slot: str) -> int:
