@@ -58,6 +58,15 @@ def _host_json(site: Site) -> dict[str, Any]:
     return data
 
 
+@pytest.fixture
+def eight(site: Site) -> Site:
+    """The host with a slot for each GPU."""
+    site.variables["github_runner_gpus_per_slot"] = 1
+    if set(_records(site)) != {f"gpu{index}" for index in range(8)}:
+        site.provision()
+    return site
+
+
 def _tags(site: Site, per_slot: int) -> Any:
     """Converge CLI and slots for another number of GPUs a slot."""
     site.variables["github_runner_gpus_per_slot"] = per_slot
@@ -96,8 +105,9 @@ def test_eight_slots_reuse_the_first_and_each_has_its_own_gpu(site: Site) -> Non
     assert again.recap[site.host.name].changed == 0, again.changed()
 
 
-def test_the_host_shows_its_plan_and_its_slots(site: Site) -> None:
+def test_the_host_shows_its_plan_and_its_slots(eight: Site) -> None:
     """`slots plan`, `list` and `spec validate` all read the same host.json."""
+    site = eight
     plan = json.loads(site.shell(f"{CLI} slots plan -o json"))
     assert [slot["changes"] for slot in plan["slots"]] == [[]] * 8
     text = site.shell(f"{CLI} slots plan")
@@ -106,8 +116,9 @@ def test_the_host_shows_its_plan_and_its_slots(site: Site) -> None:
     assert "no problem" in site.shell(f"{CLI} spec validate")
 
 
-def test_the_controller_asks_the_hosts_for_the_same_plan(site: Site) -> None:
+def test_the_controller_asks_the_hosts_for_the_same_plan(eight: Site) -> None:
     """`slots plan -i` reads hardware and host.json there, and changes nothing."""
+    site = eight
     words = ("slots", "plan", "-i", str(site.controller.inventory), "--gpus-per-slot", "2", "-o", "json")
     answer = spawn(*words, env={"XDG_STATE_HOME": str(site.controller.directory / "state")})
     assert answer.code == 0, answer.err
@@ -135,8 +146,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_what_cannot_be_is_refused_before_any_change(site: Site) -> None:
+def test_what_cannot_be_is_refused_before_any_change(eight: Site) -> None:
     """In preflight, with the GPUs that were found; host and GitHub stay as they are."""
+    site = eight
     listing = "ls -lR --time-style=full-iso /etc/runnerctl /var/lib/gha-runner"
     before, files, kept = _records(site), site.shell(listing), dict(site.variables)
     site.github.clear_requests()
@@ -155,8 +167,9 @@ def test_what_cannot_be_is_refused_before_any_change(site: Site) -> None:
     assert site.shell(listing) == files
 
 
-def test_a_driver_that_does_not_answer_costs_no_slot(site: Site) -> None:
+def test_a_driver_that_does_not_answer_costs_no_slot(eight: Site) -> None:
     """The layout stays as it was, and the play says so."""
+    site = eight
     before = _host_json(site)
     site.host.put(gpu.SCENARIO_IN_HOST, "fault nvmlInit_v2 return 9\n")
     try:
@@ -168,8 +181,9 @@ def test_a_driver_that_does_not_answer_costs_no_slot(site: Site) -> None:
     assert len(_records(site)) == 8
 
 
-def test_labels_follow_a_driver_that_was_upgraded(site: Site) -> None:
+def test_labels_follow_a_driver_that_was_upgraded(eight: Site) -> None:
     """On the host itself, with the credential: written at GitHub; without one it is said."""
+    site = eight
     site.host.put(gpu.SCENARIO_IN_HOST, f"driver 580.65.06\ncuda 13000\n{EIGHT}")
     plan = site.shell(f"{CLI} slots plan")
     assert "gpu-driver-580" in plan
@@ -181,8 +195,9 @@ def test_labels_follow_a_driver_that_was_upgraded(site: Site) -> None:
     site.host.put(gpu.SCENARIO_IN_HOST, EIGHT)
 
 
-def test_eight_become_one_and_a_running_job_is_waited_for(site: Site) -> None:
+def test_eight_become_one_and_a_running_job_is_waited_for(eight: Site) -> None:
     """A slot that goes ends its job first, and keeps its GPU until then; then no record is left behind."""
+    site = eight
     go = "/var/lib/gha-runner/gpu6/home/go"
     site.variables["github_runner_slots"] = [{"name": "main"}]
     record = site.record("gpu6") or {}
