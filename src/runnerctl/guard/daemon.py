@@ -215,7 +215,10 @@ class Daemon:
             self._setup_at = 0.0
         self._users = found
         if self.spec is not None:
-            self.guardian.watch.set_places(places(self.spec, found))
+            known = places(self.spec, found)
+            self.guardian.watch.set_places(known)
+            if any(place.gpus for place in known):
+                self.parts.meter.warm()
         self._resume()
 
     def _resume(self) -> None:

@@ -33,6 +33,7 @@ __all__ = ["Guardian"]
 
 STRANGER_SECONDS = 10.0  # for systemd to say whose listener that is
 UNITS_SECONDS = 10.0
+NOTE_SECONDS = 60.0
 NOT_A_JOB = "the guard cannot tell which job of this host asks"
 FLOODED = "it flooded the guard of this host with connections"
 
@@ -52,6 +53,7 @@ class Guardian:
     clock: Callable[[], float] = time.monotonic
     jobs: dict[str, Job] = field(default_factory=dict)
     strangers: list[tuple[float, Client, Request]] = field(default_factory=list)
+    noted_at: float = 0.0
 
     @cached_property
     def watch(self) -> Watch:
@@ -98,8 +100,18 @@ class Guardian:
         for job in list(self.jobs.values()):
             self._enforce(job)
         self.admission.turn()
+        self._note()
         self.books.turn()
         self._strangers()
+
+    def _note(self) -> None:
+        """What the GPUs of running jobs did so far: a power cut ends a job when it was noted last."""
+        if self.clock() - self.noted_at < NOTE_SECONDS:
+            return
+        self.noted_at = self.clock()
+        for job in self.jobs.values():
+            job.uses = self.parts.meter.read(job.kept.slot)
+            self.books.note(job)
 
     @property
     def pause(self) -> float:
@@ -142,7 +154,8 @@ class Guardian:
             ):
                 slot.worker = worker
                 self.jobs[kept.slot] = job = Job(kept, worker)
-                self.parts.meter.start(kept.slot, slot.place.gpus)
+                ran = time.time() - kept.began_at
+                self.parts.meter.start(kept.slot, slot.place.gpus, ran_seconds=ran)
                 self.books.note(job)
             elif slot is not None:
                 gone = Job(kept, Process(kept.pid, kept.started, kept.listener, ""))

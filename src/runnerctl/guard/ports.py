@@ -128,8 +128,8 @@ class Ledger(Protocol):
 class Meter(Protocol):
     """Reads the GPUs of running jobs, now and then, in a process of its own that may hang."""
 
-    def start(self, slot: str, gpus: tuple[str, ...]) -> None:
-        """Begin to measure for a slot's job."""
+    def start(self, slot: str, gpus: tuple[str, ...], *, ran_seconds: float = 0.0) -> None:
+        """Begin to measure for a slot's job, which may have run for a while already."""
         ...
 
     def read(self, slot: str) -> tuple[GpuUse, ...]:
