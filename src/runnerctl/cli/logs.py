@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -148,8 +148,11 @@ def _follow_command(command: list[str]) -> Iterator[str]:
 
 
 def _worker_lines(context: Context, paths: Paths, slot: str, lines: int, follow: bool) -> Iterable[str]:
-    """The end of the newest ``_diag/Worker_*.log`` (actions/runner writes one for each job)."""
-    path = _newest_worker_log(paths.slots / slot / "_diag", slot)
+    """The end of the newest ``Worker_*.log`` (actions/runner writes one for each job).
+
+    It stands in ``_diag`` while the job runs; when it has ended the guard puts it where only root reads it.
+    """
+    path = _newest_worker_log((paths.slots / slot / "_diag", paths.state / "logs" / slot), slot)
     context.note(f"runnerctl: {path.name}")
     stream = _open(path)
     size = stream.seek(0, os.SEEK_END)
@@ -161,19 +164,19 @@ def _worker_lines(context: Context, paths: Paths, slot: str, lines: int, follow:
     return _follow_file(tail, stream, context.sleep)
 
 
-def _newest_worker_log(folder: Path, slot: str) -> Path:
-    try:
-        found = [
-            path for path in folder.iterdir() if path.name.startswith("Worker_") and path.suffix == ".log"
-        ]
-    except PermissionError:
-        raise AccessError("may not be read", where=str(folder), remedy="run it as root") from None
-    except OSError:
-        found = []
+def _newest_worker_log(folders: Sequence[Path], slot: str) -> Path:
+    found: list[Path] = []
+    for folder in folders:
+        try:
+            names = [path for path in folder.iterdir() if path.name.startswith("Worker_")]
+        except PermissionError:
+            raise AccessError("may not be read", where=str(folder), remedy="run it as root") from None
+        except OSError:
+            continue
+        found += [path for path in names if path.suffix == ".log"]
     if not found:
-        raise ConfigError(
-            "no job has left a log yet", where=f"slot {slot}", remedy=f"it would be in {folder}"
-        )
+        remedy = f"it would be in {folders[0]}"
+        raise ConfigError("no job has left a log yet", where=f"slot {slot}", remedy=remedy)
     return max(
         found, key=lambda path: path.name
     )  # the name holds the UTC time: Worker_20260131-101112-utc.log

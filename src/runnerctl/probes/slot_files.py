@@ -6,6 +6,7 @@ credential files only this leaves it: owner, mode, size, and whether the JSON in
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -26,6 +27,7 @@ from runnerctl.probes.slots import ROOTS, bound_version, slot_state
 __all__ = ["RELEASES", "parse_slot_files", "read_slot_files", "release_files"]
 
 RELEASES = "/opt/actions-runner"
+LOGS = "/var/lib/runnerctl/logs"
 _FOLDERS = (".", "_work", "_diag", "home")
 # The pushed configuration is used in preference where it is there (actions/runner, ConfigurationStore).
 _CREDENTIALS = (".credentials", ".credentials_rsaparams")
@@ -72,16 +74,20 @@ def _slot(rootfs: Path, slot: str, releases: dict[str, Any]) -> dict[str, Any]:
         "folders": [_fact(root, name) for name in _FOLDERS],
         "credentials": [_fact(root, name, parse=True) for name in names],
         "release": releases[path],
-        "worker_log_at": _newest_worker_log(root / "_diag"),
+        "worker_log_at": _newest_worker_log(root / "_diag", under(rootfs, f"{LOGS}/{slot}")),
     }
 
 
-def _newest_worker_log(folder: Path) -> str | None:
-    """When the newest log of a worker was last written to, RFC 3339: each worker begins one of its own."""
-    try:
-        times = [entry.stat().st_mtime for entry in os.scandir(folder) if entry.name.startswith("Worker_")]
-    except OSError:
-        return None
+def _newest_worker_log(*folders: Path) -> str | None:
+    """When the newest log of a worker was last written to, RFC 3339: each worker begins one of its own.
+
+    The guard puts those of ended jobs aside.
+    """
+    times: list[float] = []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            entries = list(os.scandir(folder))
+            times += [entry.stat().st_mtime for entry in entries if entry.name.startswith("Worker_")]
     return datetime.fromtimestamp(max(times), timezone.utc).isoformat() if times else None
 
 
