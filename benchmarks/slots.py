@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="few jobs, no siege; the page is not written")
     quick = parser.parse_args().quick
     began = time.monotonic()
+    say("host")
     with _site(PAYLOAD_MIB) as site:
         text = _measure(site, quick=quick)
     text = f"{_where(time.monotonic() - began)}\n\n{text}\n"
