@@ -17,8 +17,8 @@ FOLDERS = ("_work", "_diag", "home")
 LOGS = "/var/lib/runnerctl/logs"
 
 
-def freshen(layout: Layout, ticket: Ticket, *, system: System | None = None) -> None:
-    """End what runs as the slot's user and give it new, empty directories.
+def freshen(layout: Layout, ticket: Ticket, *, system: System | None = None) -> tuple[str, ...]:
+    """End what runs as the slot's user and give it new, empty directories; returns what could not be removed.
 
     What a job left elsewhere on the host is the cleaner's. Raises HostError or OSError.
     """
@@ -26,18 +26,16 @@ def freshen(layout: Layout, ticket: Ticket, *, system: System | None = None) -> 
     user = f"gha-{ticket.slot}"
     host.kill_all_of(user)
     uid, gid = host.ids(user)
-    _clean(layout, ticket, user=user, uid=uid, gid=gid)
+    remains = _clean(layout, ticket, user=user, uid=uid, gid=gid)
     new_directories(layout, ticket.slot, uid=uid, gid=gid)
+    return remains
 
 
-def _clean(layout: Layout, ticket: Ticket, *, user: str, uid: int, gid: int) -> None:
-    try:
-        from runnerctl.guard.residue import HostCleaner
-    except ImportError:
-        return
+def _clean(layout: Layout, ticket: Ticket, *, user: str, uid: int, gid: int) -> tuple[str, ...]:
     from runnerctl.guard.ports import SlotPlace
+    from runnerctl.guard.residue import HostCleaner
 
-    HostCleaner().fresh(
+    residue = HostCleaner().fresh(
         SlotPlace(
             name=ticket.slot,
             user=user,
@@ -51,6 +49,7 @@ def _clean(layout: Layout, ticket: Ticket, *, user: str, uid: int, gid: int) -> 
             containers=ticket.containers,
         )
     )
+    return residue.remains
 
 
 def new_directories(layout: Layout, slot: str, *, uid: int, gid: int) -> None:

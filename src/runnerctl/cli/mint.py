@@ -77,11 +77,12 @@ def _mint(context: Context, slot: str) -> int:
 def _once(context: Context, layout: Layout, slot: str) -> int:
     import os
 
+    from runnerctl.cli.output import escape
     from runnerctl.core.scope import api_url_for, parse_scope
     from runnerctl.github.auth import credentials
     from runnerctl.github.connect import Connector
     from runnerctl.github.registry import Registry
-    from runnerctl.minting import Minting, app_environment, read_ticket
+    from runnerctl.minting import Minting, Ticket, app_environment, read_ticket
     from runnerctl.minting_fresh import freshen
 
     ticket = read_ticket(layout, slot)
@@ -93,4 +94,9 @@ def _once(context: Context, layout: Layout, slot: str) -> int:
     connect = Connector(env, api_url, max_wait="60", sleep=context.sleep)
     credential = credentials(env, api_url=api_url, scope=scope, connect=connect)
     registry = Registry(connect(credential), scope)
-    return Minting(ticket, layout, registry, lambda it: freshen(layout, it), sleep=context.sleep).run()
+
+    def fresh(which: Ticket) -> None:
+        for line in freshen(layout, which):
+            context.note(f"runnerctl: slot {slot}: could not be removed: {escape(line)}")
+
+    return Minting(ticket, layout, registry, fresh, sleep=context.sleep).run()
