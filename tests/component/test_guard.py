@@ -98,6 +98,7 @@ def test_a_sick_gpu_fails_the_job_at_once_and_holds_the_slot(host: Host) -> None
     assert "by: health" in hold.read_text()
 
 
+@pytest.mark.exhaustive
 def test_slow_nvml_is_never_called_healthy(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.spec(gpus=(GPU,))
     monkeypatch.setattr(admission, "SECONDS_PER_GPU", 0.0)

@@ -6,6 +6,7 @@ listener, only systemd knows (a job may give its processes any name): it is aske
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -54,6 +55,8 @@ class Watch:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.slots: dict[str, SlotWatch] = {}
+        above, found, _ = kernel.group(os.getpid()).partition("/system.slice/")
+        self._above = above if found else ""  # a host in a container may see where it stands outside
 
     def set_places(self, places: Iterable[SlotPlace]) -> None:
         """From now on these are the slots; what is known of one that stays as it was is kept."""
@@ -64,7 +67,7 @@ class Watch:
                 old.place = place
                 self.slots[place.name] = old
             else:
-                self.slots[place.name] = SlotWatch(place, group=_usual_group(place.unit))
+                self.slots[place.name] = SlotWatch(place, group=f"{self._above}{_usual_group(place.unit)}")
 
     # -- listeners
 
@@ -80,7 +83,7 @@ class Watch:
             if self.kernel.lives(slot.listener):
                 return False
             slot.listener, slot.misses = None, 0
-        pause = _PAUSES[min(slot.misses, len(_PAUSES) - 1)]
+        pause = _PAUSES[min(slot.misses, 2 if urgent else len(_PAUSES) - 1)]
         place = self.kernel.place(slot.group)
         if not urgent and (not place or not self.kernel.members(place)):
             pause = _IDLE_SECONDS
