@@ -35,6 +35,7 @@ USERS_SECONDS = 20.0
 USERS_PAUSE_SECONDS = 2.0  # between looks for the users of slots that have none yet
 SETUP_SECONDS = 60.0
 SETUP_PAUSE_SECONDS = 300.0  # when NVML did not tell
+ABSENT_PAUSE_SECONDS = 5.0  # when a slot has no directory yet
 MARK_SECONDS = 30.0  # between looks whether another driver is loaded
 LEDGER_SECONDS = 10.0
 METRICS_SECONDS = 60.0  # between two writings of the metrics of jobs
@@ -257,8 +258,9 @@ class Daemon:
         known = not outcome.failure and bool(outcome.value.get("known"))
         if not outcome.failure:
             self.pci = msgspec.convert(outcome.value.get("pci", {}), dict[str, str])
-        if not known and self._setup_at == float("inf"):
-            self._setup_at = self.clock() + SETUP_PAUSE_SECONDS
+        absent = not outcome.failure and bool(outcome.value.get("absent"))
+        if self._setup_at == float("inf") and (absent or not known):
+            self._setup_at = self.clock() + (ABSENT_PAUSE_SECONDS if absent else SETUP_PAUSE_SECONDS)
 
     def _metrics(self) -> None:
         """Have the file for Prometheus written, where one is wanted."""

@@ -64,17 +64,21 @@ def _name(uuid: str, gpus: Sequence[Gpu]) -> str:
 def write_all(report: Report, *, host: str, places: Sequence[SlotPlace], root: str) -> dict[str, Any]:
     """Ask NVML where a slot has GPUs, and write every slot's file. Runs in a child, which may be ended.
 
-    Returns ``known``: whether NVML told what was asked, and ``pci``: UUID -> PCI address.
+    Returns ``known``: whether NVML told what was asked, ``absent``: slots whose directory is not there, and
+    ``pci``: UUID -> PCI address.
     """
     report.stage("NVML")
     found = _asked(Path(root)) if any(place.gpus for place in places) else None
     report.stage("the files of the slots")
+    absent = []
     for place in places:
         content = setup_info(host, place, found)
-        with contextlib.suppress(OSError):  # no such slot yet: its converge comes later, and so do we
+        try:
             _write(under(Path(root), str(place.root)), content)
+        except OSError:  # no such slot yet: its converge comes later, and so do we
+            absent.append(place.name)
     missing = found is None and any(place.gpus for place in places)
-    return {"known": not missing, "pci": _addresses(found.gpus if found else ())}
+    return {"known": not missing, "absent": absent, "pci": _addresses(found.gpus if found else ())}
 
 
 def _asked(root: Path) -> Nvml | None:
