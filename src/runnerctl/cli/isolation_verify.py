@@ -96,9 +96,10 @@ def _subject(context: Context, slot: str) -> _Subject | Finding:
     """What to try on a slot, or why it cannot be tried."""
     try:
         uid = pwd.getpwnam(f"gha-{slot}").pw_uid
-        unit, text = next(iter(unit_files(slot, context.paths.root).items()))
-        return _of_unit(context, slot, uid, unit, text)
-    except (KeyError, StopIteration):
+        files = unit_files(slot, context.paths.root).items()
+        found = [_of_unit(context, slot, uid, *each) for each in files if not each[0].startswith(ENGINE)]
+        return next((each for each in found if each.pid), found[0])  # while its mode changes it has two
+    except (KeyError, IndexError):
         remedy = "provision the host again, or remove what is left of the slot"
         return Finding("isolation.kernel", "UNKNOWN", slot, "it has no user or no unit here", remedy)
     except RunnerctlError as error:

@@ -47,7 +47,7 @@ __all__ = [
 
 CACHE = "/run/runnerctl/devices.json"
 SECONDS = 30.0  # eight GPUs that nothing keeps initialised, each 1 to 3 s (NVIDIA)
-_SYSTEMCTL_SECONDS = 10.0
+_SYSTEMCTL_SECONDS = 30.0  # of a host whose processors are all busy
 _BOOT_SECONDS, _BOOT_PAUSE_SECONDS = 60.0, 2.0
 _MODPROBE_SECONDS = 20.0
 _MODULE = "/sys/module/nvidia"
