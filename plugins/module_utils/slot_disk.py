@@ -196,6 +196,9 @@ class SlotDisk:
 
     def _make(self, size: int, running: bool) -> None:
         """The image is whole before it gets its name: a killed run leaves nothing that counts."""
+        if shutil.which("mkfs.ext4") is None:
+            remedy = "add e2fsprogs to github_runner_packages"
+            raise HostError("mkfs.ext4 is missing", where=f"disk of slot {self.slot}", remedy=remedy)
         self._stop(running)
         part, place = self._image.with_suffix(".part"), self.layout.path(f"/run/runnerctl/disk-{self.slot}")
         part.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
