@@ -28,6 +28,8 @@ from plugins.module_utils.slot_containers_host import Engines
 from plugins.module_utils.slot_engine import EngineError, map_ids, range_of
 from plugins.module_utils.slot_files import Layout, SlotSpec
 from plugins.module_utils.slot_system import System
+from runnerctl.core.rules import broken_rules
+from runnerctl.core.sections import GithubRunner, HostSpec, Runnerctl, Slot
 
 PLAIN = SlotSpec(name="a-1", runner_name="h-a-1", url="https://github.com/acme", version="2.336.0")
 ROOTLESS = SlotSpec(
@@ -178,6 +180,15 @@ def test_check_mode_writes_nothing(bench: Bench) -> None:
     assert engines.host([ROOTLESS])
     assert engines.converge(ROOTLESS, [])
     assert sorted(bench.root.rglob("*")) == before
+
+
+def test_an_engine_of_a_persistent_slot_needs_the_guard() -> None:
+    """Ephemeral slots end theirs with the unit."""
+    runner = GithubRunner(url="https://github.com/acme", slots=(Slot("a"),), containers="rootless")
+    spec = HostSpec(host="h", github_runner=runner)
+    assert not [each for each in broken_rules(spec) if each.variable == "github_runner_containers"]
+    unguarded = HostSpec(host="h", github_runner=runner, runnerctl=Runnerctl(guard=False))
+    assert [each for each in broken_rules(unguarded) if each.variable == "github_runner_containers"]
 
 
 def test_the_engines_start_is_put_there_whole() -> None:

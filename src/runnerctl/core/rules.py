@@ -37,7 +37,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
     problems += _env_problems(runner.env) + _limit_problems(spec) + driver_rules(spec.nvidia_driver)
     problems += toolkit_problems(spec.container_toolkit) + network_problems(spec) + layout_problems(spec)
-    problems += mode_problems(spec)
+    problems += mode_problems(spec) + _container_problems(spec)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
     for index, slot in enumerate(runner.slots):
@@ -51,6 +51,16 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
                 problems.append(Problem(where, message, "give each GPU to one slot"))
             claimed[gpu] = slot.name
     return problems
+
+
+def _container_problems(spec: HostSpec) -> list[Problem]:
+    """Between two jobs of a persistent slot it is the guard that ends containers and forgets images."""
+    runner = spec.github_runner
+    persistent = any(slot.mode == "persistent" for slot in runner.slots)
+    if runner.containers != "rootless" or not persistent or spec.runnerctl.guard:
+        return []
+    message = "is 'rootless' with runnerctl_guard: false: a job would find what the one before left"
+    return [Problem("github_runner_containers", message, "leave the guard on, or use ephemeral slots")]
 
 
 def _label_problems(where: str, labels: tuple[str, ...]) -> list[Problem]:
