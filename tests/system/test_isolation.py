@@ -38,7 +38,7 @@ page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXE
 page.write(bytes([0xB8, 42, 0, 0, 0, 0xC3]))
 code = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
 assert code() == 42
-mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+mmap.mmap(-1, 1 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # NORESERVE
 libc = ctypes.CDLL(None, use_errno=True)
 assert libc.shmget(0x1234, 4096, 0o1600) >= 0
 from multiprocessing import shared_memory
