@@ -35,4 +35,4 @@ def exposures(site: Site) -> dict[str, str]:
 
 def _level(site: Site, path: str) -> str:
     said = site.shell(f"systemd-analyze security --offline=true --no-pager {path} 2>/dev/null | tail -1")
-    return said.partition(":")[2].strip().rstrip(" :-()D") or "not known"
+    return said.partition(":")[2].strip().rstrip(" :-(){D") or "not known"
