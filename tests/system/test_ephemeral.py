@@ -141,7 +141,7 @@ def test_the_next_listener_begins_soon_after_the_jobs_end(site: Site) -> None:
     pairs = [pair for pair in itertools.pairwise(told) if "completed" in pair[0] and "Started" in pair[1]]
     took = [float(after.split()[0]) - float(before.split()[0]) for before, after in pairs]
     print("turnaround", sorted(took))
-    assert min(took) < 3.0, took
+    assert min(took) < 8.0, took
 
 
 def test_a_job_can_read_neither_the_apps_key_nor_its_configuration(site: Site) -> None:
