@@ -31,6 +31,7 @@ from runnerctl.guard.meter import GpuLook
 from runnerctl.guard.parts import Parts, Paths
 from runnerctl.guard.ports import GpuUse, Residue, SlotPlace
 from runnerctl.guard.procs import Kernel
+from runnerctl.guard.watch import WORKER
 
 __all__ = ["GPU", "GROUP", "JOB", "UID", "UNIT", "Host", "running"]
 
@@ -121,8 +122,11 @@ class StandInCleaner:
         return Residue(removed=("a file",))
 
     def after(self, place: SlotPlace, *, listener: int, before: float) -> Residue:
-        del before
-        self._note(["after", place.name, listener])
+        kernel = Kernel()
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        found = (kernel.process(pid) for pid in pids)
+        next_ones = [each for each in found if each and each.parent == listener and each.comm == WORKER]
+        self._note(["after", place.name, listener, before, *map(kernel.began_at, next_ones), 0.0])
         return Residue()
 
     def fresh(self, place: SlotPlace) -> Residue:

@@ -148,3 +148,17 @@ def wait_for(what: Callable[[], bool], seconds: float = 10.0) -> None:
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+@pytest.mark.exhaustive
+def test_a_job_that_follows_at_once_is_not_cleaned_away(host: Host) -> None:
+    """What is cleaned behind a job is older than the next one's worker, however late its end was seen."""
+    host.spec()
+    host.start()
+    for _ in range(3):
+        host.job()
+        assert host.hook()[0] == 0
+        host.end()
+    wait_for(lambda: len(host.cleaned()) == 3)
+    befores, begins = [entry[3] for entry in host.cleaned()], [entry[4] for entry in host.cleaned()]
+    assert all(before < begin for before, begin in zip(befores, begins, strict=True) if begin)

@@ -35,6 +35,7 @@ STRANGER_SECONDS = 10.0  # for systemd to say whose listener that is
 UNITS_SECONDS = 10.0
 NOTE_SECONDS = 60.0
 NOT_A_JOB = "the guard cannot tell which job of this host asks"
+CLOCK_SECONDS = 0.05  # how far two readings of the clock may be apart
 FLOODED = "it flooded the guard of this host with connections"
 
 
@@ -186,6 +187,9 @@ class Guardian:
         if job is None or slot is None:
             return
         self.admission.forget(job)
+        job.kept.ended_at = time.time()
+        if slot.worker is not None:  # the next one began before we looked: nothing of it is of this job
+            job.kept.ended_at = min(job.kept.ended_at, self.kernel.began_at(slot.worker) - CLOCK_SECONDS)
         if job.kept.state == "waiting":
             held = self.parts.holds().get(name)
             if held is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,11 @@ class Kernel:
             return None
         comm = head.partition(b"(")[2].decode("utf-8", "replace")
         return Process(pid, int(fields[19]), int(fields[1]), comm, fields[0].decode("ascii", "replace"))
+
+    def began_at(self, process: Process) -> float:
+        """When a process began, in seconds since the epoch, to a hundredth."""
+        up = float(_read(f"{self.proc}/uptime", 64).split()[0])
+        return time.time() - up + process.started / os.sysconf("SC_CLK_TCK")
 
     def lives(self, process: Process) -> bool:
         """Whether it is still the very same process."""
