@@ -1,8 +1,8 @@
 """A slot's container engine on a real host: what a job gets of it, what it cannot reach, what is left of it.
 
 No image registry is needed: jobs make their image of busybox. Two things that any machine has, a container
-that plays one lacks: a file system that can carry an overlay (here a tmpfs; the host's own is an overlay), and
-a /proc with nothing mounted over it, without which the kernel lets no namespace mount its own (here in /dev).
+that plays one lacks: a file system that can carry an overlay (here a tmpfs; its own is one already), and a /proc
+with nothing mounted over it, without which the kernel lets no namespace mount its own (here in /dev).
 """
 
 from __future__ import annotations
