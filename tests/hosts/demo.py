@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.fakes.github_api import Control
 from tests.fakes.github_api.control import ControlError
-from tests.hosts import demo_fleet, gpu
+from tests.hosts import demo_fleet, demo_slots, gpu
 from tests.hosts.console import Console
 from tests.hosts.controller import Controller, Outcome, Run
 from tests.hosts.demo_gpu import VARIABLES, sick_and_back
@@ -123,7 +123,7 @@ class Demo:
         facts = self.standins.start()
         self.console.end("ok")
         self.console.begin(f"host {self.name}: systemd, SSH, nothing else")
-        host = lab.host(self.name, devices=gpu.devices(), owner="kept" if keep else None)
+        host = lab.host(self.name, devices=gpu.devices(demo_slots.COUNT), owner="kept" if keep else None)
         gpu.install(host)
         self.console.end("ok" if host.state() == "running" else host.state())
         self.console.line(f"{host.ip}, one {gpu.NAME} with a driver that others look after")
@@ -157,19 +157,27 @@ class Demo:
         self.standins.publish()
         rc = demo_fleet.upgrade(desk, stage.control, f"{self.name}-main", LABELS)
         self.console.step("Which runner can take a job? On the controller")
-        return rc or demo_fleet.fleet(desk, (self.home / "fleet.html").relative_to(ROOT))
+        rc = rc or demo_fleet.fleet(desk, (self.home / "fleet.html").relative_to(ROOT))
+        return rc or self._slots(stage)
+
+    def _slots(self, stage: Stage) -> int:
+        """Steps 11 and 12: one host, several GPUs, no neighbour within reach."""
+        self.console.step("A second GPU: two slots instead of one")
+        rc = demo_slots.split(stage.host, self.console, lambda more: self._provision(stage, more))
+        self.console.step("Two jobs at once; each tries both GPUs")
+        return rc or demo_slots.two_jobs(stage.host, self.console, stage.control, LABELS)
 
     def _controller(self, stage: Stage) -> Controller:
         environment = {"GH_TOKEN": stage.facts["token"]}
         return Controller(self.home / "controller", stage.lab.keys, environment=environment)
 
-    def _provision(self, stage: Stage) -> Outcome:
+    def _provision(self, stage: Stage, more: dict[str, Any] | None = None) -> Outcome:
         shutil.rmtree(self.home / "controller", ignore_errors=True)
         controller = self._controller(stage)
         slots = [{"name": "main", "gpus": [gpu.UUID]}]
-        more = {"github_runner_slots": slots, "nvidia_driver_gpu_count": 1, **VARIABLES}
-        more |= demo_fleet.VARIABLES
-        controller.write_inventory([stage.host], {**stage.facts["variables"], **more})
+        variables = {"github_runner_slots": slots, "nvidia_driver_gpu_count": 1, **VARIABLES}
+        variables |= {**demo_fleet.VARIABLES, **(more or {})}
+        controller.write_inventory([stage.host], {**stage.facts["variables"], **variables})
         run = controller.start("provision.yml")
         try:
             self._follow(run)
@@ -256,7 +264,7 @@ def main() -> int:
     parser.add_argument("--name", default="gpu-01", help="name of the host (default: %(default)s)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console(10)
+    console = Console(12)
     speak_through(console.note)
     demo = Demo(arguments.name, console)
     try:

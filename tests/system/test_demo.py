@@ -37,6 +37,13 @@ def test_the_demonstration_shows_the_whole_path(lab: Lab) -> None:
     assert "slot main: upgraded" in shown
     assert "the job: Succeeded (the job ends by itself); the runner: online" in shown
     assert "1 of 1 runner can take a job" in shown
+    assert (
+        f"| {name}-gpu0: /dev/nvidia0 let through; /dev/nvidia1 Operation not permitted: Succeeded" in shown
+    )
+    assert (
+        f"| {name}-gpu1: /dev/nvidia0 Operation not permitted; /dev/nvidia1 let through: Succeeded" in shown
+    )
+    assert "isolation.devices gpu0" in shown
     assert "Traceback" not in shown + done.stderr
     assert "\x1b" not in shown, "no colour where there is no terminal"
     assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("      |"))
