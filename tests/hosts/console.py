@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TextIO
 
-__all__ = ["WIDTH", "Console"]
+__all__ = ["INDENT", "WIDTH", "Console"]
 
 WIDTH = 80
 TAIL = 16  # " changed  12.3 s"

@@ -11,6 +11,7 @@ import json
 import shutil
 import signal
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from typing import Any
 from tests.fakes.github_api import Control
 from tests.fakes.github_api.control import ControlError
 from tests.hosts import demo_fleet, demo_slots, gpu
-from tests.hosts.console import Console
+from tests.hosts.console import INDENT, WIDTH, Console
 from tests.hosts.controller import Controller, Outcome, Run
 from tests.hosts.demo_gpu import VARIABLES, sick_and_back
 from tests.hosts.engine import engine
@@ -136,8 +137,12 @@ class Demo:
             return 1
         self.console.step("The runner, as GitHub sees it")
         runner = stage.control.wait_runner(SCOPE, f"{self.name}-main", seconds=ONLINE_SECONDS)
-        labels = " ".join(label["name"] for label in runner["labels"])
+        names = [label["name"] for label in runner["labels"]]
+        derived = [name for name in names if name.startswith("gpu-")]
+        labels = " ".join(name for name in names if name not in derived)
         self.console.table(("NAME", "STATUS", "LABELS"), [(runner["name"], runner["status"], labels)])
+        for line in textwrap.wrap(f"and of its GPU: {' '.join(derived)}", WIDTH - len(INDENT)):
+            self.console.line(line)
         self.console.step(f"A job for [{', '.join(LABELS)}]")
         rc = self._job(stage.control)
         for command in ("runnerctl list", "runnerctl health"):
