@@ -18,7 +18,7 @@ _SEARCH = """
 import glob, os, sys
 sys.setrecursionlimit(20000)  # the hostile job's directories are deeper than usual
 secrets = [line for line in sys.stdin.buffer.read().split(b"\\n") if line]
-boot, looked = os.stat("/proc/1").st_ctime - 120, 0
+boot, looked = float(sys.argv[1]) - 120, 0
 def look(path):
     global looked
     try:
@@ -185,13 +185,12 @@ class Outside:
         assert worker, "no job runs"
         code = base64.b64encode(_SEARCH.encode()).decode()
         patterns = base64.b64encode("\n".join(sorted(set(secrets))).encode()).decode()
-        run = f"python3 -IS -c 'import base64; exec(base64.b64decode(\"{code}\"))'"
-        inside = (
-            f"nsenter -t {worker} -m setpriv --reuid {uid} --regid {gid} --clear-groups --no-new-privs {run}"
-        )
-        found = self.shell(f"echo {patterns} | base64 -d | {inside}")
-        assert "looked" in found, "the search did not come to its end"
-        return [line for line in found.splitlines() if not line.startswith("looked")]
+        run = f"python3 -IS -c 'import base64; exec(base64.b64decode(\"{code}\"))' $(stat -c %Z /proc/1)"
+        user = f"setpriv --reuid {uid} --regid {gid} --clear-groups --no-new-privs"
+        found = self.shell(f"echo {patterns} | base64 -d | nsenter -t {worker} -m {user} {run} 2>&1")
+        *places, last = found.splitlines() or [""]
+        assert last.startswith("looked at"), f"the search did not come to its end: {found[-500:]}"
+        return places
 
     # -- the host as before
 

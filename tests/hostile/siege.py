@@ -23,6 +23,8 @@ MARK = "@@hostile "
 RUN = 'printf %s "$HOSTILE_PROGRAM" | base64 -d > job.pyz; exec python3 job.pyz '
 MIB = 1024 * 1024
 MEMORY_MIB, TASKS = 384, 300
+# Not those of kind agent: a runner's own key, which is within its job's reach (process.listener-memory).
+_SECRETS = ("classic", "fine-grained", "app-token", "installation", "registration", "remove", "setup", "jit")
 _LEFT = {
     "-new-session": "left.new-session",
     "-ignores": "left.ignores-signals",
@@ -206,7 +208,7 @@ class Siege:
         """While the job holds still: no secret within its reach, and everybody else lives."""
         self._wait_for_mark(job)
         out = self.outside
-        known = [self.site.world.token, *self.site.github.secrets()]
+        known = [self.site.world.token, *self.site.github.secrets(*_SECRETS)]
         found = out.secrets_in_reach([item for item in known if not out.spent(item)])
         self._outside("secret.in-reach", found)
         self._outside("process.kill-others", out.dead(self._pids_before()))
@@ -231,7 +233,7 @@ class Siege:
 
     def _outside(self, identity: str, problems: list[str]) -> None:
         if problems:
-            self.verdicts[identity] = Verdict(identity, "reached", "; ".join(problems)[:400])
+            self.verdicts[identity] = Verdict(identity, "reached", "; ".join(problems)[:1500])
 
     def _read(self, phase: str, log: str, *, only: str = "") -> None:
         """The attempts' own results; what was seen from outside stands."""

@@ -16,7 +16,13 @@ __all__ = ["ALLOWED", "EVIL", "HOOK_TRICKS", "NAMES", "hooks", "names"]
 
 ALLOWED = "acme/widgets/.github/workflows/*@refs/heads/main"
 EVIL = "acme/widgets/.github/workflows/evil.yml@refs/heads/hostile"
-_RAN = "the-step-of-a-refused-job-ran"
+# The step needs none of what the tricks break, and is at work for longer than the guard looks away.
+_RAN = "the-step-of-a-refused-job-came-to-its-end"
+_STEP = {
+    "name": "harm",
+    "shell": "/usr/bin/python3 -I {0}",
+    "run": f"import time; time.sleep(5); print('{_RAN}'.upper())",
+}
 _LEAVE = "$(echo 'exit 0' >/tmp/leave; echo /tmp/leave)"
 
 # What the workflow puts into its job's environment; the kernel refuses nothing of it.
@@ -59,14 +65,14 @@ def hooks(site: Site, label: str) -> Iterator[tuple[str, str]]:
             labels=["self-hosted", label],
             name=identity,
             env=env,
-            steps=[{"name": "harm", "run": f"echo {_RAN} | tr a-z A-Z"}],
+            steps=[_STEP],
             repository="acme/widgets",
             workflow_ref=EVIL,
         )
     for identity, job in jobs.items():
         result, log = site.result(job, seconds=60)
         if _RAN.upper() in log:
-            yield identity, "its step ran"
+            yield identity, "its step came to its end"
         elif result != "failure":
             yield identity, f"the job's result is {result}"
         else:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from .leave import KEY_CALLS, LIBC, RINGS
+from .leave import KEY_CALLS, LIBC
 from .report import ReachedError, attempt, config
 
 _PROCESSES = ("double-fork", "new-session", "ignores", "respawn", "worker", "holds-gpu")
@@ -109,9 +109,19 @@ def ipc() -> str:
 
 @attempt("left.keyring", "look")
 def keyring() -> str:
-    """No ring holds the key."""
+    """No ring of the user's holds the key."""
+    return _rings((-4, -5))
+
+
+@attempt("left.session-keyring", "look")
+def session_keyring() -> str:
+    """Nor does the ring that all of a listener's processes share."""
+    return _rings((-1, -2, -3))
+
+
+def _rings(rings: tuple[int, ...]) -> str:
     said = set()
-    for ring in RINGS:
+    for ring in rings:
         if LIBC.syscall(KEY_CALLS["keyctl"], 10, ring, b"user", b"hostile", 0) != -1:  # KEYCTL_SEARCH
             raise ReachedError(f"ring {ring}")
         said.add(errno.errorcode.get(ctypes.get_errno(), "?"))
