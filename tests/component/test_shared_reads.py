@@ -66,7 +66,7 @@ class Site:
     def _register(self, spec: HostSpec, slot: Any) -> LocalSlot:
         name, labels = spec.runner_name(slot), sorted(spec.slot_labels(slot))
         made = self.github.control.add_runner(ORG, name, labels=labels, status="online")
-        return LocalSlot(slot.name, made["id"], name, spec.slot_scope(slot).url)
+        return LocalSlot(slot.name, agent_id=made["id"], agent_name=name, url=spec.slot_scope(slot).url)
 
     def play(self) -> dict[str, list[SlotPlan]]:
         """Preflight and converge of every host, four at a time, as one run of ansible-playbook."""

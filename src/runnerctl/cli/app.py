@@ -38,7 +38,10 @@ TABLE: Mapping[str, Entry] = {
     "isolation": Entry("runnerctl.cli.isolation", "Prove what a slot's jobs can and cannot reach."),
     "jobs": Entry("runnerctl.cli.jobs", "List the jobs that ran on this host, and what they used."),
     "clean": Entry("runnerctl.cli.clean", "Keep the slots' disk use in bounds."),
-    "guard": Entry("runnerctl.cli.guard", "Watch over the slots' jobs; run by its service."),
+    "guard": Entry(
+        "runnerctl.cli.guard",
+        "Watch over the slots' jobs: admit them, clean up behind them, write them down.",
+    ),
     "mint": Entry("runnerctl.cli.mint", "Mint an ephemeral slot's next registration; run by its unit."),
     "spec": Entry("runnerctl.cli.spec", "Show or check what a host should be."),
     "auth": Entry("runnerctl.cli.auth", "Find out what the credential at hand may do."),

@@ -15,6 +15,7 @@ from runnerctl.errors import AccessError, UsageError
 __all__ = ["app", "guard"]
 
 EXAMPLE = """
+runnerctl guard
 systemctl status runnerctl-guard.service
 journalctl -u runnerctl-guard.service
 """

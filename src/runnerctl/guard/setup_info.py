@@ -87,7 +87,7 @@ def _asked(root: Path) -> Nvml | None:
 
 
 def _addresses(gpus: Sequence[Gpu]) -> dict[str, str]:
-    found = {}
+    found: dict[str, str] = {}
     for gpu in gpus:
         if gpu.pci_bus_id:
             found |= {uuid: gpu.pci_bus_id for uuid in (gpu.uuid, *gpu.mig_uuids) if uuid}
