@@ -31,10 +31,8 @@ def site(
     module_hosts: Callable[..., Host],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """A host with two GPUs, a slot for each and one without; jobs of one repository are taken."""
+    """A host with two GPUs, a slot for each and one without."""
     for made in sick_host(lab, module_world, module_hosts, tmp_path_factory.mktemp("guard")):
-        made.variables["github_runner_policy_repositories"] = ["acme/widgets", "acme/gpu-*"]
-        made.provision()
         yield made
 
 
@@ -63,7 +61,7 @@ def row(site: Site, *, slot: str = "a") -> dict[str, Any]:
     def ended() -> bool:
         found.clear()
         found.update(json.loads(site.host.exec("python3", "-c", code).stdout))
-        return found.get("ended_at") is not None
+        return found.get("ended_at") is not None and (found["result"] or found["refused"]) is not None
 
     eventually(ended)
     return found
@@ -103,13 +101,20 @@ def test_a_refused_job_fails_readably_and_runs_nothing(
 
 
 def test_a_repository_that_is_not_listed_is_refused(site: Site) -> None:
-    """By name, as the policy has it."""
-    job = site.github.add_job(
-        labels=["first"], steps=[{"name": "run", "run": "echo never"}], repository="acme/gadgets"
-    )
-    result, log = site.result(job)
+    """By name, as the policy has it; the guard reads a changed spec by itself."""
+    path = "/etc/runnerctl/host.json"
+    before = site.host.read(path)
+    spec = json.loads(before)
+    spec["github_runner"]["policy_repositories"] = ["acme/gadgets"]
+    site.host.put(path, json.dumps(spec))
+    time.sleep(2)
+    try:
+        result, log = run(site, "echo never")
+    finally:
+        site.host.put(path, before)
+        time.sleep(2)
     assert result in ("failure", "failed"), log
-    assert "takes no jobs of repository acme/gadgets" in log
+    assert "takes no jobs of repository acme/widgets" in log
 
 
 def test_a_shell_that_runs_before_the_hook_is_ended(site: Site) -> None:
@@ -131,7 +136,7 @@ def test_a_sick_gpu_fails_a_job_at_once_and_holds_its_slot(site: Site) -> None:
     assert f"a GPU of this slot is sick: {UUIDS[0]}" in log
     eventually(lambda: site.host.exists("/var/lib/runnerctl/hold/a"))
     heal(site)
-    site.shell(f"systemctl restart {SERVICE}; runnerctl resume a")
+    site.shell(f"systemctl restart {SERVICE}; runnerctl resume a --force")
 
 
 def test_a_guard_that_is_killed_goes_on_with_the_job(site: Site) -> None:
