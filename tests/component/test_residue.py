@@ -325,17 +325,11 @@ def test_fresh_directories_are_new_and_the_jobs_own(slot: Slot) -> None:
 def test_a_job_that_begins_while_the_last_one_is_cleaned_up_is_left_alone(slot: Slot) -> None:
     """The hook asked, its job ended without waiting, and the listener has another one."""
     slot.job("echo > old")
-    began = time.time()
-    time.sleep(0.05)
-    with slot.start(
-        "import subprocess; subprocess.run(['sh', '-c', 'echo > new; exec sleep 9'])"
-    ) as listener:
+    time.sleep(0.1)
+    script = "import subprocess; subprocess.run(['sh', '-c', 'echo > new; exec sleep 9'])"
+    with slot.start(script) as listener:
         _await(slot.root / "_work/new")
-        slot.cleaner.clock = lambda: began
-        slot.cleaner.during(slot.place, spare=[listener.pid])
+        assert slot.cleaner.during(slot.place, spare=[listener.pid]).remains == ()
         assert len(slot.processes()) == 2
         assert slot.left() == ["_work/new"]
-        slot.cleaner.clock = time.time
-        time.sleep(0.05)
-        slot.cleaner.during(slot.place, spare=[listener.pid])
-        assert slot.processes() == [listener.pid] or listener.poll() is not None
+        slot.cleaner.fresh(slot.place)

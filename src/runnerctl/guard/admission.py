@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,7 @@ class Admission:
     spec: Callable[[], HostSpec | None]
     decided: Callable[[Case, str], None]
     clock: Callable[[], float] = time.monotonic
+    cleaning: Collection[str] = ()  # slots whose last job still is cleaned up behind
     cases: dict[str, Case] = field(default_factory=dict)
 
     def open(self, job: Job, place: SlotPlace, asker: Asker, client: Client) -> None:
@@ -110,11 +111,13 @@ class Admission:
     # -- GPUs
 
     def turn(self) -> None:
-        """Look again at the GPUs of those who wait for it."""
+        """Look again at the GPUs of those who wait for it, and admit those whose slot is clean by now."""
         now = self.clock()
         for case in list(self.cases.values()):
             if case.fitness is None and now >= case.look_at:
                 self._look(case)
+            elif case.fitness is not None:
+                self._settle(case)
 
     def next_at(self) -> float | None:
         """When `turn` has something to do."""
@@ -143,6 +146,8 @@ class Admission:
     # -- deciding
 
     def _settle(self, case: Case) -> None:
+        if case.place.name in self.cleaning:
+            return
         if case.job.key in self.cases and case.facts is not None and case.fitness is not None:
             self._decide(case, self._refusal(case, case.facts, case.fitness))
 

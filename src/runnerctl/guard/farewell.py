@@ -47,7 +47,10 @@ class _Round:
 
 @dataclass
 class Farewell:
-    """Ends jobs. ``pci``: GPU (UUID) -> PCI address, as far as known, for the kernel log."""
+    """Ends jobs. ``pci``: GPU (UUID) -> PCI address, as far as known, for the kernel log.
+
+    ``cleaning``: slots whose last job still is cleaned up behind; their next one waits for that.
+    """
 
     parts: Parts
     errands: Errands
@@ -55,6 +58,7 @@ class Farewell:
     answer: Answering
     pci: Callable[[], Mapping[str, str]]
     rounds: dict[str, _Round] = field(default_factory=dict)
+    cleaning: set[str] = field(default_factory=set)
 
     # -- while the worker lives
 
@@ -131,6 +135,7 @@ class Farewell:
             job.uses = self.parts.meter.stop(job.kept.slot)
         self.books.note(job)
         waits = {"clean", "result", "xids"}
+        self.cleaning.add(place.name)
         after = partial(
             work.clean_after,
             cleaner=self.parts.cleaner,
@@ -154,6 +159,7 @@ class Farewell:
         self._xids(job, place, partial(self._all_listed, job, waits))
 
     def _gone(self, job: Job, waits: set[str], outcome: Outcome) -> None:
+        self.cleaning.discard(job.kept.slot)
         if outcome.failure:
             left = Residue(remains=(f"not looked for: {outcome.failure}",))
         else:

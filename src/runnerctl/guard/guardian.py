@@ -75,7 +75,14 @@ class Guardian:
     def admission(self) -> Admission:
         """Who may begin."""
         return Admission(
-            self.parts, self.kernel, self.errands, self.boot_id, self.spec, self._decided, self.clock
+            self.parts,
+            self.kernel,
+            self.errands,
+            self.boot_id,
+            self.spec,
+            self._decided,
+            self.clock,
+            self.farewell.cleaning,
         )
 
     @cached_property

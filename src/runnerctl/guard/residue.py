@@ -81,11 +81,11 @@ class HostCleaner:
         """
         if refused := _refused(place):
             return refused
-        tally, kept, began = _Tally(), frozenset(spare), self.clock()
+        tally, kept = _Tally(), frozenset(spare)
         processes.resume(self.kernel, place, kept)
-        self._processes(place, tally, lambda found: _spared(found, kept, began))
+        self._processes(place, tally, lambda found: _spared(found, kept))
         found = processes.find(self.kernel, place)
-        running = [each for each in found if each.pid in _spared(found, kept, began) - kept]
+        running = [each for each in found if each.pid in _spared(found, kept) - kept]
         first = min((processes.started_at(each) for each in running), default=_EVER)
         cut = first - processes.CLOCK_SLACK_SECONDS
 
@@ -101,17 +101,19 @@ class HostCleaner:
         return tally.residue()
 
     def after(self, place: SlotPlace, *, listener: int, before: float) -> Residue:
-        """When the worker has ended: what is left, as far as it is older than ``before`` (epoch).
+        """When the worker has ended: what is left, as far as it is older than the next job.
 
         ``listener``: the process of the runner's that stays; 0 for none. A job that it has begun meanwhile
-        is left alone: its processes, and whatever was made since it began.
+        is left alone: its processes, and whatever was made since it began. ``before``, when the end of the
+        last one was noticed, can be later than that and decides nothing.
         """
+        del before
         if refused := _refused(place):
             return refused
         tally, stays = _Tally(), {listener} - {0}
         processes.resume(self.kernel, place, stays)
-        self._processes(place, tally, lambda found: _staying(found, listener, before))
-        cut, running = self._cut(place, listener, before)
+        self._processes(place, tally, lambda found: _staying(found, listener))
+        cut, running = self._cut(place, listener)
         self._inside(place, tally, stays, before=cut, keys=not running)
         self._archive(place, tally, [*stays, *running], cut)
 
@@ -145,13 +147,13 @@ class HostCleaner:
         tally.processes += [f"{process.pid} {process.comm}" for process in ended]
         tally.remains += [f"process {each.pid} {each.comm} (state {each.state}) stays" for each in left]
 
-    def _cut(self, place: SlotPlace, listener: int, before: float) -> tuple[float, list[int]]:
+    def _cut(self, place: SlotPlace, listener: int) -> tuple[float, list[int]]:
         """Until when (epoch) whatever happened was the ended job's doing; and the jobs begun since."""
         if not listener:
             return _EVER, []
         time.sleep(2 * processes.CLOCK_SLACK_SECONDS)  # what was made until now is older than the cut
         now = self.clock()
-        running = processes.begun(processes.find(self.kernel, place), listener, before)
+        running = processes.begun(processes.find(self.kernel, place), listener)
         first = min([now, *(processes.started_at(each) for each in running)])
         return first - processes.CLOCK_SLACK_SECONDS, [each.pid for each in running]
 
@@ -238,20 +240,20 @@ class HostCleaner:
         tally.add(*clean_shared(self.root, place, deadline=time.monotonic() + FILES_SECONDS))
 
 
-def _spared(found: Sequence[Process], kept: frozenset[int], since: float) -> frozenset[int]:
+def _spared(found: Sequence[Process], kept: frozenset[int]) -> frozenset[int]:
     """Those that are to stay, and the next job, should the listener have begun it while this took its time.
 
     The listener is the one whose parent is not to stay itself.
     """
     tops = [each.pid for each in found if each.pid in kept and each.parent not in kept]
-    begun = [each for top in tops for each in processes.begun(found, top, since) if each.pid not in kept]
+    begun = [each for top in tops for each in processes.begun(found, top) if each.pid not in kept]
     first = min((each.started for each in begun), default=None)
     return kept if first is None else kept | {each.pid for each in found if each.started >= first}
 
 
-def _staying(found: Sequence[Process], listener: int, before: float) -> Collection[int]:
+def _staying(found: Sequence[Process], listener: int) -> Collection[int]:
     """The listener, and the job that it began meanwhile with all that was started since."""
-    begun = processes.begun(found, listener, before)
+    begun = processes.begun(found, listener)
     if not begun:
         return {listener}
     first = min(each.started for each in begun)

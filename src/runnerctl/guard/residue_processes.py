@@ -108,13 +108,12 @@ def _wake(pids: Collection[int], freezers: Collection[str]) -> None:
         _freeze(freezer, "0")
 
 
-def begun(found: Sequence[Process], listener: int, before: float) -> list[Process]:
-    """The jobs that a listener has begun since ``before`` (epoch): its own children, whatever their names.
+def begun(found: Sequence[Process], listener: int) -> list[Process]:
+    """The jobs that a listener runs now: its own children, whatever their names.
 
     One that was just forked is not yet called ``Runner.Worker``; nobody else can become its child.
     """
-    children = [process for process in found if listener and process.parent == listener]
-    return [process for process in children if started_at(process) >= before - CLOCK_SLACK_SECONDS]
+    return [process for process in found if listener and process.parent == listener]
 
 
 def _others(kernel: Kernel, place: SlotPlace, spare: Spare) -> list[Process]:
