@@ -67,7 +67,7 @@ Environment=ACTIONS_RUNNER_RETURN_VERSION_DEPRECATED_EXIT_CODE=1
 Environment=ACTIONS_RUNNER_HOOK_JOB_STARTED={hook}
 Environment=ACTIONS_RUNNER_HOOK_JOB_COMPLETED={completed}
 EnvironmentFile=-{jit}/%i
-ExecStartPre=+{outside} 'systemctl start gha-mint@%i.service || {{ sleep 5; exit 75; }}'
+ExecStartPre=+{outside} 'systemctl start gha-fresh@%i gha-mint@%i || {{ sleep 5; exit 75; }}'
 ExecStart=/bin/sh -c '{start}' /var/lib/gha-runner/%i/bin/Runner.Listener run --startuptype service
 ExecStartPost=+{outside} 'rm {jit}/%i; systemctl start --no-block gha-sweep@%i.service || :'
 ExecStopPost=+-{outside} 'umask 077; echo "$$EXIT_CODE $$EXIT_STATUS" >{memo}/%i.end'
@@ -87,7 +87,7 @@ BindReadOnlyPaths=-/var/lib/gha-runner/%i/.env -/var/lib/gha-runner/%i/.setup_in
 WantedBy=multi-user.target
 """
 
-# It may end and remove what jobs left behind, whoever owns it, and speak to GitHub; nothing else.
+# It speaks to GitHub and writes what the listener starts from; it comes near nothing that a job wrote.
 _MINT_UNIT = """\
 {managed}
 [Unit]
@@ -109,8 +109,9 @@ RuntimeDirectoryPreserve=yes
 
 DevicePolicy=closed
 ProtectSystem=strict
-ReadWritePaths=/var/lib/runnerctl /var/lib/gha-runner/%i
-ReadWritePaths=-/var/spool -/var/lib/systemd/linger -/tmp -/var/tmp
+ReadWritePaths=/var/lib/runnerctl
+InaccessiblePaths=-/var/lib/gha-runner
+PrivateTmp=yes
 ProtectHome=yes
 ProtectClock=yes
 ProtectControlGroups=yes
@@ -118,8 +119,9 @@ ProtectHostname=yes
 ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
+ProtectProc=invisible
 NoNewPrivileges=yes
-CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID CAP_KILL CAP_IPC_OWNER CAP_SYS_PTRACE
+CapabilityBoundingSet=
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 RestrictNamespaces=yes
 RestrictRealtime=yes
@@ -131,6 +133,43 @@ SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 """
 
+# The link hides from Python which environment it belongs to.
+_PYTHON = 'cd -P /opt/runnerctl/bin && exec "$$PWD/python"'
+
+# It ends and removes what jobs left behind, whoever owns it and wherever it is: a unit without the App's key,
+# and without a network.
+_FRESH_UNIT = """\
+{managed}
+[Unit]
+Description=Everything new for the next job of ephemeral slot %i
+Documentation=https://github.com/runnerctl/runnerctl
+PartOf=gha-ephemeral@%i.service
+ConditionPathExists=!/var/lib/runnerctl/hold/%i
+StartLimitIntervalSec=0
+
+[Service]
+Type=oneshot
+UMask=0077
+ExecStart=/bin/sh -c '{python} -I -m runnerctl.minting_fresh %i'
+TimeoutStartSec=120
+
+DevicePolicy=closed
+PrivateNetwork=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectKernelLogs=yes
+ProtectKernelModules=yes
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX
+RestrictNamespaces=mnt
+RestrictRealtime=yes
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+SystemCallArchitectures=native
+SystemCallFilter=@system-service @mount
+SystemCallErrorNumber=EPERM
+"""
+
 _SWEEP_UNIT = """\
 {managed}
 [Unit]
@@ -139,7 +178,7 @@ Description=Removal of what ended jobs of slot %i left on the disk
 [Service]
 Type=oneshot
 ExecStart=/bin/sh -c 'rm -rf --one-file-system -- /var/lib/gha-runner/%i/.old-*'
-ExecStart=/opt/runnerctl/bin/python -I -m runnerctl.guard.residue_trash /var/lib/gha-runner/%i
+ExecStart=/bin/sh -c '{python} -I -m runnerctl.guard.residue_trash /var/lib/gha-runner/%i'
 Nice=19
 IOSchedulingClass=idle
 TimeoutStartSec=3600
@@ -180,5 +219,6 @@ def ephemeral_templates() -> dict[str, str]:
     return {
         "gha-ephemeral@.service": ephemeral_unit_text(),
         "gha-mint@.service": mint_unit_text(),
-        "gha-sweep@.service": _SWEEP_UNIT.format(managed=MANAGED),
+        "gha-fresh@.service": _FRESH_UNIT.format(managed=MANAGED, python=_PYTHON),
+        "gha-sweep@.service": _SWEEP_UNIT.format(managed=MANAGED, python=_PYTHON),
     }

@@ -129,19 +129,17 @@ def app_environment(layout: Layout, env: Mapping[str, str], ticket: Ticket) -> d
 
 @dataclass
 class Minting:
-    """One registration for one slot. ``fresh`` makes all of the slot new; ``registry``: that of its scope."""
+    """One registration for one slot. ``registry``: that of its scope."""
 
     ticket: Ticket
     layout: Layout
     registry: Registry
-    fresh: Callable[[Ticket], object]
     machine: str = field(default_factory=lambda: os.uname().machine)
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
     def run(self) -> int:
-        """Make the slot new, mint, hand over to the unit; returns the runner's id. Raises RunnerctlError."""
-        self.fresh(self.ticket)
+        """Mint, and hand over to the unit; returns the runner's id. Raises RunnerctlError."""
         config = self._config()
         text = listener_files(config.encoded_jit_config)
         self._note(config.runner.id)

@@ -1,17 +1,24 @@
-"""Everything of an ephemeral slot made new, while nothing of it runs."""
+"""Everything of an ephemeral slot made new, while nothing of it runs.
+
+Root's unit ``gha-fresh@SLOT.service`` runs it as ``python -I -m runnerctl.minting_fresh SLOT``, beside the
+one that mints.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, unit_name
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
 
-from runnerctl.minting import Ticket
+from runnerctl.errors import RunnerctlError
+from runnerctl.minting import Ticket, read_ticket
 
-__all__ = ["freshen", "new_directories"]
+__all__ = ["freshen", "main", "new_directories"]
 
 FOLDERS = ("_work", "_diag", "home")
 LOGS = "/var/lib/runnerctl/logs"
@@ -84,3 +91,20 @@ def _keep_logs(layout: Layout, slot: str, folder: Path) -> None:
             os.rename(entry.path, target / entry.name)
             os.chown(target / entry.name, 0, 0, follow_symlinks=False)
             (target / entry.name).chmod(0o600)
+
+
+def main(arguments: list[str]) -> int:
+    """Make one slot new; what could not be removed is said. Returns the exit code."""
+    layout = Layout()
+    try:
+        remains = freshen(layout, read_ticket(layout, arguments[0]))
+    except (RunnerctlError, HostError, OSError) as error:
+        print(f"runnerctl: slot {arguments[0]} is not new: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    for line in remains:
+        print(f"runnerctl: could not be removed: {line}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

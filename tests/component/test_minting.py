@@ -56,7 +56,6 @@ def minting(
         ticket,
         layout,
         Registry(client, parse_scope(ticket.url)),
-        lambda _: None,
         machine="x86_64",
         clock=lambda: float(next(clock) * 6),
         sleep=lambda _: None,

@@ -30,9 +30,8 @@ SlotArgument = Annotated[str, typer.Argument(metavar="SLOT", help="The ephemeral
 def mint(context: typer.Context, slot: SlotArgument, output: OutputOption = None) -> int:
     """Mint an ephemeral slot's next registration; run by its unit.
 
-    It makes everything of the slot new, removes the record that an earlier start left behind, and asks GitHub
-    for a registration that is good for one job. Only root may run it, and only its
-    unit, gha-mint@SLOT.service, holds the App's key.
+    It removes the record that an earlier start left behind, and asks GitHub for a registration that is good
+    for one job. Only root may run it, and only its unit, gha-mint@SLOT.service, holds the App's key.
     After a failure it waits before it tries again: 5 seconds, then 10, 20, at most 300.
     """
     command: Context = context.obj
@@ -77,13 +76,11 @@ def _mint(context: Context, slot: str) -> int:
 def _once(context: Context, layout: Layout, slot: str) -> int:
     import os
 
-    from runnerctl.cli.output import escape
     from runnerctl.core.scope import api_url_for, parse_scope
     from runnerctl.github.auth import credentials
     from runnerctl.github.connect import Connector
     from runnerctl.github.registry import Registry
-    from runnerctl.minting import Minting, Ticket, app_environment, read_ticket
-    from runnerctl.minting_fresh import freshen
+    from runnerctl.minting import Minting, app_environment, read_ticket
 
     ticket = read_ticket(layout, slot)
     added = app_environment(layout, context.env, ticket)
@@ -94,9 +91,4 @@ def _once(context: Context, layout: Layout, slot: str) -> int:
     connect = Connector(env, api_url, max_wait="60", sleep=context.sleep)
     credential = credentials(env, api_url=api_url, scope=scope, connect=connect)
     registry = Registry(connect(credential), scope)
-
-    def fresh(which: Ticket) -> None:
-        for line in freshen(layout, which):
-            context.note(f"runnerctl: slot {slot}: could not be removed: {escape(line)}")
-
-    return Minting(ticket, layout, registry, fresh, sleep=context.sleep).run()
+    return Minting(ticket, layout, registry, sleep=context.sleep).run()
