@@ -219,12 +219,13 @@ def _walk_sockets(top: str) -> Iterator[str]:
 def _writes(ground: Ground) -> Iterator[Attempt]:
     root, mode = f"{_ROOTS}/{ground.slot}", ground.unit.partition("@")[0]
     folder = f"/etc/systemd/system/{ground.unit}.d"
+    # An ephemeral slot's root directory is in memory and its one job's own, with the registration in it.
+    kept = [] if mode == "gha-ephemeral" else [f"{root}/.runner", f"{root}/.credentials"]
     files = [
+        *kept,
         "/opt/runnerctl/hooks/job-started.sh",
         "/opt/runnerctl/hooks/job-completed.sh",
         f"{root}/bin/Runner.Listener",
-        f"{root}/.runner",
-        f"{root}/.credentials",
         f"{root}/.env",
         f"/etc/systemd/system/{mode}@.service",
         f"{folder}/10-slot.conf",
@@ -234,7 +235,14 @@ def _writes(ground: Ground) -> Iterator[Attempt]:
         "/etc/passwd",
         "/etc/hosts",
     ]
-    folders = [root, f"{root}/bin", _RELEASES, "/opt/runnerctl/hooks", folder, f"{_STATE}/hold"]
+    folders = [
+        *([root] if kept else []),
+        f"{root}/bin",
+        _RELEASES,
+        "/opt/runnerctl/hooks",
+        folder,
+        f"{_STATE}/hold",
+    ]
     yield from (Attempt("writes", "write", path, what=path) for path in files)
     yield from (Attempt("writes", "create", path, what=f"a file in {path}") for path in _existing(folders))
     yield from (
