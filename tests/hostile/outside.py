@@ -30,7 +30,8 @@ def look(path):
     if any(secret in data for secret in secrets):
         print(path)
 for top, folders, names in os.walk("/"):
-    folders[:] = [name for name in folders if os.path.join(top, name) not in ("/proc", "/sys")]
+    skip = ("/proc", "/sys", "/usr", "/var/cache/apt")  # the last two: packages alone
+    folders[:] = [each for each in folders if each != "site-packages" and os.path.join(top, each) not in skip]
     for name in names:
         path = os.path.join(top, name)
         try:

@@ -59,6 +59,7 @@ def site(
         "conda_manage": False,
         "nvidia_driver_manage": False,
         "runnerctl_health_interval_seconds": 36000,
+        "github_runner_online_timeout_seconds": 120,
     }
     made = Site([host], module_world, Controller(Path(tmp_path_factory.mktemp("eight")), lab.keys), variables)
     made.provision()

@@ -52,6 +52,7 @@ def make_site(world: World, hosts: Callable[..., Host], controller: Controller, 
         "conda_manage": False,
         "nvidia_driver_manage": False,
         "runnerctl_health_interval_seconds": 36000,
+        "github_runner_online_timeout_seconds": 120,
     }
     made = Site([host], world, controller, variables)
     made.provision()

@@ -40,6 +40,7 @@ def site(
         "conda_manage": False,
         "nvidia_driver_manage": False,
         "runnerctl_health_interval_seconds": 36000,
+        "github_runner_online_timeout_seconds": 120,
     }
     made = Site([module_hosts()], module_world, Controller(folder / "controller", lab.keys), variables)
     made.provision()

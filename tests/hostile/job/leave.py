@@ -176,7 +176,7 @@ def links() -> None:
                 os.symlink(victim, place / f"link{number}")
                 os.symlink(f"{victim}/file", place / f"link-to-file{number}")
     # In the place of directories that are known to be removed, and emptied, by name.
-    for name in ("_temp", "_actions", "_tool", "_PipelineMapping"):
+    for name in ("_temp", "_actions", "_PipelineMapping"):
         with contextlib.suppress(OSError):
             os.rename(work / name, work / f"moved{name}")
             os.symlink(VICTIMS[0], work / name)
