@@ -62,6 +62,8 @@ class Converger(Pass):
         absent = sorted(set(known_slots(self.layout)) - {slot.name for slot in slots})
         for name in self.changes.retire:
             self._act(f"slot {name} takes no more jobs", partial(retire, self.layout, self.system, name))
+        if (app := self.changes.app) and any(slot.mode == EPHEMERAL for slot in slots):
+            self.outcome.needs_key = key_sum(self.layout) != app.sha256  # also of slots that change yet
         slots = [slot for slot in slots if self._keeps_or_changes_mode(slot)]
         here = {name: unit_of(self.layout, name) for name in absent}
         units = self.system.unit_states([*(slot.unit for slot in slots), *here.values()])
@@ -115,7 +117,6 @@ class Converger(Pass):
         app = self.changes.app
         if app is None or not any(slot.mode == EPHEMERAL for slot in slots):
             return
-        self.outcome.needs_key = key_sum(self.layout) != app.sha256
         if changes := app_changes(self.layout, app):
             self._act(" and ".join(changes), partial(install_app, self.layout, app))
 
