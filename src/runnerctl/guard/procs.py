@@ -106,8 +106,11 @@ class Kernel:
             pid = process.parent
         return found
 
-    def kill(self, process: Process, *, within: str) -> bool:
-        """End this very process, if it still is in the control group ``within``; whether it was signalled."""
+    def kill(self, process: Process, *, within: str | None) -> bool:
+        """End this very process, if it still is in the control group ``within``; whether it was signalled.
+
+        None: wherever it is. Never another one that has got its id meanwhile.
+        """
         try:
             handle = os.pidfd_open(process.pid)
         except ProcessLookupError:
@@ -115,8 +118,9 @@ class Kernel:
         except (OSError, AttributeError):  # Linux before 5.3
             handle = -1
         try:
-            group = self.group(process.pid)
-            if not self.lives(process) or not (group == within or group.startswith(f"{within}/")):
+            group = self.group(process.pid) if within is not None else None
+            inside = group is None or group == within or group.startswith(f"{within}/")
+            if not self.lives(process) or not inside:
                 return False
             if handle >= 0:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)

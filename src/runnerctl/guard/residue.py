@@ -104,7 +104,9 @@ class HostCleaner:
         """When the worker has ended: what is left, as far as it is older than the next job.
 
         ``listener``: the process of the runner's that stays; 0 for none. A job that it has begun meanwhile
-        is left alone: its processes, and whatever was made since it began. ``before``, when the end of the
+        is left alone: its processes, and whatever was made since it began. Without a listener systemd has
+        ended all of the unit's, so that what runs there is of its next start, and left alone as well; it may
+        start at any moment. ``before``, when the end of the
         last one was noticed, can be later than that and decides nothing.
         """
         del before
@@ -112,7 +114,7 @@ class HostCleaner:
             return refused
         tally, stays = _Tally(), {listener} - {0}
         processes.resume(self.kernel, place, stays)
-        self._processes(place, tally, lambda found: _staying(found, listener))
+        self._processes(place, tally, lambda found: self._staying(place, found, listener))
         cut, running = self._cut(place, listener)
         self._inside(place, tally, stays, before=cut, keys=not running)
         self._archive(place, tally, [*stays, *running], cut)
@@ -131,7 +133,7 @@ class HostCleaner:
         if refused := _refused(place):
             return refused
         tally = _Tally()
-        self._processes(place, tally, lambda _found: ())
+        self._processes(place, tally, None)
         self._inside(place, tally, (), before=_EVER)
         self._archive(place, tally, (), _EVER)
         for name in ("_work", "_diag", "home", *_DISK_TEMPORARY):
@@ -142,18 +144,27 @@ class HostCleaner:
 
     # -- processes and what is in the kernel
 
-    def _processes(self, place: SlotPlace, tally: _Tally, spare: processes.Spare) -> None:
+    def _processes(self, place: SlotPlace, tally: _Tally, spare: processes.Spare | None) -> None:
         ended, left = processes.end_all(self.kernel, place, spare=spare, seconds=PROCESS_SECONDS)
         tally.processes += [f"{process.pid} {process.comm}" for process in ended]
         tally.remains += [f"process {each.pid} {each.comm} (state {each.state}) stays" for each in left]
 
+    def _staying(self, place: SlotPlace, found: Sequence[Process], listener: int) -> Collection[int]:
+        """The listener and the job that it began meanwhile, with all that was started since."""
+        if not listener:
+            return {each.pid for each in processes.of_unit(self.kernel, place, found)}
+        first = min((each.started for each in processes.begun(found, listener)), default=None)
+        return {listener, *(each.pid for each in found if first is not None and each.started >= first)}
+
     def _cut(self, place: SlotPlace, listener: int) -> tuple[float, list[int]]:
         """Until when (epoch) whatever happened was the ended job's doing; and the jobs begun since."""
-        if not listener:
-            return _EVER, []
         time.sleep(2 * processes.CLOCK_SLACK_SECONDS)  # what was made until now is older than the cut
         now = self.clock()
-        running = processes.begun(processes.find(self.kernel, place), listener)
+        found = processes.find(self.kernel, place)
+        if listener:
+            running = processes.begun(found, listener)
+        else:
+            running = processes.of_unit(self.kernel, place, found)
         first = min([now, *(processes.started_at(each) for each in running)])
         return first - processes.CLOCK_SLACK_SECONDS, [each.pid for each in running]
 
@@ -249,15 +260,6 @@ def _spared(found: Sequence[Process], kept: frozenset[int]) -> frozenset[int]:
     begun = [each for top in tops for each in processes.begun(found, top) if each.pid not in kept]
     first = min((each.started for each in begun), default=None)
     return kept if first is None else kept | {each.pid for each in found if each.started >= first}
-
-
-def _staying(found: Sequence[Process], listener: int) -> Collection[int]:
-    """The listener, and the job that it began meanwhile with all that was started since."""
-    begun = processes.begun(found, listener)
-    if not begun:
-        return {listener}
-    first = min(each.started for each in begun)
-    return {listener, *(each.pid for each in found if each.started >= first)}
 
 
 def _output(argv: Sequence[str]) -> bytes:

@@ -20,7 +20,17 @@ from pathlib import Path
 from runnerctl.guard.ports import SlotPlace
 from runnerctl.guard.procs import Kernel, Process
 
-__all__ = ["CLOCK_SLACK_SECONDS", "Spare", "begun", "end_all", "find", "resume", "started_at", "wake"]
+__all__ = [
+    "CLOCK_SLACK_SECONDS",
+    "Spare",
+    "begun",
+    "end_all",
+    "find",
+    "of_unit",
+    "resume",
+    "started_at",
+    "wake",
+]
 
 _CLEAN_LOOKS = 2
 _UNIT = re.compile(r"gha-[a-z]+@[^/]+\.service")
@@ -54,25 +64,43 @@ def find(kernel: Kernel, place: SlotPlace) -> list[Process]:
     return found
 
 
+def of_unit(kernel: Kernel, place: SlotPlace, found: Sequence[Process]) -> list[Process]:
+    """Those in the control group of the slot's own unit, as far as they are not its engine's."""
+    return [process for process in found if _unit(kernel.group(process.pid)) == place.unit]
+
+
 def end_all(
-    kernel: Kernel, place: SlotPlace, *, spare: Spare, seconds: float
+    kernel: Kernel, place: SlotPlace, *, spare: Spare | None, seconds: float
 ) -> tuple[list[Process], list[Process]]:
     """End all but the spared; returns those that were there, and those that still are when time is up.
 
     A look at /proc can miss what hops from one process id to the next. So the last look is one at processes
-    that have been stopped, or, where none is to be spared, that have all been sent SIGKILL at once.
+    that have been stopped, or, where none can be spared (None), that have all been sent SIGKILL at once.
     """
     deadline = time.monotonic() + seconds
     ended: dict[tuple[int, int], Process] = {}
+    kept = spare or (lambda _found: ())
     for _ in range(_PATIENT_PASSES):
-        if not _kill_found(kernel, place, spare, ended):
+        if not _kill_found(kernel, place, kept, ended):
             break
-    if not (pids := spare(find(kernel, place))):
+    if spare is None:
         _signal_user(place.uid, signal.SIGKILL)
-        while _kill_found(kernel, place, spare, ended) and time.monotonic() < deadline:
+        while _kill_found(kernel, place, kept, ended) and time.monotonic() < deadline:
             pass
-        return list(ended.values()), _others(kernel, place, spare)
-    freezers = {_freezer(kernel, place, pid) for pid in pids} - {""}
+    else:
+        _kill_stopped(kernel, place, kept, ended, deadline)
+    return list(ended.values()), _others(kernel, place, kept)
+
+
+def _kill_stopped(
+    kernel: Kernel,
+    place: SlotPlace,
+    spare: Spare,
+    ended: dict[tuple[int, int], Process],
+    deadline: float,
+) -> None:
+    """Look at processes that stand still, until nothing is found that has to end."""
+    freezers = {_freezer(kernel, place, pid) for pid in spare(find(kernel, place))} - {""}
     try:
         clean = 0
         while clean < _CLEAN_LOOKS and time.monotonic() < deadline:
@@ -81,8 +109,7 @@ def end_all(
             _signal_user(place.uid, signal.SIGSTOP)
             clean = 0 if _kill_found(kernel, place, spare, ended) else clean + 1 + len(freezers)
     finally:
-        _wake(pids, freezers)
-    return list(ended.values()), _others(kernel, place, spare)
+        _wake([process.pid for process in find(kernel, place)], freezers)  # also what began just before
 
 
 def _kill_found(
@@ -92,8 +119,7 @@ def _kill_found(
     left = _others(kernel, place, spare)
     for process in left:
         ended.setdefault((process.pid, process.started), process)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)
+        kernel.kill(process, within=None)
     until = time.monotonic() + 20 * _WAIT_SECONDS
     while any(kernel.lives(process) for process in left) and time.monotonic() < until:
         time.sleep(_WAIT_SECONDS)
@@ -129,9 +155,8 @@ def started_at(process: Process) -> float:
 
 
 def wake(kernel: Kernel, place: SlotPlace) -> None:
-    """Let the runner's own processes go on, should whoever stopped them have been killed meanwhile."""
-    runner = [process.pid for process in find(kernel, place) if process.comm.startswith("Runner.")]
-    resume(kernel, place, runner)
+    """Let all that stands still go on, should whoever stopped it have been killed: hooks and jobs, too."""
+    resume(kernel, place, [process.pid for process in find(kernel, place)])
 
 
 def resume(kernel: Kernel, place: SlotPlace, pids: Collection[int]) -> None:
@@ -165,8 +190,13 @@ def _in_units(group: str, place: SlotPlace) -> bool:
 
     Below it a job may name groups as it likes. What root runs in a unit, before and after, is systemd's.
     """
+    return _unit(group) in (place.unit, f"gha-containers@{place.name}.service")
+
+
+def _unit(group: str) -> str:
+    """The runners' unit that a control group belongs to: the outermost one in its path."""
     first = _UNIT.search(group)
-    return first is not None and first[0] in (place.unit, f"gha-containers@{place.name}.service")
+    return first[0] if first else ""
 
 
 def _freezer(kernel: Kernel, place: SlotPlace, pid: int) -> str:
