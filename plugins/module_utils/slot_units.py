@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .slot_containers import slot_engine_lines
-from .slot_files import MANAGED, SlotSpec
+from .slot_files import MANAGED, MODES, SlotSpec, unit_name
 from .slot_hardening import hardening
 from .slot_hooks import COMPLETED, HOOK
 
 __all__ = [
+    "again_unit_text",
     "devices_unit",
     "devices_unit_text",
     "hardening",
@@ -95,12 +96,27 @@ _DEVICES_UNIT = """\
 Description=Open the device nodes of slot %i's GPUs to its runner
 After=nvidia-persistenced.service
 ConditionPathExists={cli}
+OnFailure=gha-again@%i.service
 
 [Service]
 Type=oneshot
 ExecStart={cli} isolation devices %i --apply
 TimeoutStartSec=90
 UMask=0022
+"""
+
+# systemd does not try a start again that failed for another unit's sake, whatever Restart= says.
+_AGAIN_UNIT = """\
+{managed}
+[Unit]
+Description=Try again to start the runner of slot %i, whose GPUs did not answer
+ConditionPathExists=!/var/lib/runnerctl/hold/%i
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sleep 30
+ExecStart=/bin/sh -c 'for unit; do systemctl -q is-enabled "$$unit" || continue; \\
+  systemctl start --no-block "$$unit"; done' sh {units}
 """
 
 
@@ -121,6 +137,7 @@ def templates() -> dict[str, str]:
         "gha-restart@.service": restart_unit_text(),
         "gha-hold@.service": hold_unit_text(),
         "gha-devices@.service": devices_unit_text(),
+        "gha-again@.service": again_unit_text(),
     }
 
 
@@ -193,6 +210,11 @@ def devices_unit(slot: str) -> str:
 def devices_unit_text() -> str:
     """The template unit that opens a slot's device nodes to its unit, and to nobody else."""
     return _DEVICES_UNIT.format(managed=MANAGED, cli=CLI)
+
+
+def again_unit_text() -> str:
+    """The template unit that gives a slot another chance when its GPUs could not be found."""
+    return _AGAIN_UNIT.format(managed=MANAGED, units=" ".join(unit_name("%i", mode) for mode in MODES))
 
 
 def native_environment(slot: SlotSpec) -> dict[str, str]:

@@ -197,7 +197,19 @@ def test_a_slot_whose_gpu_is_gone_does_not_start_and_says_why(site: Site) -> Non
         assert (rc, findings["isolation.devices two"]["status"]) == (2, "CRITICAL")
     finally:
         site.host.put(gpu.SCENARIO_IN_HOST, scenario())
-        site.shell("systemctl start gha-runner@two")
+    site.shell(
+        "for _ in $(seq 150); do systemctl -q is-active gha-runner@two && exit; sleep 0.4; done; exit 1"
+    )
+
+
+def test_a_slot_on_hold_is_not_tried_again(site: Site) -> None:
+    """What waits for a GPU that is gone does not undo a hold."""
+    site.shell("mkdir -p /var/lib/runnerctl/hold && echo mine >/var/lib/runnerctl/hold/two")
+    try:
+        site.shell("systemctl start gha-again@two")
+        assert "condition" in site.shell("systemctl status gha-again@two || :").lower()
+    finally:
+        site.shell("rm /var/lib/runnerctl/hold/two; systemctl start gha-runner@two")
 
 
 def test_a_hole_that_somebody_made_is_named(site: Site) -> None:
