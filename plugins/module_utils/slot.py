@@ -24,9 +24,10 @@ from .slot_modes import EPHEMERAL, at_once, back_off_file, is_ephemeral, mode_of
 from .slot_pass import ROOT_GID, ROOT_UID, Changes, Pass, directory_is, file_is, is_text, known_slots, own
 from .slot_register import CREDENTIAL_FILES, Enrolment, forget_registration, refuse_stale, register
 from .slot_report import Outcome, Report
+from .slot_spare import forget_runtime
 from .slot_switch import RETIRED, leave_mode, retire
 from .slot_system import UnitState, remove_tree
-from .slot_units import limit_lines, slot_unit_text, templates
+from .slot_units import CLI, limit_lines, slot_unit_text, templates
 from .slot_units_ephemeral import ephemeral_templates
 
 __all__ = ["LOCK", "LOCK_SECONDS", "Changes", "Converger", "Outcome", "Report", "known_slots"]
@@ -77,7 +78,10 @@ class Converger(Pass):
         if self._reload:
             self._act("systemd reads its units again", lambda: self.system.systemctl("daemon-reload"))
         for slot in slots:
-            if not self._adoption(slot) or self._waits_for_gpus(slot, absent):
+            if not self._adoption(slot):
+                continue
+            if self._waits_for_gpus(slot, absent):
+                self._give_up_old_gpus(slot, units[slot.unit])
                 continue
             self._registration(slot, units[slot.unit], enrolments.get(slot.name))
             self._service(slot, self._state_now(slot, units))
@@ -93,6 +97,11 @@ class Converger(Pass):
         if reason:
             self.outcome.waiting.append(f"{reason}, and is started by a later run")
         return reason is not None
+
+    def _give_up_old_gpus(self, slot: SlotSpec, unit: UnitState) -> None:
+        """Others may get what its listener was started with: that takes no further job with it."""
+        if unit.running and slot.name in self._due and not self.check and self.layout.path(CLI).exists():
+            self.system.systemctl("start", "--no-block", f"gha-restart@{slot.name}.service")
 
     # -- modes -------------------------------------------------------------------------------------------
 
@@ -146,6 +155,7 @@ class Converger(Pass):
             shared = f"{slot.unit.partition('@')[0]}@.service"
             if units[slot.unit].running and not is_text(self.layout.units / shared, texts[shared]):
                 self._mark_pending(slot)
+                self._spare(slot)
         if not self.check:
             hooks = self.layout.path(HOOK).parent
             self.receipt.record("path", [str(hooks.parent), str(hooks)], role=ROLE)
@@ -170,6 +180,7 @@ class Converger(Pass):
         if unit.running and any(not is_text(path, text) for path, text in texts.items()):
             self._mark_pending(slot)
             report.pending_restart = True
+            self._spare(slot)
         self._reload |= self._file(f"unit of slot {slot.name}", drop_in, texts[drop_in])
         self._file(f"environment of slot {slot.name}", env, texts[env])
         if slot.mode == EPHEMERAL:
@@ -307,7 +318,7 @@ class Converger(Pass):
             report.pending_restart = False
         elif due:
             report.pending_restart = True
-            if not self.check and self.layout.path("/opt/runnerctl/bin/runnerctl").exists():
+            if not self.check and self.layout.path(CLI).exists():
                 self.system.systemctl("start", "--no-block", f"gha-restart@{slot.name}.service")
 
     # -- slots that inventory no longer has --------------------------------------------------------------
@@ -329,6 +340,7 @@ class Converger(Pass):
             remove_tree(self.layout.path(f"/var/lib/runnerctl/logs/{name}"))
             for path in (ticket_path(self.layout, name), back_off_file(self.layout, name)):
                 path.unlink(missing_ok=True)
+            forget_runtime(self.layout, name)
             self.system.systemctl("daemon-reload")
             self.system.forget_failure(unit_name)
             if user in {entry.name for entry in self.receipt.entries("user")}:  # else it was there before

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from .slot_files import Layout, SlotSpec
+from .errors import HostError
+from .slot_files import MODES, Layout, SlotSpec
 from .slot_modes import unit_of
-from .slot_system import System
+from .slot_system import System, read_text
 
-__all__ = ["gpus_of_listener", "waits_for"]
+__all__ = ["gpus_of_listener", "refuse_shared", "waits_for"]
 
 VARIABLE = b"NVIDIA_VISIBLE_DEVICES="  # the unit sets it to the slot's UUIDs (slot_units)
 
@@ -25,6 +26,28 @@ def waits_for(slot: SlotSpec, layout: Layout, system: System, others: Iterable[s
         if shared and system.busy(unit):
             return f"{slot.name}: {', '.join(sorted(shared))} is still in use by a job of slot {name}"
     return None
+
+
+def refuse_shared(slot: str, gpus: Iterable[str], layout: Layout, system: System) -> None:
+    """Before a slot starts, whoever starts it: no job of another slot may still have one of its GPUs.
+
+    That can be only where a restart is due, or where a slot that is to go still claims it: the others need
+    not be asked. Raises HostError.
+    """
+    wanted = SlotSpec(slot, runner_name="", url="", version="", gpus=tuple(gpus))
+    folder = layout.path("/var/lib/runnerctl/slots")
+    names = sorted(path.stem for path in folder.glob("*.json")) if wanted.gpus and folder.is_dir() else []
+    others = [name for name in names if name != slot and _may_have(name, wanted.gpus, layout)]
+    if reason := waits_for(wanted, layout, system, others):
+        raise HostError(reason, remedy="nothing: its start is tried again until that job has ended")
+
+
+def _may_have(name: str, gpus: Iterable[str], layout: Layout) -> bool:
+    if layout.state("pending", name).exists():
+        return True
+    paths = (layout.drop_in(name, mode) for mode in MODES)
+    text = "".join(read_text(path) for path in paths if path.is_file())
+    return any(uuid in text for uuid in gpus)
 
 
 def gpus_of_listener(system: System, unit: str, *, root: Path = Path("/")) -> set[str]:

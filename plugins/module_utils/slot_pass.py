@@ -18,6 +18,7 @@ from .slot_app import App
 from .slot_files import Layout, SlotSpec, read_runner_file
 from .slot_modes import EPHEMERAL, is_ephemeral, mode_of, slot_state, unit_of
 from .slot_report import Outcome, Report
+from .slot_spare import spare
 from .slot_system import System, UnitState, read_text
 
 __all__ = [
@@ -108,6 +109,11 @@ class Pass:
         if not self.check and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o644)
+
+    def _spare(self, slot: SlotSpec) -> None:
+        """Let the slot's running job end as it began, whatever its unit's files say by then."""
+        if not self.check:
+            spare(self.layout, self.system, slot.name, slot.unit)
 
     def _report(self, name: str, unit: UnitState, claim: Claim | None = None) -> Report:
         state, ephemeral = self._state(name), is_ephemeral(self.layout, name)

@@ -92,6 +92,11 @@ class System:
             )
         return {unit: states.get(unit, UnitState()) for unit in units}
 
+    def properties(self, unit: str, names: list[str]) -> dict[str, str]:
+        """What systemd has loaded of a unit; of a list the last entry. Empty without an answer."""
+        shown = run(["systemctl", "show", f"--property={','.join(names)}", "--", unit], check=False).out
+        return dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
+
     def systemctl(self, *words: str, seconds: float = DEADLINE_SECONDS) -> None:
         """Run systemctl. Raises HostError."""
         run(["systemctl", *words], seconds=seconds)

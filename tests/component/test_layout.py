@@ -10,9 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.errors import HostError
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.hardware import read_hardware
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_gpus import waits_for
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_gpus import refuse_shared, waits_for
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
 
 from runnerctl.core.hardware import Hardware
@@ -261,3 +262,20 @@ def test_a_slot_waits_for_a_gpu_that_a_job_still_has(tmp_path: Path) -> None:
     assert waits_for(new, layout, _Jobs(), ["idle"]) is None
     other = SlotSpec("new", runner_name="h-new", url=url, version="1", gpus=("GPU-3",))
     assert waits_for(other, layout, _Jobs(), ["old"]) is None
+
+
+def test_no_start_takes_a_gpu_that_a_job_still_has(tmp_path: Path) -> None:
+    """Whoever starts the slot. Slots whose files are as they run, and claim another GPU, are not asked."""
+    _files(tmp_path, {"proc/7/environ": "A=1\0NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2\0"})
+    _files(tmp_path, {f"var/lib/runnerctl/slots/{name}.json": "{}" for name in ("new", "old", "other")})
+    layout = Layout(tmp_path)
+    refuse_shared("new", ["GPU-2"], layout, _Jobs())  # nothing says that its unit changed
+    _files(tmp_path, {"var/lib/runnerctl/pending/old": ""})
+    refuse_shared("new", ["GPU-3"], layout, _Jobs())
+    refuse_shared("new", [], layout, _Jobs())
+    with pytest.raises(HostError, match="GPU-2 is still in use by a job of slot old"):
+        refuse_shared("new", ["GPU-2"], layout, _Jobs())
+    (tmp_path / "var/lib/runnerctl/pending/old").unlink()
+    _files(tmp_path, {"etc/systemd/system/gha-runner@old.service.d/10-slot.conf": "X=GPU-1,GPU-2\n"})
+    with pytest.raises(HostError, match="still in use"):  # one that goes, and still claims it
+        refuse_shared("new", ["GPU-2"], layout, _Jobs())

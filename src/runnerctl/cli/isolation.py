@@ -12,6 +12,8 @@ from runnerctl.cli.options import OutputOption
 from runnerctl.errors import AccessError, ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from runnerctl.core.device_nodes import Node
 
 __all__ = ["app", "devices", "verify"]
@@ -49,7 +51,7 @@ def devices(
     each start. Where a UUID of the slot is not on this host it fails, and the slot does not start.
     """
     from runnerctl.core.device_nodes import compare
-    from runnerctl.probes.device_nodes import open_nodes, read_rules, read_table, unit_files
+    from runnerctl.probes.device_nodes import end_sparing, open_nodes, read_rules, read_table, unit_files
 
     command: Context = context.obj
     if apply and command.user_id() != 0:
@@ -58,8 +60,12 @@ def devices(
     if not texts:
         remedy = "`runnerctl list` shows the slots; ansible-playbook provision.yml makes them"
         raise ConfigError("has no unit on this host", where=slot, remedy=remedy)
+    if apply:
+        _refuse_shared(command, slot, texts)
     shown: list[dict[str, Any]] = []
     for unit, text in texts.items():
+        if apply:
+            end_sparing(unit, command.env, rootfs=command.paths.root)
         rules = read_rules(unit, text, command.env)
         nodes = _nodes(command, rules.gpus, engine=rules.engine, load=apply)
         differences = compare(rules.allow, nodes, table=read_table(command.paths.root))
@@ -69,6 +75,20 @@ def devices(
         shown.append(_entry(unit, nodes, opened=apply or not changed, changed=apply and changed))
     _say(command, slot, shown, output)
     return 0
+
+
+def _refuse_shared(context: Context, slot: str, texts: Mapping[str, str]) -> None:
+    """Raises a RunnerctlError while a job of another slot has one of this slot's GPUs."""
+    from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
+    from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_gpus import refuse_shared
+    from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_system import System
+
+    from runnerctl.cli.host import host_errors
+    from runnerctl.core.device_nodes import parse_slot_unit
+
+    gpus = {uuid for text in texts.values() for uuid in parse_slot_unit(text)[0]}
+    with host_errors():
+        refuse_shared(slot, sorted(gpus), Layout(context.paths.root), System())
 
 
 def _nodes(context: Context, claims: tuple[str, ...], *, engine: bool, load: bool) -> tuple[Node, ...]:

@@ -19,6 +19,7 @@ from runnerctl.errors import UnavailableError
 
 __all__ = [
     "ENGINE_NODES",
+    "SPARED",
     "DeviceTable",
     "Differences",
     "Node",
@@ -33,6 +34,8 @@ __all__ = [
     "resolve",
 ]
 
+# By this drop-in a job keeps what it began with while its unit's files change (slot_spare).
+SPARED = "99-running-job.conf"
 NVIDIA, CONTROL = 195, 255
 _UVM, _CAPS = "nvidia-uvm", "nvidia-caps"
 _CLAIM = re.compile(r"^Environment=CUDA_VISIBLE_DEVICES=(\S*)$", re.MULTILINE)

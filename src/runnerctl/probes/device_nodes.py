@@ -6,6 +6,7 @@ stays loaded. MIG's capabilities do, and are part of what the answer is kept und
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import subprocess
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from runnerctl.core.device_nodes import (
+    SPARED,
     DeviceTable,
     Node,
     Place,
@@ -35,6 +37,7 @@ from runnerctl.probes.stuck import DIRECTORY, Guard
 __all__ = [
     "CACHE",
     "driver_identity",
+    "end_sparing",
     "find_places",
     "load_uvm",
     "open_nodes",
@@ -219,6 +222,20 @@ def open_nodes(unit: str, nodes: Sequence[Node], environ: Mapping[str, str]) -> 
     """Have systemd open these nodes and no others to a unit, until the next boot. Raises UnavailableError."""
     allow = ["DeviceAllow=", *(f"DeviceAllow={node.allow} rw" for node in nodes)]
     _systemctl(["set-property", "--runtime", unit, *allow], environ)
+
+
+def end_sparing(unit: str, environ: Mapping[str, str], *, rootfs: Path = Path("/")) -> None:
+    """Before a unit starts: what its last job was allowed to keep ends with that job.
+
+    While the unit runs nothing is taken from it. Raises UnavailableError.
+    """
+    path = under(rootfs, f"/run/systemd/system/{unit}.d/{SPARED}")
+    if not path.exists() or show_unit(unit, ["MainPID"], environ)["MainPID"] != "0":
+        return
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()  # somebody's else may stand there
+    _systemctl(["daemon-reload"], environ)
 
 
 def _systemctl(words: Sequence[str], environ: Mapping[str, str]) -> str:

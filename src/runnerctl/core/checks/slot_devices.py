@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from runnerctl.core.checks.slot_unit import DROP_IN
-from runnerctl.core.device_nodes import DeviceTable, UnitRules, compare, places_of, resolve
+from runnerctl.core.device_nodes import SPARED, DeviceTable, UnitRules, compare, places_of, resolve
 from runnerctl.core.findings import Check, Verdict, critical, ok, unknown, warning
 from runnerctl.core.isolation import SETTINGS
 from runnerctl.core.snapshot import Nvml, SlotReading, Snapshot, Unit
@@ -17,8 +17,9 @@ __all__ = ["CHECKS"]
 _PROVISION = "provision the host again, and restart the slot when it is idle"
 _OPEN = "`runnerctl isolation devices {slot} --apply`, then `runnerctl restart {slot} --when-idle`"
 _TAKE_AWAY = "`systemctl cat {unit}` shows what was added; take it away, or provision again"
+_WAIT = "nothing: the slot is restarted when it is idle"
 # systemd's own, of what is opened before each start.
-_OURS = frozenset({DROP_IN, "50-DeviceAllow.conf"})
+_OURS = frozenset({DROP_IN, "50-DeviceAllow.conf", SPARED})
 
 
 def _known(snapshot: Snapshot) -> bool:
@@ -40,7 +41,7 @@ def _judge_devices(
         return
     data: dict[str, object] = {"policy": rules.policy, "allow": list(rules.allow)}
     if rules.policy not in ("closed", "strict"):
-        yield critical("its jobs can open every device of the host, all GPUs included", _PROVISION, **data)
+        yield _open(unit, data)
         return
     if rules.gpus and (nvml is None or not nvml.gpus):
         yield unknown("which nodes are its GPUs' cannot be told: NVML lists none", "see driver.nvml", **data)
@@ -68,6 +69,14 @@ def _judge_devices(
         yield ok(f"opens {own}, and no other GPU" if own else "opens no GPU: it has none", **data)
 
 
+def _open(unit: Unit, data: dict[str, object]) -> Verdict:
+    """Of a unit that keeps no device from its jobs."""
+    if SPARED in unit.drop_ins:
+        summary = "its job began before its unit was closed, and keeps every device until it has ended"
+        return warning(summary, _WAIT, **data)
+    return critical("its jobs can open every device of the host, all GPUs included", _PROVISION, **data)
+
+
 def _judge_exposure(
     slot: SlotReading, unit: Unit | None, rules: UnitRules | None, *, spec: HostSpec | None
 ) -> Iterable[Verdict]:
@@ -77,7 +86,10 @@ def _judge_exposure(
     loose = [f"{name}={value}" for name, value in rules.settings.items() if value != SETTINGS[name]]
     foreign = [name for name in unit.drop_ins if name not in _OURS]
     data = {"different": loose, "drop_ins": foreign}
-    if loose:
+    if loose and SPARED in unit.drop_ins:
+        summary = f"it is to be closed further when its job has ended: {', '.join(loose[:5])}"
+        yield warning(summary, _WAIT, **data)
+    elif loose:
         added = f" (somebody added {', '.join(foreign)})" if foreign else ""
         more = f" and {len(loose) - 5} more" if len(loose) > 5 else ""
         summary = f"its sandbox is not ours: {', '.join(loose[:5])}{more}{added}"
