@@ -22,6 +22,8 @@ def test_the_list_of_commands_is_complete() -> None:
     promised += ["xid", "baseline save", "baseline show", "baseline clear"]
     promised += ["upgrade", "adopt", "fleet", "doctor", "prune", "keepalive", "bundle"]
     promised += ["labels add", "labels remove", "labels set", "labels sync"]
+    promised += ["slots plan", "slots apply", "isolation verify", "isolation devices"]
+    promised += ["jobs", "clean", "guard", "mint"]
     promised += ["group list", "group create", "group move"]
     assert sorted(LEAVES) == sorted(f"runnerctl {name}" for name in promised)
 

@@ -55,6 +55,17 @@ DOCUMENTS = {
     "runnerctl.stuck/1": "`/run/runnerctl/nvml-stuck.json` on a host",
     "runnerctl.kernel-log/1": "`/run/runnerctl/kernel-log.json` on a host",
     "runnerctl.kernel-events/1": "`/run/runnerctl/kernel-events.json` on a host",
+    "runnerctl.layout/1": "`runnerctl slots plan -o json` of one host, with its hardware for `--from`",
+    "runnerctl.layouts/1": "the same of several hosts, one of the former each",
+    "runnerctl.hardware/1": "what a host's hardware is, as slots are laid out over it",
+    "runnerctl.isolation/1": "`runnerctl isolation verify -o json`",
+    "runnerctl.devices/1": "`runnerctl isolation devices SLOT -o json`",
+    "runnerctl.jobs/1": "`runnerctl jobs -o json`",
+    "runnerctl.clean/1": "`runnerctl clean -o json`",
+    "runnerctl.mint/1": "`runnerctl mint SLOT -o json`",
+    "runnerctl.guard/1": "what hooks and the guard say to each other, a line each way",
+    "runnerctl.guard-job/1": "`/run/runnerctl/guard/*.json` on a host",
+    "runnerctl.gpu-verdict/1": "`/run/runnerctl/gpu-verdict.json` on a host",
     "runnerctl.receipt/1": "`/var/lib/runnerctl/receipt.json` on a host",
 }
 

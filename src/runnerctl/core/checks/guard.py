@@ -27,6 +27,7 @@ def _judge(guard: GuardState, *, spec: HostSpec | None) -> Iterable[Verdict]:
 
 
 def _matters(snapshot: Snapshot) -> bool:
+    """Whether the host has slots, and a guard watches over them (`runnerctl_guard`)."""
     return snapshot.guard is not None and is_guarded(snapshot.host_spec)
 
 

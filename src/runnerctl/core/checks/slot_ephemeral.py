@@ -53,6 +53,7 @@ def _judge_minting(
 
 
 def _has_ephemeral(snapshot: Snapshot) -> bool:
+    """Whether the host has ephemeral slots."""
     return isinstance(snapshot.slots, tuple) and any(slot.ephemeral for slot in snapshot.slots)
 
 
