@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -131,6 +132,20 @@ def test_a_guard_that_is_killed_goes_on_with_the_job(host: Host) -> None:
     assert (row["repository"], row["result"]) == ("acme/widgets", "Succeeded")
 
 
+def test_a_guard_that_is_replaced_while_a_hook_asks_answers_it_all_the_same(host: Host) -> None:
+    host.spec(gpus=(GPU,))
+    (host.root / "look").write_text("unknown")
+    host.start()
+    host.job()
+    with ThreadPoolExecutor(1) as beside:
+        hook = beside.submit(host.hook)
+        time.sleep(0.7)
+        host.stop()
+        (host.root / "look").unlink()
+        host.start()
+        assert hook.result(timeout=20) == (0, "")
+
+
 def test_without_a_guard_a_job_fails_with_a_reason(host: Host) -> None:
     host.job()
     status, text = host.hook()
@@ -148,6 +163,22 @@ def wait_for(what: Callable[[], bool], seconds: float = 10.0) -> None:
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_processes_of_the_last_job_do_not_end_the_next_one(host: Host) -> None:
+    """Until it is cleaned up behind the last job, what runs beside the next one's hook may be of that."""
+    host.spec()
+    host.start()
+    host.job()
+    assert host.hook()[0] == 0
+    (host.root / "clean-takes").touch()
+    survivor = "setsid sh -c 'for i in 1 2 3 4 5 6 7 8; do sleep 0.25; done' & true"
+    assert host.run(survivor)[0] == 0
+    host.end()
+    wait_for(lambda: not host.worker_lives())
+    host.job()
+    status, said = host.hook()
+    assert (status, host.worker_lives()) == (0, True), said
 
 
 @pytest.mark.exhaustive

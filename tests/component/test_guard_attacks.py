@@ -101,6 +101,19 @@ def test_a_flood_ends_its_job(host: Host) -> None:
     assert "flooded" in host.row(until="refused")["refused"]
 
 
+def test_a_flood_of_the_job_before_ends_no_other(host: Host) -> None:
+    """It stays below the bound, so that the next job's own hook is one too many."""
+    assert host.hook()[0] == 0
+    code = "for _ in range(396):\n  try: s().close()\n  except OSError: pass\n  time.sleep(0.002)"
+    assert python(host, code)[0] == 0
+    host.end()
+    host.job()
+    for _ in range(6):
+        status, said = host.hook()
+        assert status == 0, said
+    assert "flooded" not in host.log()
+
+
 def test_who_is_not_of_the_job_is_told_nothing(host: Host) -> None:
     assert host.hook()[0] == 0
     answer = ask(host, b'{"schema":"runnerctl.guard/1","ask":"completed"}\n')

@@ -350,6 +350,18 @@ class UnitKernel(Kernel):
         return "/system.slice/gha-runner@t.service" if pid in self.inside else "/user.slice"
 
 
+def test_what_keeps_starting_itself_is_not_taken_for_the_next_job(slot: Slot) -> None:
+    """The next job waits for us: what does not descend from its worker is the last one's."""
+    with slot.start("import subprocess, time; subprocess.run(['sleep', '60'])") as listener:
+        time.sleep(0.3)
+        with slot.start("import time; time.sleep(60)") as younger:
+            time.sleep(0.1)
+            slot.cleaner.after(slot.place, listener=listener.pid, before=time.time(), alone=True)
+            assert younger.wait(timeout=5) == -9
+        assert len(slot.processes()) == 2
+        slot.cleaner.fresh(slot.place)
+
+
 def test_a_unit_that_starts_again_meanwhile_is_left_alone(slot: Slot) -> None:
     """Its listener has ended with its job, and the next one may be there before anybody looks."""
     kernel = UnitKernel()

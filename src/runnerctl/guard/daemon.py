@@ -114,7 +114,7 @@ class Daemon:
             listener=self.listener,
             welcome=self._welcome,
             ask=lambda client, request: self.guardian.asked(client, request),
-            flood=lambda uid: self.guardian.flooded(uid),
+            flood=lambda uid, seconds: self.guardian.flooded(uid, seconds),
             clock=self.clock,
         )
 

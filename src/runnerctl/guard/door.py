@@ -41,14 +41,15 @@ class Client:
 class Door:
     """Accepts, reads and answers; `ask` gets every whole request and answers it sooner or later.
 
-    ``welcome``: the user ids that may come at all. ``flood`` hears of a user who comes far too often.
+    ``welcome``: the user ids that may come at all. ``flood`` hears of a user who comes far too often, and in
+    how many seconds.
     """
 
     selector: selectors.BaseSelector
     listener: socket.socket
     welcome: Callable[[], Collection[int]]
     ask: Callable[[Client, Request], None]
-    flood: Callable[[int], None]
+    flood: Callable[[int, float], None]
     clock: Callable[[], float]
     clients: set[Client] = field(default_factory=set)
     arrivals: dict[int, deque[float]] = field(default_factory=dict)
@@ -88,8 +89,9 @@ class Door:
         seen.append(now)
         if uid == 0 or len(seen) < FLOOD or now - seen[0] > FLOOD_SECONDS:
             return False
+        since = seen[0]
         seen.clear()
-        self.flood(uid)
+        self.flood(uid, now - since)
         return True
 
     def ready(self, client: Client, mask: int) -> None:

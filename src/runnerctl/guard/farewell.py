@@ -49,7 +49,8 @@ class _Round:
 class Farewell:
     """Ends jobs. ``pci``: GPU (UUID) -> PCI address, as far as known, for the kernel log.
 
-    ``cleaning``: slots whose last job still is cleaned up behind; their next one waits for that.
+    ``cleaning``: slots whose last job still is cleaned up behind; their next one waits for that. ``wake``:
+    lets a slot go on whose cleaning was cut short while everything stood still.
     """
 
     parts: Parts
@@ -57,6 +58,7 @@ class Farewell:
     books: Books
     answer: Answering
     pci: Callable[[], Mapping[str, str]]
+    wake: Callable[[SlotPlace], None]
     rounds: dict[str, _Round] = field(default_factory=dict)
     cleaning: set[str] = field(default_factory=set)
 
@@ -81,6 +83,7 @@ class Farewell:
 
     def _cleaned(self, going: _Round, outcome: Outcome) -> None:
         if outcome.failure:
+            self.wake(going.place)
             going.warnings.append(f"what this job left could not be removed yet: {outcome.failure}")
         else:
             going.residue = msgspec.convert(outcome.value, Residue)
@@ -126,8 +129,13 @@ class Farewell:
 
     # -- when it has ended
 
-    def ended(self, job: Job, place: SlotPlace, *, listener: int, measured: bool) -> None:
-        """The worker has ended. ``listener``: the slot's listener as it is now, 0 for none."""
+    def ended(
+        self, job: Job, place: SlotPlace, *, listener: int, measured: bool, alone: bool = False
+    ) -> None:
+        """The worker has ended. ``listener``: the slot's listener as it is now, 0 for none.
+
+        ``alone``: no other job of the slot has been admitted; until this one is cleaned up behind, none is.
+        """
         self.rounds.pop(job.key, None)
         if job.kept.ended_at is None:
             job.kept.ended_at = time.time()
@@ -142,10 +150,10 @@ class Farewell:
             place=place,
             listener=listener,
             before=job.kept.ended_at,
+            alone=alone,
         )
-        self.errands.start(
-            f"after {job.key}", after, seconds=CLEAN_SECONDS, then=partial(self._gone, job, waits)
-        )
+        then = partial(self._gone, job, place, waits)
+        self.errands.start(f"after {job.key}", after, seconds=CLEAN_SECONDS, then=then)
         result = partial(
             work.result,
             unit=job.kept.unit,
@@ -158,9 +166,10 @@ class Farewell:
         )
         self._xids(job, place, partial(self._all_listed, job, waits))
 
-    def _gone(self, job: Job, waits: set[str], outcome: Outcome) -> None:
+    def _gone(self, job: Job, place: SlotPlace, waits: set[str], outcome: Outcome) -> None:
         self.cleaning.discard(job.kept.slot)
         if outcome.failure:
+            self.wake(place)
             left = Residue(remains=(f"not looked for: {outcome.failure}",))
         else:
             left = msgspec.convert(outcome.value, Residue)

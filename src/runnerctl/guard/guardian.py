@@ -5,6 +5,7 @@ One thread, and nothing here waits: what may take long is an errand, and goes on
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,9 @@ class Guardian:
     @cached_property
     def farewell(self) -> Farewell:
         """Who ends."""
-        return Farewell(self.parts, self.errands, self.books, self.answer, self.pci)
+        return Farewell(
+            self.parts, self.errands, self.books, self.answer, self.pci, partial(wake, self.kernel)
+        )
 
     @cached_property
     def custody(self) -> Custody:
@@ -201,7 +204,9 @@ class Guardian:
             held = self.parts.holds().get(name)
             if held is not None:
                 job.kept.state, job.kept.reason = "refused", one_line(f"on hold: {held.reason}")
-        self.farewell.ended(job, slot.place, listener=self._listener(slot, job.kept), measured=True)
+        listener = self._listener(slot, job.kept)
+        alone = self._hooks_ask()  # a later job has not been looked at yet
+        self.farewell.ended(job, slot.place, listener=listener, measured=True, alone=alone)
 
     def _listener(self, slot: SlotWatch, kept: Kept) -> int:
         """The process that stays when a job has ended; 0 when it has ended, too."""
@@ -213,8 +218,9 @@ class Guardian:
 
     def _is_guarded(self, worker: Process) -> bool:
         """Whether a job can have asked: not one that was there before the guard, or before its hooks."""
-        if worker.started < self.guarded_since:
-            return False
+        return worker.started >= self.guarded_since and self._hooks_ask()
+
+    def _hooks_ask(self) -> bool:
         hook = read_bytes(self.parts.paths / self.parts.started_hook, 65536)
         return isinstance(hook, bytes) and CLIENT.encode() in hook
 
@@ -268,13 +274,21 @@ class Guardian:
 
     # -- what must be true
 
-    def flooded(self, uid: int) -> None:
-        """A user's processes come far too often: its job is ended."""
+    def flooded(self, uid: int, seconds: float) -> None:
+        """A user's processes come far too often: its job is ended, if it was there all these seconds.
+
+        Otherwise some of them were of the job before it, and are being ended.
+        """
         for name, slot in self.watch.slots.items():
             job = self.jobs.get(name)
-            if slot.place.uid == uid and job is not None:
+            if slot.place.uid == uid and job is not None and self._age(job) > seconds:
                 self._refuse(job, FLOODED)
                 self._end(job, slot)
+
+    def _age(self, job: Job) -> float:
+        """Seconds since a job's worker began."""
+        up = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return up - job.worker.started / os.sysconf("SC_CLK_TCK")
 
     def _refuse(self, job: Job, why: str) -> None:
         if job.kept.state == "refused":
@@ -297,7 +311,7 @@ class Guardian:
             return
         if job.ending:
             self._end(job, slot)
-        else:
+        elif job.kept.state == "refused" or job.kept.slot not in self.farewell.cleaning:
             self.custody.look(job, slot)
 
     def _caught(self, job: Job, slot: SlotWatch, why: str) -> None:

@@ -152,10 +152,11 @@ class Cleaner(Protocol):
         """At the end of a job, before its worker ends: all but the processes in ``spare``, and all files."""
         ...
 
-    def after(self, place: SlotPlace, *, listener: int, before: float) -> Residue:
+    def after(self, place: SlotPlace, *, listener: int, before: float, alone: bool = False) -> Residue:
         """When the worker has ended: what is left, as far as it is older than ``before`` (epoch).
 
-        ``listener``: the process of the runner's that stays; 0 for none.
+        ``listener``: the process of the runner's that stays; 0 for none. ``alone``: no later job has been
+        admitted, so that it has no processes yet but those that descend from its worker.
         """
         ...
 

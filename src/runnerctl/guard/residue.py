@@ -100,13 +100,14 @@ class HostCleaner:
         self._services(place, tally)
         return tally.residue()
 
-    def after(self, place: SlotPlace, *, listener: int, before: float) -> Residue:
+    def after(self, place: SlotPlace, *, listener: int, before: float, alone: bool = False) -> Residue:
         """When the worker has ended: what is left, as far as it is older than the next job.
 
         ``listener``: the process of the runner's that stays; 0 for none. A job that it has begun meanwhile
         is left alone: its processes, and whatever was made since it began. Without a listener systemd has
         ended all of the unit's, so that what runs there is of its next start, and left alone as well; it may
-        start at any moment. ``before``, when the end of the
+        start at any moment. ``alone``: the next job waits for us, so that a young process that does not
+        descend from its worker is one that the last job's keep starting. ``before``, when the end of the
         last one was noticed, can be later than that and decides nothing.
         """
         del before
@@ -114,7 +115,7 @@ class HostCleaner:
             return refused
         tally, stays = _Tally(), {listener} - {0}
         processes.resume(self.kernel, place, stays)
-        self._processes(place, tally, lambda found: self._staying(place, found, listener))
+        self._processes(place, tally, lambda found: self._staying(place, found, listener, alone=alone))
         cut, running = self._cut(place, listener)
         self._inside(place, tally, stays, before=cut, keys=not running)
         self._archive(place, tally, [*stays, *running], cut)
@@ -149,10 +150,15 @@ class HostCleaner:
         tally.processes += [f"{process.pid} {process.comm}" for process in ended]
         tally.remains += [f"process {each.pid} {each.comm} (state {each.state}) stays" for each in left]
 
-    def _staying(self, place: SlotPlace, found: Sequence[Process], listener: int) -> Collection[int]:
+    def _staying(
+        self, place: SlotPlace, found: Sequence[Process], listener: int, *, alone: bool
+    ) -> Collection[int]:
         """The listener and the job that it began meanwhile, with all that was started since."""
         if not listener:
             return {each.pid for each in processes.of_unit(self.kernel, place, found)}
+        if alone:
+            lines = (self.kernel.ancestors(each.pid) for each in found)
+            return {listener, *(line[0].pid for line in lines if listener in {each.pid for each in line[1:]})}
         first = min((each.started for each in processes.begun(found, listener)), default=None)
         return {listener, *(each.pid for each in found if first is not None and each.started >= first)}
 

@@ -109,11 +109,17 @@ def clean_during(
 
 
 def clean_after(
-    report: Report, *, cleaner: Callable[[], Cleaner], place: SlotPlace, listener: int, before: float
+    report: Report,
+    *,
+    cleaner: Callable[[], Cleaner],
+    place: SlotPlace,
+    listener: int,
+    before: float,
+    alone: bool,
 ) -> Any:
     """See `ports.Cleaner.after`."""
     report.stage("removal of what the job left")
-    return msgspec.to_builtins(cleaner().after(place, listener=listener, before=before))
+    return msgspec.to_builtins(cleaner().after(place, listener=listener, before=before, alone=alone))
 
 
 def begin(report: Report, *, ledger: Callable[[], Ledger], job: JobReport) -> int:
