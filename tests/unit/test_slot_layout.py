@@ -114,6 +114,16 @@ def test_a_sick_gpu_is_no_missing_one() -> None:
     assert "not loaded" in found.notes[0]
 
 
+def test_a_uuid_in_another_case_is_the_same_gpu() -> None:
+    """Whether or not the driver answers just now: neither the unit nor the labels change."""
+    wanted = spec(slots=[{"name": "a", "gpus": [f"GPU-{uuid(3)[4:].upper()}"]}])
+    before = planned(wanted, host())
+    assert gpus_of(before) == {"a": [3]}
+    assert planned(wanted, host(gpus=(), unavailable="it hangs"), before.layout) == before
+    sick = host(gpus=tuple(gpu(index) for index in range(8) if index != 3), unread=(UnreadGpu(3, "lost"),))
+    assert planned(wanted, sick, before.layout) == before
+
+
 def test_what_cannot_be_read_is_undecided_not_empty() -> None:
     """Without a layout from before there are no slots to keep, and none are made up."""
     gone = host(gpus=(), unavailable="the driver's library is missing")

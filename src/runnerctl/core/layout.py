@@ -37,6 +37,11 @@ class Layout(msgspec.Struct, frozen=True):
         """What the slot of that name has."""
         return next((share for share in self.slots if share.name == name), None)
 
+    def spelt(self, uuid: str) -> str:
+        """The UUID as the driver wrote it when a slot got it; inventory may write it in another case."""
+        known = {each.lower(): each for share in self.slots for each in share.gpus}
+        return known.get(uuid.lower(), uuid)
+
 
 def layout_of(host_json: str | None) -> Layout | None:
     """The layout in the text of a ``host.json``; None where there is none, or it cannot be understood."""

@@ -10,24 +10,11 @@ __all__ = ["layout_problems", "slot_layout_problems"]
 
 # As nvidia-smi lists instances: 1g.10gb, 1g.10gb+me, 1c.2g.20gb for a part of one.
 PROFILE = re.compile(r"(?:\d+c\.)?\d+g\.\d+gb(?:[+-][a-z.]+)?")
-LEAST = {
-    "gpus_per_slot": 1,
-    "cpus_per_slot": 1,
-    "memory_per_slot_mib": 256,
-    "tasks_per_slot": 256,
-    "disk_per_slot_gib": 1,
-}
 
 
 def layout_problems(spec: HostSpec) -> list[Problem]:
-    """Numbers that are too small, and a profile that is none."""
-    runner = spec.github_runner
-    problems = [
-        Problem(f"github_runner_{name}", f"is {value}", f"give at least {least}")
-        for name, least in LEAST.items()
-        if (value := getattr(runner, name)) is not None and value < least
-    ]
-    return problems + _profile_problems("github_runner_mig_profile", runner.mig_profile)
+    """A profile that is none; numbers have their bounds (`runnerctl.core.bounds`)."""
+    return _profile_problems("github_runner_mig_profile", spec.github_runner.mig_profile)
 
 
 def slot_layout_problems(spec: HostSpec, slot: Slot, where: str) -> list[Problem]:

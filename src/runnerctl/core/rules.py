@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from runnerctl.core.bounds import bound_problems
 from runnerctl.core.driver_rules import driver_rules
 from runnerctl.core.labels import DRAINED, check_label, normalise
 from runnerctl.core.layout_rules import layout_problems, slot_layout_problems
@@ -37,7 +38,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
     problems += _env_problems(runner.env) + _limit_problems(spec) + driver_rules(spec.nvidia_driver)
     problems += toolkit_problems(spec.container_toolkit) + network_problems(spec) + layout_problems(spec)
-    problems += mode_problems(spec) + _container_problems(spec)
+    problems += bound_problems(spec) + mode_problems(spec) + _container_problems(spec)
     names = [slot.name for slot in runner.slots]
     claimed: dict[str, str] = {}
     for index, slot in enumerate(runner.slots):

@@ -34,9 +34,9 @@ class Board:
         return (whole, None) if whole else self._parts.get(uuid.lower())
 
     def spelt(self, uuid: str) -> str:
-        """The UUID as the driver writes it."""
+        """The UUID as the driver writes it, or wrote it when it still answered."""
         found = self.device(uuid)
-        return uuid if found is None else (found[1] or found[0]).uuid
+        return self.current.spelt(uuid) if found is None else (found[1] or found[0]).uuid
 
     def free_gpus(self) -> list[Gpu]:
         """Whole GPUs that nobody has, those in MIG mode left out."""
@@ -94,7 +94,7 @@ class Board:
     def may_keep(self, slot: str, uuid: str) -> bool:
         """Whether a GPU that is not seen may be one of those that do not answer just now."""
         share = self.current.share(slot)
-        return self.hardware.incomplete and share is not None and uuid in share.gpus
+        return self.hardware.incomplete and share is not None and self.current.spelt(uuid) in share.gpus
 
     def is_free(self, uuid: str) -> bool:
         """Whether there is such a GPU or MIG device, and nobody has it."""

@@ -234,7 +234,7 @@ def kept_entries(runner: GithubRunner, current: Layout) -> tuple[list[Entry], li
     for slot in named_slots(runner):
         share = current.share(slot.name)
         if not _fills(runner, slot):
-            entries.append(Entry(slot))
+            entries.append(Entry(msgspec.structs.replace(slot, gpus=tuple(map(current.spelt, slot.gpus)))))
         elif share and share.gpus:
             entries.append(Entry(msgspec.structs.replace(slot, gpus=share.gpus), "filled"))
         else:
