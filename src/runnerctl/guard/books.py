@@ -57,7 +57,8 @@ class Books:
             if number is None
             else partial(work.update, ledger=self.ledger, number=number, job=report)
         )
-        self.errands.start(f"ledger {entry.job.key}", call, seconds=SECONDS, then=partial(self._done, entry))
+        then = partial(self._done, entry)
+        self.errands.start(f"ledger {entry.job.key}", call, seconds=SECONDS, then=then, patient=True)
 
     def _done(self, entry: _Entry, outcome: Outcome) -> None:
         entry.busy = False

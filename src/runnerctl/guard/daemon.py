@@ -250,7 +250,7 @@ class Daemon:
         call = partial(
             setup_info.write_all, host=self.spec.host, places=slots, root=str(self.parts.paths.root)
         )
-        self.errands.start("setup", call, seconds=SETUP_SECONDS, then=self._is_set_up)
+        self.errands.start("setup", call, seconds=SETUP_SECONDS, then=self._is_set_up, patient=True)
 
     def _is_set_up(self, outcome: Outcome) -> None:
         if outcome.failure:
@@ -270,7 +270,7 @@ class Daemon:
             return
         self._metrics_at = now + METRICS_SECONDS
         call = partial(work.metrics, spec=spec)
-        self.errands.start("metrics", call, seconds=LEDGER_SECONDS, then=self._measured)
+        self.errands.start("metrics", call, seconds=LEDGER_SECONDS, then=self._measured, patient=True)
 
     def _measured(self, outcome: Outcome) -> None:
         if outcome.failure:

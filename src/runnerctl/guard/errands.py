@@ -14,7 +14,9 @@ from runnerctl.probes.child import Call, Child, kill_group, start
 
 __all__ = ["Errands", "Outcome"]
 
-MOST = 24  # children at a time
+MOST = 32  # children at a time
+MOST_PATIENT = 16  # of those that nobody waits for
+MOST_WAITING = 256  # patient ones; then the host cannot keep up, and has to do without
 _GRACE_SECONDS = 0.5  # for a killed child to disappear; then it is left behind
 _LARGEST = 4 * 1024 * 1024  # bytes that a child may say
 
@@ -30,12 +32,13 @@ class Outcome:
 Then = Callable[[Outcome], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Errand:
     name: str
     call: Call
     seconds: float
     then: Then
+    patient: bool = False
     child: Child | None = None
     read: int = 0
 
@@ -48,9 +51,15 @@ class Errands:
         self._running: list[_Errand] = []
         self._waiting: deque[_Errand] = deque()
 
-    def start(self, name: str, call: Call, *, seconds: float, then: Then) -> None:
-        """Have ``call`` done in a child of its own; its deadline begins when it starts."""
-        self._waiting.append(_Errand(name, call, seconds, then))
+    def start(self, name: str, call: Call, *, seconds: float, then: Then, patient: bool = False) -> None:
+        """Have ``call`` done in a child of its own; its deadline begins when it starts.
+
+        ``patient``: no job waits for it; so however many of these there are, none waits because of them.
+        """
+        if patient and sum(errand.patient for errand in self._waiting) >= MOST_WAITING:
+            then(Outcome(failure="the guard has too much else to do"))
+            return
+        self._waiting.append(_Errand(name, call, seconds, then, patient))
         self._begin()
 
     def __contains__(self, name: str) -> bool:
@@ -88,8 +97,8 @@ class Errands:
         self._waiting.clear()
 
     def _begin(self) -> None:
-        while self._waiting and len(self._running) < MOST:
-            errand = self._waiting.popleft()
+        while (errand := self._next()) is not None:
+            self._waiting.remove(errand)
             now = self._clock()
             try:
                 errand.child = start(errand.call, now=now, deadline=now + errand.seconds)
@@ -98,6 +107,13 @@ class Errands:
                 continue
             self._running.append(errand)
             self._selector.register(errand.child.read, selectors.EVENT_READ, errand)
+
+    def _next(self) -> _Errand | None:
+        """The one that may start now."""
+        if len(self._running) >= MOST:
+            return None
+        full = sum(errand.patient for errand in self._running) >= MOST_PATIENT
+        return next((errand for errand in self._waiting if not (errand.patient and full)), None)
 
     def _step(self, errand: _Errand, now: float) -> None:
         child = errand.child

@@ -118,14 +118,16 @@ class Farewell:
             self.parts.say(f"slot {job.kept.slot}: no report of its job: {type(error).__name__}: {error}")
             return "The report of this job could not be made.", ""
 
-    def _xids(self, job: Job, place: SlotPlace, then: Callable[[Outcome], None]) -> None:
+    def _xids(
+        self, job: Job, place: SlotPlace, then: Callable[[Outcome], None], *, patient: bool = False
+    ) -> None:
         if not place.gpus:
             then(Outcome(value=[]))
             return
         known = self.pci()
         gpus = {known[uuid]: uuid for uuid in place.gpus if uuid in known}
         call = partial(work.xids, gpus=gpus, since=job.kept.began_at, root=str(self.parts.paths.root))
-        self.errands.start(f"xids {job.key}", call, seconds=XID_SECONDS, then=then)
+        self.errands.start(f"xids {job.key}", call, seconds=XID_SECONDS, then=then, patient=patient)
 
     # -- when it has ended
 
@@ -161,10 +163,9 @@ class Farewell:
             since=job.kept.began_at,
             until=job.kept.ended_at,
         )
-        self.errands.start(
-            f"result {job.key}", result, seconds=RESULT_SECONDS, then=partial(self._resulted, job, waits)
-        )
-        self._xids(job, place, partial(self._all_listed, job, waits))
+        then = partial(self._resulted, job, waits)
+        self.errands.start(f"result {job.key}", result, seconds=RESULT_SECONDS, then=then, patient=True)
+        self._xids(job, place, partial(self._all_listed, job, waits), patient=True)
 
     def _gone(self, job: Job, place: SlotPlace, waits: set[str], outcome: Outcome) -> None:
         self.cleaning.discard(job.kept.slot)
