@@ -267,10 +267,14 @@ class _Present:
 
 
 def sweep_all(fleet: Fleet, slots: list[LocalSlot]) -> None:
-    """Leave no record of ephemeral slots that are gone from their host."""
+    """Leave no record of ephemeral slots that are gone from their host, nor touch one of another host's.
+
+    A copied disk names the host that it was copied from.
+    """
     for slot in slots:
-        if slot.mode == "ephemeral" and slot.url and slot.agent_name:
-            sweep(fleet.registry(slot.url), slot.agent_name)
+        name = slot.agent_name
+        if slot.mode == "ephemeral" and slot.url and name and not fleet.belongs_to_another(name):
+            sweep(fleet.registry(slot.url), name)
 
 
 def _warn_of_upgrades(host: str, reports: list[dict[str, Any]]) -> None:

@@ -193,7 +193,7 @@ class Minting:
         """Remove the record that an earlier start left, and no other. Raises DataError or TryAgainError."""
         deadline = self.clock() + REAP_SECONDS
         while (runner := self.registry.runner_by_name(self.ticket.runner_name)) is not None:
-            known = slot_state(self.layout, self.ticket.slot).get("agent_id") == runner.id
+            known = self._is_ours(runner.id)
             idle = not runner.online and not runner.busy
             if not known and not (idle and runner.ephemeral):
                 raise self._foreign(runner)
@@ -208,6 +208,11 @@ class Minting:
                         remedy="nothing: it is tried again by itself",
                     ) from None
             self.sleep(1.0)
+
+    def _is_ours(self, agent_id: int) -> bool:
+        """Whether the slot's last registration had this id: each scope counts its own."""
+        state = slot_state(self.layout, self.ticket.slot)
+        return state.get("agent_id") == agent_id and state.get("url") in (None, self.ticket.url)
 
     def _foreign(self, runner: Runner) -> DataError:
         state = "online" if runner.online else "offline"

@@ -283,10 +283,10 @@ class Fleet:
         Raises TryAgainError when it runs a job.
         """
         runner = registry.runner(runner_id) if self.others else None
-        if runner is None or not self._belongs_to_another(runner.name):
+        if runner is None or not self.belongs_to_another(runner.name):
             registry.delete(runner_id)
 
-    def _belongs_to_another(self, runner_name: str) -> bool:
+    def belongs_to_another(self, runner_name: str) -> bool:
         """Whether a name is `<host>-<slot>` of another host of the inventory."""
         name, hosts = runner_name.casefold(), (*self.others, self.spec.host)
         owners = [host for host in hosts if name.startswith(f"{host.casefold()}-")]

@@ -113,6 +113,17 @@ def test_our_own_leftover_is_reaped_and_a_foreign_record_is_not(github: GithubAp
     assert len(github.control.runners(SCOPE)) == 1
 
 
+def test_an_id_of_another_scope_is_nobodys_here(github: GithubApi, tmp_path: Path) -> None:
+    """The slot has moved: a runner of that name and number at the new place is somebody else's."""
+    other = github.control.add_runner(SCOPE, NAME, status="online")["id"]
+    run = minting(github, tmp_path)
+    state = Layout(tmp_path).state("slots", "a")
+    state.write_text(json.dumps({"mode": "ephemeral", "agent_id": other, "url": "https://github.com/before"}))
+    with pytest.raises(DataError, match="belongs to another runner"):
+        run.run()
+    assert [each["id"] for each in github.control.runners(SCOPE)] == [other]
+
+
 def test_answers_that_are_lost_leave_one_record(github: GithubApi, tmp_path: Path) -> None:
     """And while GitHub is down nothing is handed over."""
     github.control.fault("lost_answer", path=MINT, count=1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.action.github_runner import sweep_all
 
 from runnerctl.core.plan import LocalSlot
 from runnerctl.core.scope import parse_scope
@@ -456,3 +457,14 @@ def test_a_persistent_slot_where_strangers_send_jobs_is_refused(github: GithubAp
     )
     fleet_of(github).prove_access(register=["a"])
     assert made
+
+
+def test_what_a_copied_disk_names_is_another_hosts(github: GithubApi, control: Control) -> None:
+    """Its ephemeral slots bear the names of the host it was copied from, which mints under them."""
+    fleet = Fleet(spec_of(github), {"GH_TOKEN": TOKEN}, others=["origin-1"])
+    names = ("origin-1-a", f"{fleet.spec.host}-a")
+    for name in names:
+        control.add_runner(ORG, name, status="offline", ephemeral=True)
+    url = f"{github.url}/acme"
+    sweep_all(fleet, [LocalSlot("a", mode="ephemeral", agent_name=name, url=url) for name in names])
+    assert [each["name"] for each in control.runners(ORG)] == ["origin-1-a"]
