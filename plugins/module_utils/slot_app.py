@@ -18,11 +18,22 @@ from .errors import HostError
 from .slot_files import Layout, SlotSpec
 from .slot_units_ephemeral import APP_FILE, APP_KEY, CREDENTIALS, TICKETS
 
-__all__ = ["App", "app_changes", "forget_app", "install_app", "key_sum", "ticket_path", "ticket_text"]
+__all__ = [
+    "NETWORK",
+    "App",
+    "app_changes",
+    "forget_app",
+    "install_app",
+    "key_sum",
+    "ticket_path",
+    "ticket_text",
+]
 
 LARGEST_BYTES = 64 * 1024
 _TICKET = ("runner_name", "url", "version", "labels", "group", "no_default_labels")
-_ALSO = ("gpus", "containers", "env")
+_ALSO = ("gpus", "containers")
+# How to reach GitHub; of the rest of the slot's environment every user of the host would see what is in it.
+NETWORK = ("http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 
 
 @dataclass(frozen=True)
@@ -120,5 +131,6 @@ def ticket_path(layout: Layout, slot: str) -> Path:
 
 def ticket_text(slot: SlotSpec) -> str:
     """What a slot's registrations look like, for ``runnerctl mint``; nothing secret."""
-    data = asdict(slot)
-    return json.dumps({name: data[name] for name in (*_TICKET, *_ALSO)}, indent=2, sort_keys=True) + "\n"
+    data = {name: value for name, value in asdict(slot).items() if name in (*_TICKET, *_ALSO)}
+    data["env"] = {name: slot.env[name] for name in NETWORK if name in slot.env}
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"

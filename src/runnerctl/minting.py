@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.atomic import atomic_write
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_app import NETWORK
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_modes import slot_state
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units_ephemeral import (
@@ -40,7 +41,6 @@ __all__ = ["Minting", "Ticket", "app_environment", "read_ticket"]
 PROVISION = "run provision.yml again"
 REAP_SECONDS = 20.0  # GitHub removes the record of a finished job by itself, perhaps a moment later
 MOST_BYTES = 256 * 1024
-NETWORK = ("http_proxy", "https_proxy", "no_proxy", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _FILE = re.compile(r"\.[a-z_]{1,40}")
 _REPOSITORY_GROUP = 1  # a repository has no groups, and the request none without one
 

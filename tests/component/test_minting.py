@@ -14,8 +14,9 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_app impo
     App,
     app_changes,
     install_app,
+    ticket_text,
 )
-from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import Layout, SlotSpec
 
 from runnerctl.core.scope import parse_scope
 from runnerctl.errors import ConfigError, DataError, TryAgainError, UnavailableError
@@ -122,6 +123,17 @@ def test_an_id_of_another_scope_is_nobodys_here(github: GithubApi, tmp_path: Pat
     with pytest.raises(DataError, match="belongs to another runner"):
         run.run()
     assert [each["id"] for each in github.control.runners(SCOPE)] == [other]
+
+
+def test_a_ticket_tells_no_variable_of_the_jobs(tmp_path: Path) -> None:
+    """Every user of the host may read it; what minting needs to reach GitHub is there."""
+    env = {"https_proxy": "http://proxy:3128", "MY_TOKEN": "hunter2"}
+    text = ticket_text(SlotSpec("a", runner_name=NAME, url="https://github.com/acme", version="1", env=env))
+    path = tmp_path / "etc/runnerctl/mint/a.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert "hunter2" not in text
+    assert read_ticket(Layout(tmp_path), "a").env == {"https_proxy": "http://proxy:3128"}
 
 
 def test_answers_that_are_lost_leave_one_record(github: GithubApi, tmp_path: Path) -> None:
