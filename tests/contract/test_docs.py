@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import clean_units
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.guard_units import (
+    guard_service_text,
+    guard_socket_text,
+)
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.health_units import (
     service_text,
     timer_text,
 )
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_containers import engine_templates
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import SlotSpec
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units import (
     slot_unit_text,
     templates,
+)
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_units_ephemeral import (
+    ephemeral_templates,
 )
 
 from runnerctl.cli.reference import commands
@@ -103,8 +112,15 @@ def test_every_directive_of_the_unit_is_explained() -> None:
     page = (ROOT / "docs" / "explanation" / "unit.md").read_text()
     slot = SlotSpec(name="main", runner_name="h-main", url=URL, version="1.2.3", cpus="0-3", tasks=100)
     rich = replace(slot, gpus=("GPU-1",), memory_bytes=1 << 30, containers="rootless")
-    texts = [*templates().values(), slot_unit_text(slot), slot_unit_text(rich)]
-    lines = "".join([*texts, timer_text(60), service_text(None)]).splitlines()
+    texts = [*templates().values(), *ephemeral_templates().values(), *engine_templates().values()]
+    texts += [slot_unit_text(slot), slot_unit_text(rich), timer_text(60), service_text(None)]
+    texts += [
+        guard_socket_text(),
+        guard_service_text(),
+        clean_units.timer_text(6),
+        clean_units.service_text(),
+    ]
+    lines = "".join(texts).splitlines()
     for line in lines:
         key, equals, value = line.partition("=")
         if not equals or line.startswith("#"):
