@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runnerctl.guard import residue_processes, residue_tree
+from runnerctl.guard import residue_logs, residue_processes, residue_trash, residue_tree
 from runnerctl.guard.ports import SlotPlace
 from runnerctl.guard.procs import Kernel, Process
 from runnerctl.guard.residue import HostCleaner
@@ -348,6 +348,26 @@ class UnitKernel(Kernel):
     def group(self, pid: int) -> str:
         """The unit's, or none of the slot's."""
         return "/system.slice/gha-runner@t.service" if pid in self.inside else "/user.slice"
+
+
+def test_logs_of_many_jobs_do_not_fill_the_hosts_disk(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a job writes is kept on the host's own disk: the oldest goes, and root owns what stays."""
+    monkeypatch.setattr(residue_logs, "STORE_BYTES", residue_logs.MOST_BYTES + 25)
+    for number in range(4):
+        slot.job(f"echo 1234567890 > ../_diag/Worker_2026010{4 - number}-000000-utc.log")
+        slot.cleaner.after(slot.place, listener=0, before=time.time())
+    kept = sorted((slot.base / "logs/t").iterdir())
+    assert [path.name[:15] for path in kept] == ["Worker_20260101", "Worker_20260102", "Worker_20260103"]
+    assert {path.stat().st_uid for path in kept} == {0}
+
+
+def test_a_new_directory_is_not_taken_for_trash(slot: Slot) -> None:
+    """Whoever empties the trash sees it there for a moment, and might clear it when it is in its place."""
+    trash = slot.root / residue_trash.TRASH
+    for name in ("new-1", "0123"):
+        (trash / name).mkdir(parents=True)
+    residue_trash.main([str(slot.root)])
+    assert [path.name for path in trash.iterdir()] == ["new-1"]
 
 
 def test_what_keeps_starting_itself_is_not_taken_for_the_next_job(slot: Slot) -> None:

@@ -19,7 +19,7 @@ from runnerctl.cli.host import Slots, host_errors
 from runnerctl.cli.local import require_slot
 from runnerctl.core.clean import Doomed, Thing, plan
 from runnerctl.core.sections import Runnerctl
-from runnerctl.guard.residue_trash import TRASH, Trash
+from runnerctl.guard.residue_trash import TRASH, Trash, unfinished
 from runnerctl.guard.residue_tree import directory, empty, move_all
 from runnerctl.hostfile import load_host_spec
 
@@ -130,7 +130,7 @@ class CleanHost:
 
     def _empty_trash(self, root: Path) -> None:
         with contextlib.suppress(FileNotFoundError), directory(root / TRASH) as folder:
-            stayed = empty(folder).stayed
+            stayed = empty(folder, keep=unfinished).stayed
             self.failed += [f"{root / TRASH}/{name}: {reason}" for name, reason in stayed.items()]
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 from runnerctl.guard import residue_logs as logs
@@ -204,7 +205,7 @@ class HostCleaner:
         with self.trash.opened(place.root) as trash:
             swept = move_all(folder, trash, keep=keep, deadline=time.monotonic() + FILES_SECONDS)
         tally.removed += [f"{name}: {swept.gone}"] if swept.gone else []
-        left = [each for each, _ in entries(folder, keep)]
+        left = [each for each, _ in islice(entries(folder, keep), _MOST_LINES + 1)]
         tally.remains += [f"{name}/{each}: {swept.stayed.get(each, 'came back')}" for each in left]
         if swept.gone:
             self.trash.empty_later(place.root)

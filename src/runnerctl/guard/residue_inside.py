@@ -215,7 +215,7 @@ def _files(pid: int, before: float) -> Found:
                 continue
             if _is_tmpfs(folder) and _device(folder) not in hosts:
                 swept = empty(folder, keep=keep, deadline=time.monotonic() + FILES_SECONDS)
-                left = len(list(entries(folder, keep)))
+                left = sum(1 for _ in entries(folder, keep))
                 _tell(found, f"files in /{path}", swept.gone + left, left)
     return found
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import heapq
 import os
 import re
 import stat
@@ -21,6 +22,8 @@ __all__ = ["MOST_BYTES", "STEPS", "archive", "open_files"]
 
 MOST_BYTES = 64 * 1024 * 1024  # of one job
 _MOST_FILES = 200
+# Of one slot, whatever its jobs write, until `runnerctl clean` keeps to the host's own budget.
+STORE_BYTES, _STORE_FILES = 2 * 1024**3, 20000
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # actions/runner: one log for each job, one for each start of the listener, a job's steps.
 _NAME = re.compile(r"(Worker|Runner)_[0-9]{8}-[0-9]{6}-utc(\.[0-9]{1,4})?\.log")
@@ -37,6 +40,7 @@ def archive(diag: int, target: Path, *, stay: Collection[tuple[int, int]], befor
     moved, left = 0, MOST_BYTES
     with directory(target) as store:
         os.fchmod(store, 0o700)
+        _make_room(store)
         for folder, name, status in _logs(diag):
             known = (status.st_dev, status.st_ino) in stay or status.st_ctime >= before
             if known or status.st_size > left or moved >= _MOST_FILES:
@@ -45,6 +49,19 @@ def archive(diag: int, target: Path, *, stay: Collection[tuple[int, int]], befor
             if _move(folder, name, store, _free(store, wanted)):
                 moved, left = moved + 1, left - status.st_size
     return moved
+
+
+def _make_room(store: int) -> None:
+    """Let the oldest logs go, so that another job's fit: many small jobs must not fill the host's disk."""
+    with os.scandir(store) as entries:
+        known = [(entry.stat(follow_symlinks=False), entry.name) for entry in entries]
+    size = sum(status.st_size for status, _ in known)
+    oldest = sorted((status.st_ctime_ns, name, status.st_size) for status, name in known)
+    for number, (_, name, bytes_) in enumerate(oldest):
+        if size <= STORE_BYTES - MOST_BYTES and len(oldest) - number <= _STORE_FILES - _MOST_FILES:
+            return
+        os.unlink(name, dir_fd=store)
+        size -= bytes_
 
 
 def open_files(pid: int) -> set[tuple[int, int]]:
@@ -69,8 +86,9 @@ def _logs(diag: int) -> Iterator[tuple[int, str, os.stat_result]]:
 def _files(folder: int, pattern: re.Pattern[str]) -> Iterator[tuple[int, str, os.stat_result]]:
     """Plain files with one name alone, of fitting names."""
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if pattern.fullmatch(entry.name)]
-    for name in sorted(names)[: 4 * _MOST_FILES]:
+        fitting = (entry.name for entry in entries if pattern.fullmatch(entry.name))
+        names = heapq.nsmallest(4 * _MOST_FILES, fitting)
+    for name in names:
         with contextlib.suppress(OSError):
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
@@ -81,6 +99,7 @@ def _move(folder: int, name: str, store: int, free: str) -> bool:
     """Rename it, or copy it where the store is on another file system; whether that was done."""
     try:
         os.rename(name, free, src_dir_fd=folder, dst_dir_fd=store)
+        os.chown(free, os.geteuid(), os.getegid(), dir_fd=store, follow_symlinks=False)
         return True
     except OSError as error:
         if error.errno != errno.EXDEV:

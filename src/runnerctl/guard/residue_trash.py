@@ -11,14 +11,16 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from runnerctl.guard.residue_tree import directory, empty
 
-__all__ = ["TRASH", "Trash", "main"]
+__all__ = ["TRASH", "Trash", "main", "unfinished"]
 
 TRASH = ".trash"
+_NEW, _NEW_SECONDS = "new-", 3600.0  # nothing else in the trash has such a name
 
 
 class Trash:
@@ -41,7 +43,7 @@ class Trash:
 
     def replace(self, root: Path, name: str, *, uid: int, gid: int) -> None:
         """Put a new empty directory, 0700 of ``uid``, in place of ``root/name``. Raises OSError."""
-        new, old = secrets.token_hex(8), secrets.token_hex(8)
+        new, old = f"{_NEW}{secrets.token_hex(8)}", secrets.token_hex(8)
         with directory(root) as parent, self.opened(root) as trash:
             os.mkdir(new, 0o700, dir_fd=trash)
             os.chown(new, uid, gid, dir_fd=trash, follow_symlinks=False)
@@ -68,12 +70,17 @@ class Trash:
             )
 
 
+def unfinished(name: str, status: os.stat_result) -> bool:
+    """Whether something in the trash is a new directory on its way to its place: it is not to be emptied."""
+    return name.startswith(_NEW) and time.time() - status.st_ctime < _NEW_SECONDS
+
+
 def main(arguments: list[str]) -> int:
     """Empty the trash of the slots' roots named, slowly: others come first."""
     os.nice(19)
     for root in arguments:
         with contextlib.suppress(FileNotFoundError), directory(Path(root) / TRASH) as folder:
-            while empty(folder).gone:
+            while empty(folder, keep=unfinished).gone:
                 pass
     return 0
 

@@ -51,18 +51,20 @@ def directory(path: str | os.PathLike[str], *, within: int | None = None) -> Ite
 
 
 def entries(folder: int, keep: Keep = nothing) -> Iterator[tuple[str, os.stat_result]]:
-    """The entries of an open directory that are not to be kept; one that goes meanwhile is left out."""
+    """The entries of an open directory that are not to be kept; one that goes meanwhile is left out.
+
+    They are read as they are asked for: a job can make more of them than fit into memory.
+    """
     with os.scandir(folder) as found:
-        names = [entry.name for entry in found]
-    for name in names:
-        try:
-            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-        except OSError as error:
-            if error.errno == errno.ENOENT:
-                continue
-            raise
-        if not keep(name, status):
-            yield name, status
+        for entry in found:
+            try:
+                status = os.stat(entry.name, dir_fd=folder, follow_symlinks=False)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    continue
+                raise
+            if not keep(entry.name, status):
+                yield entry.name, status
 
 
 def move_all(folder: int, trash: int, *, keep: Keep = nothing, deadline: float) -> Swept:
@@ -144,14 +146,13 @@ def _clear(top: int, device: int, deadline: float) -> str:
     while True:
         left = False
         with os.scandir(top) as found:
-            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-        for name, is_directory in names:
-            if time.monotonic() > deadline:
-                return "there is more than can be removed in time"
-            if not is_directory:
-                _unlink(top, name)
-            else:
-                left |= _lift(top, name, device)
+            for entry in found:
+                if time.monotonic() > deadline:
+                    return "there is more than can be removed in time"
+                if not entry.is_dir(follow_symlinks=False):
+                    _unlink(top, entry.name)
+                else:
+                    left |= _lift(top, entry.name, device)
         if not left:
             return ""
 
@@ -163,14 +164,13 @@ def _lift(top: int, name: str, device: int) -> bool:
         if os.fstat(inner).st_dev != device:
             raise OSError(errno.EXDEV, "holds a file system of its own")
         with os.scandir(inner) as found:
-            names = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-        for below, is_directory in names:
-            if is_directory:
-                lifted = True
-                with contextlib.suppress(FileNotFoundError):
-                    _move(inner, below, top)
-            else:
-                _unlink(inner, below)
+            for entry in found:
+                if entry.is_dir(follow_symlinks=False):
+                    lifted = True
+                    with contextlib.suppress(FileNotFoundError):
+                        _move(inner, entry.name, top)
+                else:
+                    _unlink(inner, entry.name)
     with contextlib.suppress(FileNotFoundError):
         _patiently(top, name, lambda: os.rmdir(name, dir_fd=top))
     return lifted
