@@ -103,6 +103,21 @@ def test_a_running_job_keeps_everything_of_its_slot(tmp_path: Path, busy: set[st
     assert (tmp_path / "var/lib/gha-runner/b/_work/repository/data").exists()
 
 
+def test_a_job_that_begins_between_two_steps_keeps_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slot with many workspaces takes a while."""
+    context = _host(tmp_path, clean_work_gib=0)
+    for name in ("one", "two", "three"):
+        _workspace(tmp_path, "a", name)
+    host = CleanHost(context, None)
+    planned = host.plan()
+    asked = iter([False, True, True])
+    monkeypatch.setattr(System, "busy", lambda _self, _unit: next(asked))
+    assert len(host.remove(planned)) == 1
+    assert host.skipped == {"a": "runs a job"}
+
+
 def test_links_lead_nowhere(tmp_path: Path) -> None:
     """A job that puts links where directories were expected makes root remove the links alone."""
     precious = tmp_path / "precious"

@@ -97,10 +97,10 @@ class CleanHost:
     def _remove(self, slot: str, doomed: Sequence[Doomed]) -> list[Doomed]:
         root, gone = self.host.layout.slot_root(slot), []
         with exclusive(str(self.host.layout.path(LOCK)), seconds=LOCK_SECONDS):
-            busy = self._busy(slot)
             for each in doomed:
                 harmless = each.thing.kind in ("log", "trash")
-                if busy and not harmless:
+                # Asked anew each time: a worker takes longer to come to its workspace than one step of ours.
+                if not harmless and self._busy(slot):
                     self.skipped[slot] = "runs a job"
                     continue
                 if each.thing.kind == "trash" or self._aside(root, each.thing):

@@ -233,6 +233,7 @@ class Guardian:
             return
         self.turn()  # its worker may be new
         if not self._heard(client, request):
+            self.watch.forget(client.uid)
             self.strangers.append((self.clock() + STRANGER_SECONDS, client, request))
 
     def _heard(self, client: Client, request: Request) -> bool:

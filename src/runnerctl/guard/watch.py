@@ -136,6 +136,12 @@ class Watch:
         slot.seen.intersection_update(members)
         return None
 
+    def forget(self, uid: int) -> None:
+        """Look at a user's processes anew: a worker may have the id of one that was seen before."""
+        for slot in self.slots.values():
+            if slot.place.uid == uid:
+                slot.seen.clear()
+
     def others(self, slot: SlotWatch) -> list[Process]:
         """The processes in a slot's control group that began with its worker or later, without it."""
         place, worker = self.kernel.place(slot.group), slot.worker
