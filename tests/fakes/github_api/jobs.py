@@ -47,6 +47,7 @@ class Jobs:
         self.cancelling: set[int] = set()
         self.sessions: dict[str, Session] = {}
         self.of_runner: dict[int, Session] = {}
+        self.lost: dict[int, float] = {}
         self.stopping = False
         self.restart()
 
@@ -204,6 +205,17 @@ class Jobs:
             self.queued[job_id] = job
             self.dispatch()
             return job
+
+    def expire(self) -> None:
+        """Fail jobs whose runner has shown no sign of life for too long: only then are they forgotten."""
+        with self.store.lock:
+            now, limit = time.monotonic(), self.store.settings.lost_seconds
+            for job in list(self.store.state.jobs.values()):
+                runner = self.store.state.runners.get(job.runner_id or 0)
+                if job.status != "in_progress" or runner is None or self.online(runner):
+                    self.lost.pop(job.id, None)
+                elif now - self.lost.setdefault(job.id, now) > limit:
+                    self._finish(job, "Failed")
 
     def dispatch(self) -> None:
         """Offer queued jobs, oldest first, to runners that wait for one."""

@@ -64,6 +64,7 @@ class Site:
         if request.method != "GET":
             self.dirty.set()
         _read_json(request)
+        self.jobs.expire()
         if request.path.startswith("/_control"):
             return self._guard(self.desk.handle, request)
         kind = "runner" if request.path.startswith("/_runner") or request.path == REGISTRATION else "api"

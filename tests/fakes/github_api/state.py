@@ -160,6 +160,7 @@ class Settings(msgspec.Struct):
     anonymous_rate_limit: int = 60
     assign_timeout_seconds: float = 60.0
     busy_grace_seconds: float = 60.0
+    lost_seconds: float = 600.0
     token_lifetime_seconds: float = 3600.0
     organisation_groups: bool = True
     public_repositories: tuple[str, ...] = ()
