@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from runnerctl.guard.ports import SlotPlace
-from runnerctl.guard.residue_tree import Keep, directory, empty
+from runnerctl.guard.residue_tree import directory, empty
 
 __all__ = ["clean_services", "clean_shared"]
 
@@ -69,7 +69,3 @@ def clean_shared(root: Path, place: SlotPlace, *, deadline: float) -> tuple[list
             removed += [f"/{folder}: {swept.gone}"] if swept.gone else []
             remains += [f"/{folder}/{name}: {why}" for name, why in swept.stayed.items()]
     return removed, remains
-
-
-def _of_others(uid: int) -> Keep:
-    return lambda _name, status: status.st_uid != uid
