@@ -13,7 +13,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,14 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot import (
     Outcome,
     known_slots,
 )
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_app import App
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_files import (
     Layout,
     SlotSpec,
     env_text,
     read_runner_file,
 )
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_pass import Changes
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.slot_register import (
     CREDENTIAL_FILES,
     Enrolment,
@@ -525,6 +527,16 @@ def test_the_token_goes_in_by_standard_input_only(converged: Place) -> None:
         "--unattended",
     } <= set(words.splitlines())
     assert not any(TOKEN in text for _, text in converged.everything().values())
+
+
+def test_the_apps_key_is_asked_for_before_the_first_slot_is_ephemeral(converged: Place) -> None:
+    """Slot a is persistent and has a record: it cannot change yet, and the key must come when it does."""
+    slot = replace(slot_of(), mode="ephemeral")
+    app = Changes(app=App("4711", "0" * 64))
+    converger = Converger(converged.layout, converged.system, check=True)
+    seen = converger.run([slot], enrolments={}, remove=[], changes=app)
+    assert seen.needs_key
+    assert [report.mode for report in seen.reports] == ["persistent"]
 
 
 def test_a_registration_says_what_the_spec_says(place: Place) -> None:

@@ -25,6 +25,7 @@ from runnerctl.core.snapshot import SlotReading, Snapshot, Unit, decode
 from runnerctl.probes.isolation import parse_status
 from runnerctl.probes.isolation_attempts import attempt
 from runnerctl.probes.isolation_oneshot import oneshot_text
+from runnerctl.probes.isolation_plan import Ground, plan
 from tests.component.cli_support import call
 
 UNIT = "gha-runner@a.service"
@@ -168,6 +169,15 @@ def test_a_drop_in_of_somebody_elses_is_a_warning() -> None:
     assert [each.summary for each in findings if each.status == "WARNING"] == [
         "somebody added 99-more.conf to its unit"
     ]
+
+
+@pytest.mark.parametrize(("mode", "tried"), [("gha-runner", True), ("gha-ephemeral", False)])
+def test_an_ephemeral_slots_registration_is_its_jobs_own(mode: str, tried: bool) -> None:
+    """It lies in memory, is good for that job, and goes with it; a persistent one stays as it is."""
+    made = plan(Ground("a", f"{mode}@a.service", 64999, "/none"))
+    written = {each.target for each in made if each.kind == "write"}
+    assert ("/var/lib/gha-runner/a/.runner" in written) is tried
+    assert "/opt/runnerctl/hooks/job-started.sh" in written
 
 
 def test_attempts_change_nothing(tmp_path: Path) -> None:
