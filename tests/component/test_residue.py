@@ -5,88 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from runnerctl.guard import residue_logs, residue_processes, residue_trash, residue_tree
+from runnerctl.guard import residue_tree
 from runnerctl.guard.ports import SlotPlace
-from runnerctl.guard.procs import Kernel, Process
-from runnerctl.guard.residue import HostCleaner
+from tests.component.residue_support import PYTHON, UID, Slot, await_, new_slot
 
-UID = 61234
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or not os.path.exists("/usr/bin/python3"),
     reason="removing what other users left behind is root's, and they need a Python",
 )
-PYTHON = "/usr/bin/python3"  # one that every user may run
 UNSHARE = shutil.which("unshare")
-
-
-def _await(path: Path) -> None:
-    """Until a job says that it is so far."""
-    until = time.monotonic() + 10
-    while not path.exists():
-        assert time.monotonic() < until, path
-        time.sleep(0.01)
-
-
-class Slot:
-    """A slot's directories, and jobs run as its user."""
-
-    def __init__(self, base: Path) -> None:
-        self.base, self.root = base, base / "slot"
-        base.chmod(0o755)
-        for name in ("", "_work", "home", "_diag"):
-            (self.root / name).mkdir(mode=0o755 if not name else 0o700)
-            os.chown(self.root / name, 0 if not name else UID, 0 if not name else UID)
-        self.place = SlotPlace("t", "gha-t", UID, UID, self.root, "gha-runner@t.service")
-        self.cleaner = HostCleaner(logs_folder=base / "logs")
-
-    def start(self, script: str, *, program: str = PYTHON) -> subprocess.Popen[bytes]:
-        """Begin a job; at most so many processes, so that this machine survives a bomb."""
-        limits = ["prlimit", "--nproc=2000", "setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups"]
-        argv = [*limits, program, "-c", script]
-        return subprocess.Popen(argv, cwd=self.root / "_work", env={"PATH": os.environ["PATH"]})
-
-    def job(self, script: str, *, program: str = "sh") -> None:
-        """Run a job to its end."""
-        with self.start(script, program=program) as running:
-            assert running.wait(timeout=20) == 0
-
-    def processes(self) -> list[int]:
-        """Those of the slot's user."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/status"):
-            try:
-                lines = entry.read_text(errors="replace").splitlines()
-            except OSError:
-                continue
-            fields = dict(line.split(":", 1) for line in lines if ":" in line)
-            if str(UID) in fields["Uid"].split() and "Z" not in fields["State"]:
-                found.append(int(entry.parent.name))
-        return found
-
-    def left(self) -> list[str]:
-        """Everything in the directories that jobs write to."""
-        folders = [self.root / name for name in ("_work", "home", "_diag")]
-        return sorted(str(path.relative_to(self.root)) for each in folders for path in each.rglob("*"))
 
 
 @pytest.fixture
 def slot() -> Iterator[Slot]:
-    """A slot on a disk, as on a host: /tmp may be in memory."""
-    base = Path(tempfile.mkdtemp(dir="/var/tmp"))
-    made = Slot(base)
-    yield made
-    for pid in made.processes():
-        os.kill(pid, 9)
-    for running in made.cleaner.trash._running.values():
-        running.wait(timeout=20)
-    shutil.rmtree(base)
+    """One."""
+    with new_slot() as made:
+        yield made
 
 
 EVERYTHING = (
@@ -257,7 +197,7 @@ while time.monotonic() < end:
 def test_what_forks_faster_than_it_is_killed_is_stopped_first(slot: Slot) -> None:
     """Processes that hop from id to id and wake each other up are gone at once; the listener goes on."""
     with slot.start("import time; time.sleep(9)") as listener, slot.start(HOPPER):
-        _await(slot.root / "_work/ready")
+        await_(slot.root / "_work/ready")
         done = slot.cleaner.during(slot.place, spare=[listener.pid])
         assert done.remains == ()
         assert slot.processes() == [listener.pid]
@@ -275,7 +215,7 @@ def test_a_job_that_has_begun_meanwhile_is_left_alone(slot: Slot) -> None:
         "import subprocess, time; subprocess.run(['sh', '-c', 'echo > new; echo > _temp/new; exec sleep 9'])"
     )
     with slot.start(script) as listener:
-        _await(slot.root / "_work/_temp/new")
+        await_(slot.root / "_work/_temp/new")
         done = slot.cleaner.after(slot.place, listener=listener.pid, before=before)
         assert len(done.processes) == 1
         assert slot.left() == ["_work/_temp", "_work/_temp/new", "_work/new"]
@@ -295,7 +235,7 @@ def test_the_listeners_own_namespaces_are_cleaned_too(slot: Slot) -> None:
         f" touch {slot.base}/ready; exec setpriv --reuid={UID} --regid={UID} --clear-groups sleep 9"
     )
     with subprocess.Popen([str(UNSHARE), "-m", "-i", "sh", "-c", inner]) as listener:
-        _await(slot.base / "ready")
+        await_(slot.base / "ready")
         done = slot.cleaner.during(slot.place, spare=[listener.pid])
         listener.kill()
     assert "System V shared memory: 1" in done.removed
@@ -330,88 +270,8 @@ def test_a_job_that_begins_while_the_last_one_is_cleaned_up_is_left_alone(slot: 
     time.sleep(0.1)
     script = "import subprocess; subprocess.run(['sh', '-c', 'echo > new; exec sleep 9'])"
     with slot.start(script) as listener:
-        _await(slot.root / "_work/new")
+        await_(slot.root / "_work/new")
         assert slot.cleaner.during(slot.place, spare=[listener.pid]).remains == ()
         assert len(slot.processes()) == 2
         assert slot.left() == ["_work/new"]
         slot.cleaner.fresh(slot.place)
-
-
-_TOUCHES = "import pathlib, time; time.sleep(0.3); pathlib.Path('../home/new').touch(); time.sleep(60)"
-
-
-class UnitKernel(Kernel):
-    """The real one; some processes stand in the slot's unit."""
-
-    inside: tuple[int, ...] = ()
-
-    def group(self, pid: int) -> str:
-        """The unit's, or none of the slot's."""
-        return "/system.slice/gha-runner@t.service" if pid in self.inside else "/user.slice"
-
-
-def test_logs_of_many_jobs_do_not_fill_the_hosts_disk(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a job writes is kept on the host's own disk: the oldest goes, and root owns what stays."""
-    monkeypatch.setattr(residue_logs, "STORE_BYTES", residue_logs.MOST_BYTES + 25)
-    for number in range(4):
-        slot.job(f"echo 1234567890 > ../_diag/Worker_2026010{4 - number}-000000-utc.log")
-        slot.cleaner.after(slot.place, listener=0, before=time.time())
-    kept = sorted((slot.base / "logs/t").iterdir())
-    assert [path.name[:15] for path in kept] == ["Worker_20260101", "Worker_20260102", "Worker_20260103"]
-    assert {path.stat().st_uid for path in kept} == {0}
-
-
-def test_a_new_directory_is_not_taken_for_trash(slot: Slot) -> None:
-    """Whoever empties the trash sees it there for a moment, and might clear it when it is in its place."""
-    trash = slot.root / residue_trash.TRASH
-    for name in ("new-1", "0123"):
-        (trash / name).mkdir(parents=True)
-    residue_trash.main([str(slot.root)])
-    assert [path.name for path in trash.iterdir()] == ["new-1"]
-
-
-def test_what_keeps_starting_itself_is_not_taken_for_the_next_job(slot: Slot) -> None:
-    """The next job waits for us: what does not descend from its worker is the last one's."""
-    with slot.start("import subprocess, time; subprocess.run(['sleep', '60'])") as listener:
-        time.sleep(0.3)
-        with slot.start("import time; time.sleep(60)") as younger:
-            time.sleep(0.1)
-            slot.cleaner.after(slot.place, listener=listener.pid, before=time.time(), alone=True)
-            assert younger.wait(timeout=5) == -9
-        assert len(slot.processes()) == 2
-        slot.cleaner.fresh(slot.place)
-
-
-def test_a_unit_that_starts_again_meanwhile_is_left_alone(slot: Slot) -> None:
-    """Its listener has ended with its job, and the next one may be there before anybody looks."""
-    kernel = UnitKernel()
-    slot.cleaner.kernel = kernel
-    (slot.root / "_work/old").touch()
-    time.sleep(0.1)
-    with slot.start("import time; time.sleep(60)") as left, slot.start(_TOUCHES) as listener:
-        kernel.inside = (listener.pid,)
-        _await(slot.root / "home/new")
-        residue = slot.cleaner.after(slot.place, listener=0, before=time.time())
-        state = kernel.process(listener.pid)
-        assert left.wait(timeout=5) == -9
-        assert state is not None
-        assert state.state in "RS"
-        listener.kill()
-    assert not residue.remains
-    assert slot.left() == ["home/new"]
-
-
-def test_what_is_spared_at_the_last_moment_is_not_left_stopped(slot: Slot) -> None:
-    """The listener begins the next job just when everything is stopped."""
-    with slot.start("import time; time.sleep(60)") as listener, slot.start(_TOUCHES) as job:
-        _await(slot.root / "home/new")
-        looks = [{listener.pid, job.pid}, {listener.pid}]
-
-        def spare(_found: Sequence[Process]) -> Collection[int]:
-            return looks.pop(0) if looks else {listener.pid, job.pid}
-
-        residue_processes.end_all(Kernel(), slot.place, spare=spare, seconds=5)
-        states = [process.state for each in (listener, job) if (process := Kernel().process(each.pid))]
-        assert states == ["S", "S"]
-        listener.kill()
-        job.kill()
