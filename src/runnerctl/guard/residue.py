@@ -25,6 +25,7 @@ from runnerctl.guard.procs import Kernel, Process
 from runnerctl.guard.residue_trash import Trash
 from runnerctl.guard.residue_tree import Keep, directory, entries, move_all, nothing
 from runnerctl.guard.residue_user import clean_services, clean_shared
+from runnerctl.guard.residue_work import put_back, workspaces
 
 __all__ = ["HostCleaner"]
 
@@ -124,8 +125,12 @@ class HostCleaner:
         def newer(_name: str, status: os.stat_result) -> bool:
             return status.st_ctime >= cut
 
+        work = place.root / "_work"
+        found = workspaces(work)
         for name in ("_work", "_work/_temp", "home"):
             self._folder(place, place.root / name, tally, newer)
+        if self._cut(place, listener)[1]:
+            put_back(work, found, uid=place.uid, gid=place.gid)
         self._temporary(place, tally, newer)
         self._services(place, tally)
         return tally.residue()
