@@ -153,13 +153,7 @@ CASES: tuple[Case, ...] = (
         "left.home", "leave start-up files of shells, git, ssh, pip, Python", "the home is made new", "next"
     ),
     Case("left.work", "leave a poisoned workspace and actions", "the workspace is made new", "next"),
-    Case(
-        "left.tool-cache",
-        "leave a poisoned tool",
-        "nothing in persistent mode: a cache",
-        "next",
-        ("persistent",),
-    ),
+    Case("left.tool-cache", "leave a poisoned tool in the tool cache", "it goes with the workspace", "next"),
     Case("left.temporary", "leave files in /tmp, /var/tmp, /dev/shm", "private and emptied", "next"),
     Case("left.ipc", "leave System V and POSIX IPC objects", "removed by owner", "next"),
     Case("left.keyring", "leave keys in its user's keyrings", "the rings are cleared", "next"),
