@@ -76,9 +76,9 @@ def laid_out(
 def spec_of_host(action: TargetAction, spec: HostSpec, variables: Mapping[str, Any]) -> HostSpec:
     """For plays that change no layout: the slots as the host has them by its last converge.
 
-    A host without GPUs is not asked.
+    A host with one slot and no GPU has nothing to share, and is not asked.
     """
-    if spec.layout is not None or not wants_gpus(spec):
+    if spec.layout is not None or not (wants_gpus(spec) or len(spec.github_runner.slots) > 1):
         return spec
     current = layout_of(_ask(action, variables, "never").get("host_json"))
     planned = lay_out(spec, Hardware(asked=False), current) if current else spec

@@ -208,6 +208,17 @@ def test_a_driver_that_comes_back_is_seen_at_once(meters: Meters, tmp_path: Path
     until(lambda: meter.look((GPU,))[GPU].verdict == "healthy", 2)
 
 
+def test_a_gpu_that_was_put_in_meanwhile_is_no_sick_one(meters: Meters, tmp_path: Path) -> None:
+    """NVML lists what was there when it was loaded; one that is nowhere is still named as such."""
+    new = "GPU-0c2d9a51-7b44-4f0e-8a6d-2f3b5c7d9e11"
+    meter = meters()
+    until(lambda: meter.look((GPU,))[GPU].verdict == "healthy", 2)
+    (tmp_path / "scenario").write_text(f"{SCENARIO}\ngpu.0.uuid {new}\n")
+    assert meter.look((new,))[new].verdict == "unknown"
+    until(lambda: meter.look((new,))[new].verdict == "healthy", 2)
+    until(lambda: meter.look((GPU,))[GPU].verdict == "sick", 4)
+
+
 def test_no_second_child_joins_one_that_cannot_be_killed(meters: Meters, tmp_path: Path) -> None:
     """It sleeps in the kernel, from an earlier guard's time: written down, and waited for."""
     with subprocess.Popen(["sleep", "60"]) as sleeper:

@@ -117,6 +117,8 @@ def running_job(site: Site, script: str) -> int:
 
 def test_check_mode_predicts_and_changes_nothing(site: Site) -> None:
     """It names slots, files and packages; the host and GitHub stay as they are."""
+    info = "/var/lib/gha-runner/[ab]/.setup_info"  # the guard writes them when it knows the slots
+    site.shell(f"for _ in $(seq 100); do [ $(ls {info} | wc -l) = 2 ] && exit; sleep 0.1; done; exit 1")
     now = everything(site.host)
     predicted = deprovision(site, "--check", "--diff")
     assert differences(site.host, now) == []

@@ -189,13 +189,15 @@ def test_the_host_settings_are_in_force_for_a_job(converged: Site) -> None:
 
 def test_package_caches_are_private_to_each_user(converged: Site) -> None:
     """What one slot's job puts into its cache another slot's job cannot even see."""
-    _log(converged, "mkdir -p ~/.conda/pkgs && echo mine > ~/.conda/pkgs/urls.txt")
+    job = converged.job("mkdir -p ~/.conda/pkgs && echo mine > ~/.conda/pkgs/urls.txt; sleep 10")
     caches = "/var/lib/gha-runner/main/home/.conda"
-    owners = {name for name, text in _all(converged, f"stat -c %U {caches} || true").items() if text}
-    assert owners
+    begun = f"[ -e {caches}/pkgs/urls.txt ] && stat -c %U {caches} && break"
+    seek = f"for _ in $(seq 30); do {begun}; sleep 0.2; done"
+    assert any(_all(converged, seek).values())
     look = f"cat {caches}/pkgs/urls.txt && echo REACHED; ls /var/lib/gha-runner/main && echo REACHED; true"
     drop = "setpriv --reuid gha-plain --regid gha-plain --clear-groups sh -c"
     assert "REACHED" not in converged.shell(f'{drop} "{look}" 2>/dev/null')
+    assert converged.result(job)[0] == "success"
 
 
 def test_a_wrong_checksum_is_refused(converged: Site) -> None:
@@ -253,8 +255,11 @@ def test_host_json_is_the_spec(converged: Site) -> None:
     for host in converged.hosts:
         variables = {**converged.world.variables(), **LEAN, **converged.per_host[host.name]}
         spec, problems = host_spec(host.name, variables)
-        assert problems == []
-        assert json.loads(host.read(HOST_FILE)) == json.loads(msgspec.json.encode(spec))
+        assert spec is not None and problems == []
+        found = json.loads(host.read(HOST_FILE))
+        layout = found.pop("layout")
+        assert [share["name"] for share in layout["slots"]] == [s.name for s in spec.github_runner.slots]
+        assert {**found, "layout": None} == json.loads(msgspec.json.encode(spec))
         assert host.exec("stat", "-c", "%U:%G %a", HOST_FILE).stdout == "root:root 644\n"
         assert converged.world.token not in host.read(HOST_FILE)
 

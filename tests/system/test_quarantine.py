@@ -55,8 +55,10 @@ def site(provisioned: Site) -> Site:
 def working(site: Site, slot: str, label: str) -> Iterator[None]:
     """A job that runs for as long as this; it must end well, whatever is done to the slot meanwhile."""
     go = f"/var/lib/gha-runner/{slot}/home/go"
-    job = site.job(f"while [ ! -e {go} ]; do sleep 0.1; done; rm {go}; echo survived", labels=[label])
-    site.github.wait_job(job, status="in_progress")
+    begun = f"/var/lib/gha-runner/{slot}/home/begun"
+    script = f"touch {begun}; while [ ! -e {go} ]; do sleep 0.1; done; rm {go}; echo survived"
+    job = site.job(script, labels=[label])
+    site.shell(f"for _ in $(seq 100); do [ -e {begun} ] && exit; sleep 0.1; done; exit 1")  # it was admitted
     try:
         yield
     finally:

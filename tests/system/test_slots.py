@@ -17,6 +17,8 @@ from tests.hosts.world import World
 from tests.system.site import GPU, LABELS, Site
 
 SLOTS: list[dict[str, Any]] = [{"name": "a", "gpus": [GPU]}, {"name": "b", "labels": ["Big", "a100"]}]
+DERIVED = {"gpu-model-l4", "gpu-vram-22gib", "gpu-count-1", "gpu-cc-8.9", "gpu-cuda-12", "gpu-driver-575"}
+OF_A = {"gpu", *DERIVED}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_check_mode_on_a_bare_host_predicts_and_writes_nothing(site: Site) -> No
 
 def test_two_slots_are_online_with_their_labels(converged: Site) -> None:
     """The fixed labels, `gpu` where there is one, and inventory's; compared as GitHub does."""
-    for slot, labels in (("a", {"gpu"}), ("b", {"big", "a100"})):
+    for slot, labels in (("a", OF_A), ("b", {"big", "a100"})):
         record = converged.record(slot)
         assert record is not None
         assert record["status"] == "online"
@@ -183,7 +185,7 @@ def test_a_job_running_while_everything_drifts_is_not_killed(converged: Site) ->
     slot = next(s for s in outcome.result("what inventory says").data["slots"] if s["name"] == "a")
     assert slot["busy"]
     assert slot["pending_restart"]
-    assert converged.custom_labels("a") == {"gpu"}
+    assert converged.custom_labels("a") == OF_A
     result, log = converged.result(job)
     assert result == "success", log
     assert "survived" in log

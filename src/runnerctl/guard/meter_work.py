@@ -251,6 +251,7 @@ class Work:
             sums.count(*gpu.ecc())
 
     def _look(self, number: int, gpus: list[str]) -> None:
+        had = self._calls is not None
         for uuid in gpus:
             try:
                 reason = self._open(uuid).sickness()
@@ -259,6 +260,11 @@ class Work:
                 reason = error.failure.message
                 verdict = _verdict(error)
                 self._gpus.pop(uuid, None)
+                if had and error.failure.code == NOT_FOUND:
+                    # NVML knows the GPUs that were there when it was loaded: a new process sees the others.
+                    verdict = self._content.verdict = "unknown"
+                    self._content.down = reason
+                    self._publish()
             self._answer({"id": number, "gpu": uuid, "verdict": verdict, "reason": reason})
         self._answer({"id": number})
         self._looked = time.monotonic()
