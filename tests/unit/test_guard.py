@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 
 from runnerctl.core.sections import GithubRunner
+from runnerctl.guard import work
 from runnerctl.guard.claims import claims_of, danger, environment, fork_of, read_event
 from runnerctl.guard.enforce import fate
 from runnerctl.guard.gate import fitness
@@ -226,3 +228,24 @@ def test_what_may_run_before_a_job_is_admitted(
 ) -> None:
     found = fate(program, hook=hook, of_worker=of_worker, python="/usr/bin/python3.11", refused=refused)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("message", "at", "expected"),
+    [
+        ("Job build completed with result: Failed", 100.5, "Failed"),
+        (list(b"Job \x1b[2J completed with result: Succeeded"), 100.5, "Succeeded"),
+        ("Job before completed with result: Failed", 99.9, None),
+        ("Job after completed with result: Failed", 110.0, None),
+        ("Job completed with result: Failed, it says", 100.5, None),
+        (None, 100.5, None),
+        ([999], 100.5, None),
+    ],
+)
+def test_the_result_of_a_job_is_its_listeners_own_line(
+    message: object, at: float, expected: str | None
+) -> None:
+    """Of the time in which the job ended, whatever its name is made of."""
+    line = json.dumps({"MESSAGE": message, "__REALTIME_TIMESTAMP": str(int(at * 1e6))})
+    assert work._result_in(line, since=100, until=102) == expected
+    assert work._result_in("no JSON", since=100, until=102) is None

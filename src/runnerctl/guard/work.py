@@ -176,28 +176,33 @@ def result(report: Report, *, unit: str, listener: int, since: float, until: flo
     """What the listener itself wrote of its job's end in the journal; None when it wrote nothing in time.
 
     A job writes to the journal as its unit does; who wrote a line, journald knows
-    (systemd.journal-fields(7)).
+    (systemd.journal-fields(7)). A listener has one job at a time: the first end that it tells after this
+    job's begin is this job's.
     """
     report.stage("journalctl")
     command = ["journalctl", "--no-pager", "--quiet", "--output=json", "--output-fields=MESSAGE"]
-    command += [f"--since=@{int(max(since, until - _SLACK_SECONDS))}", "--reverse", "--lines=200"]
+    command += [f"--since=@{int(max(since, until - _SLACK_SECONDS))}"]
     command += [f"_SYSTEMD_UNIT={unit}", f"_PID={listener}"]
     end = time.monotonic() + _RESULT_SECONDS
     while True:
         for line in _output(command).splitlines():
-            if found := _result_in(line):
+            if found := _result_in(line, since=since, until=until + _SLACK_SECONDS):
                 return found
         if time.monotonic() >= end:
             return None
         time.sleep(0.5)
 
 
-def _result_in(line: str) -> str | None:
+def _result_in(line: str, *, since: float, until: float) -> str | None:
+    """The result that a line tells; a name that cannot be printed makes its text a list of bytes."""
     try:
         row = json.loads(line)
-    except ValueError:
+        message, stamp = row["MESSAGE"], int(row["__REALTIME_TIMESTAMP"])
+        message = bytes(message).decode("utf-8", "replace") if isinstance(message, list) else message
+    except (ValueError, KeyError, TypeError):
         return None
-    message = row.get("MESSAGE") if isinstance(row, dict) else None
+    if not since * 1e6 <= stamp <= until * 1e6:
+        return None
     found = _RESULT.search(message) if isinstance(message, str) else None
     return found[1] if found else None
 
