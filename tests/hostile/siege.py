@@ -109,7 +109,7 @@ class Siege:
         label = f"slot-{self.slot}"
         self._fake_shell()
         for identity, problem in (
-            *tricks.hooks(self.site, label),
+            *tricks.hooks(self.site, self.outside, label),
             *tricks.names(self.site, self.outside, label),
         ):
             self.verdicts[identity] = Verdict(

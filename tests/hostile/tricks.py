@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from tests.hostile.outside import Outside
 from tests.system.site import Site
 
-__all__ = ["ALLOWED", "EVIL", "HOOK_TRICKS", "NAMES", "hooks", "names"]
+__all__ = ["ALLOWED", "EVIL", "HOOK_TRICKS", "METRICS", "NAMES", "hooks", "names"]
 
 ALLOWED = "acme/widgets/.github/workflows/*@refs/heads/main"
 EVIL = "acme/widgets/.github/workflows/evil.yml@refs/heads/hostile"
@@ -51,15 +52,17 @@ HOOK_TRICKS: dict[str, dict[str, str]] = {
 NAMES: dict[str, str] = {
     "name.terminal": "\x1b]0;taken\x07\x1b[2J\x1b[31m\x9b31m\u202egnp.exe",
     "name.commands": "a\n::error::b\r\n##[command]c\n::add-mask::d\u2028e",
-    "name.csv": '=HYPERLINK("http://x.invalid","y"),"z\n+1',
-    "name.prometheus": 'x"} 1\nrunnerctl_forged{a="\\',
+    "name.csv": '=HYPERLINK("http://x.invalid","y"),"z',
+    "name.prometheus": 'x"} 1 \\n{a="\\',
 }
+METRICS = "/var/lib/runnerctl/jobs.prom"
+_METRIC = re.compile(r"#.*|\w+(\{\w+=\"([^\"\\]|\\.)*\"(,\w+=\"([^\"\\]|\\.)*\")*\})? \S+")
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]")
 
 
-def hooks(site: Site, label: str) -> Iterator[tuple[str, str]]:
+def hooks(site: Site, outside: Outside, label: str) -> Iterator[tuple[str, str]]:
     """Run a job for each trick from a workflow that is not allowed; yields its id and what went wrong."""
-    jobs = {}
+    jobs, before = {}, _refused(outside)
     for identity, env in HOOK_TRICKS.items():
         jobs[identity] = site.github.add_job(
             labels=["self-hosted", label],
@@ -77,40 +80,55 @@ def hooks(site: Site, label: str) -> Iterator[tuple[str, str]]:
             yield identity, f"the job's result is {result}"
         else:
             yield identity, ""
+    until = time.monotonic() + 20
+    while (refused := _refused(outside) - before) < len(jobs) and time.monotonic() < until:
+        time.sleep(0.2)
+    if refused != len(jobs):
+        yield "hook.no-trick", f"of {len(jobs)} jobs {refused} are written down as refused"
+
+
+def _refused(outside: Outside) -> int:
+    """How many jobs the guard has written down as refused."""
+    answer = outside.shell("/opt/runnerctl/bin/runnerctl jobs --result refused --limit 1000 -o json")
+    return int(json.loads(answer)["job_count"])
 
 
 def names(site: Site, outside: Outside, label: str) -> Iterator[tuple[str, str]]:
     """Run a job for each name, then read every list of jobs there is."""
+    terminal, commands, formula, metrics = NAMES.values()
+    kinds = (
+        {"name": terminal, "workflow": formula, "actor": metrics, "head_ref": commands},
+        {"name": commands, "workflow": metrics, "actor": formula, "event_name": terminal},
+    )
     jobs = [
         site.github.add_job(
             labels=["self-hosted", label],
-            name=name,
-            workflow=name,
-            actor=name,
-            head_ref=name,
-            event_name=name,
             steps=[{"name": "x", "run": "true"}],
             repository="acme/widgets",
+            **kind,
         )
-        for name in NAMES.values()
+        for kind in kinds
     ]
     for job in jobs:
         site.github.wait_job(job, seconds=60)
+    outside.wait_listening()
     texts = {
         "jobs": outside.shell("/opt/runnerctl/bin/runnerctl jobs 2>&1"),
         "csv": outside.shell("/opt/runnerctl/bin/runnerctl jobs -o csv 2>/dev/null"),
         "json": outside.shell("/opt/runnerctl/bin/runnerctl jobs -o json 2>/dev/null"),
         "list": outside.shell("/opt/runnerctl/bin/runnerctl list 2>&1"),
         "health": outside.shell("/opt/runnerctl/bin/runnerctl health 2>&1"),
-        "metrics": outside.shell("cat /var/lib/runnerctl/*.prom 2>/dev/null"),
+        "metrics": outside.shell(f"cat {METRICS}"),
         "guard": outside.shell("journalctl --no-pager -o cat -u runnerctl-guard.service"),
     }
-    yield "name.terminal", "; ".join(key for key, text in texts.items() if _CONTROL.search(text))
+    silent = "".join(f"{key} says nothing; " for key, text in texts.items() if not text.strip())
+    yield "name.terminal", silent + "; ".join(key for key, text in texts.items() if _CONTROL.search(text))
     yield "name.commands", "; ".join(
         key for key in ("jobs", "list", "health", "guard") if re.search(r"^\s*(::|##\[)", texts[key], re.M)
     )
     yield "name.csv", _bad_table(texts["csv"], texts["json"])
-    yield "name.prometheus", "a forged line" if re.search("^runnerctl_forged", texts["metrics"], re.M) else ""
+    broken = [line for line in texts["metrics"].splitlines() if not _METRIC.fullmatch(line)]
+    yield "name.prometheus", "; ".join(broken)
 
 
 def _bad_table(table: str, document: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.hostile.cases import CASES, Case, table
 from tests.hostile.siege import MEMORY_MIB, TASKS, Siege, Verdict
-from tests.hostile.tricks import ALLOWED
+from tests.hostile.tricks import ALLOWED, METRICS
 from tests.hosts import gpu
 from tests.hosts.controller import Controller
 from tests.hosts.host import Host
@@ -49,6 +49,7 @@ def make_site(world: World, hosts: Callable[..., Host], controller: Controller, 
         "github_runner_tasks_per_slot": TASKS,
         "github_runner_cpus_per_slot": 1,
         "github_runner_policy_workflows": [ALLOWED],
+        "runnerctl_jobs_prometheus": METRICS,
         "conda_manage": False,
         "nvidia_driver_manage": False,
         "runnerctl_health_interval_seconds": 36000,
