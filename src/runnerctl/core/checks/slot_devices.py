@@ -65,8 +65,8 @@ def _judge_devices(
         remedy = _TAKE_AWAY.format(unit=unit.name)
         yield warning(f"somebody opened {', '.join(found.other)} to its jobs", remedy, **data)
     if not (found.foreign or found.missing or found.other):
-        own = ", ".join(node.path for node in nodes)
-        yield ok(f"opens {own}, and no other GPU" if own else "opens no GPU: it has none", **data)
+        own = " ".join(node.path for node in nodes)
+        yield ok(f"opens its own and no other GPU: {own}" if own else "opens no GPU: it has none", **data)
 
 
 def _open(unit: Unit, data: dict[str, object]) -> Verdict:
