@@ -46,7 +46,7 @@ print("looked at", looked)
 """
 # What a host's own services change by themselves, and what the job and its judge may.
 _RESTLESS = (
-    "/var/lib/runnerctl/jobs.db*",
+    "/var/lib/runnerctl/jobs.*",
     "/var/lib/runnerctl/slots/*",
     "/var/lib/runnerctl/logs/*",
     "/var/lib/runnerctl/clean*",
