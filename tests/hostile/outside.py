@@ -47,6 +47,7 @@ print("looked at", looked)
 # What a host's own services change by themselves, and what the job and its judge may.
 _RESTLESS = (
     "/var/lib/runnerctl/jobs.*",
+    "/var/lib/runnerctl/disks/*",
     "/var/lib/runnerctl/slots/*",
     "/var/lib/runnerctl/logs/*",
     "/var/lib/runnerctl/clean*",

@@ -158,7 +158,7 @@ class Siege:
             "memory_bound": 2 * MEMORY_MIB * MIB,
             "cpus": 1,
             "disk_bound": self.disk_bytes * 5 // 4,
-            "inode_bound": 3000,
+            "inode_bound": 80_000,  # a disk of 1 GiB has 65,536
         }
 
     def _start(self, name: str, slot: str, words: str) -> int:

@@ -28,6 +28,11 @@ SCENARIO = "count 3\n" + "".join(
 )
 
 
+# For the slots' own disks the host may use this machine's loop devices.
+_MAKE = "mknod /dev/loop-control c 10 237; for n in $(seq 0 31); do mknod /dev/loop$n b 7 $n; done"
+LOOPS = f"({_MAKE}) 2>/dev/null; true"
+
+
 def _slots(world: World) -> list[dict[str, Any]]:
     """One slot of each mode; each is the other's neighbour."""
     ephemeral = {"mode": "ephemeral", "url": f"{world.github.url}/acme"}
@@ -41,12 +46,15 @@ def make_site(world: World, hosts: Callable[..., Host], controller: Controller, 
     """One host with three GPUs, converged once."""
     host = hosts(devices=gpu.devices(3))
     gpu.install(host, SCENARIO)
+    host.exec("sh", "-c", LOOPS)
     variables = {
         "github_runner_slots": _slots(world),
         "github_runner_app_id": APP_ID,
         "github_runner_app_key_file": str(make_app(world, folder)),
         "github_runner_memory_per_slot_mib": MEMORY_MIB,
         "github_runner_tasks_per_slot": TASKS,
+        "github_runner_disk_per_slot_gib": 1,
+        "github_runner_packages": ["e2fsprogs"],
         "github_runner_cpus_per_slot": 1,
         "github_runner_policy_workflows": [ALLOWED],
         "runnerctl_jobs_prometheus": METRICS,
@@ -66,7 +74,9 @@ def site(
 ) -> Iterator[Site]:
     """The host under siege."""
     folder = Path(tmp_path_factory.mktemp("hostile"))
-    yield make_site(module_world, module_hosts, Controller(folder / "controller", lab.keys), folder)
+    made = make_site(module_world, module_hosts, Controller(folder / "controller", lab.keys), folder)
+    yield made
+    made.shell("systemctl stop 'gha-*@*.service'; umount /var/lib/gha-runner/*; true")
     assert module_world.control.violations() == []
 
 
@@ -75,7 +85,7 @@ def siege(site: Site, mode: str) -> dict[str, Verdict]:
     slot, other, number = {"persistent": ("a", "e", 0), "ephemeral": ("e", "a", 1)}[mode]
     nodes = tuple(f"/dev/nvidia{minor}" for minor in range(3) if minor != number)
     own = (f"/dev/nvidia{number}", "/dev/nvidiactl")
-    made = Siege(site, slot, mode, other=other, own_devices=own, other_devices=nodes)
+    made = Siege(site, slot, mode, other=other, own_devices=own, other_devices=nodes, disk_bytes=1 << 30)
     return {verdict.id: verdict for verdict in made.run()}
 
 

@@ -6,6 +6,7 @@ import errno
 import mmap
 import os
 import resource
+import shutil
 import signal
 import time
 
@@ -108,7 +109,7 @@ def disk_full() -> str:
     """More bytes than the slot's disk."""
     bound = int(config()["disk_bound"])
     if not bound:
-        return "no limit was set"
+        raise ReachedError("the slot has no disk of its own")
     took = 0
     names = [os.path.expanduser("~/big"), "big", f"{config()['root']}/_diag/big"]
     try:
@@ -132,13 +133,15 @@ def disk_full() -> str:
 
 @attempt("limit.inodes")
 def inodes() -> str:
-    """So many files that none can be made elsewhere; what they leave free is looked at from outside."""
-    os.makedirs("many", exist_ok=True)
-    made = 0
-    for number in range(int(config()["inode_bound"])):
-        try:
-            os.close(os.open(f"many/{number}", os.O_CREAT | os.O_WRONLY))
-        except OSError as error:
-            return f"{errno.errorcode.get(error.errno or 0, '?')} after {made}"
-        made += 1
-    return f"{made} made"
+    """So many files that none can be made elsewhere."""
+    bound, made = int(config()["inode_bound"]), 0
+    os.makedirs("many")
+    try:
+        while made < bound:
+            os.close(os.open(f"many/{made}", os.O_CREAT | os.O_WRONLY))
+            made += 1
+    except OSError as error:
+        return f"{errno.errorcode.get(error.errno or 0, '?')} after {made}"
+    finally:
+        shutil.rmtree("many")
+    raise ReachedError(f"{made} files")
