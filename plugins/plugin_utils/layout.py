@@ -11,7 +11,7 @@ from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import layout_fact, plain
 
 from runnerctl.core.hardware import Hardware
-from runnerctl.core.layout import layout_of
+from runnerctl.core.layout import Layout, layout_of
 from runnerctl.core.sections import HostSpec, Problem
 from runnerctl.core.slot_layout import Planned, after_cut, lay_out, wants_gpus
 
@@ -81,8 +81,12 @@ def spec_of_host(action: TargetAction, spec: HostSpec, variables: Mapping[str, A
     if spec.layout is not None or not (wants_gpus(spec) or len(spec.github_runner.slots) > 1):
         return spec
     current = layout_of(_ask(action, variables, "never").get("host_json"))
-    planned = lay_out(spec, Hardware(asked=False), current) if current else spec
-    return planned.spec if isinstance(planned, Planned) else spec
+    planned = lay_out(spec, Hardware(asked=False), current) if current else None
+    if current is None or not isinstance(planned, Planned) or planned.spec.layout is None:
+        return spec
+    # The hardware was not read: CPUs and memory are what the last converge found.
+    shares = tuple(current.share(share.name) or share for share in planned.spec.layout.slots)
+    return msgspec.structs.replace(planned.spec, layout=Layout(shares))
 
 
 def _ask(action: TargetAction, variables: Mapping[str, Any], hardware: str) -> dict[str, Any]:

@@ -114,8 +114,7 @@ def test_plays_that_change_no_layout_take_the_hosts_own() -> None:
     host = Host(report(NO_DRIVER, before))
     found = spec_of_host(cast(TargetAction, host), spec(), {})
     assert found.github_runner.slots == before.github_runner.slots
-    assert found.layout is not None
-    assert found.layout.slots[0].labels == (before.layout.slots[0].labels if before.layout else None)
+    assert found.layout == before.layout, "with labels, CPUs and memory"
     plain = spec(github_runner_gpus_per_slot=None)
     assert spec_of_host(cast(TargetAction, host), plain, {}) == plain
     assert host.asked == 1
