@@ -42,7 +42,7 @@ sleep 2 & setsid sleep 3600 & sleep 2.5"""
 def split(host: Host, console: Console, provision: Callable[[dict[str, Any]], Outcome]) -> int:
     """Put a second GPU in, and have one slot made of each; 0 when that went well."""
     gpu.change(host, TWO_L4)
-    console.line(f"a second {gpu.NAME} is put in; inventory says github_runner_gpus_per_slot: 1")
+    console.line("a second GPU is put in; inventory says github_runner_gpus_per_slot: 1")
     more = {"github_runner_slots": [{"name": "main"}], "github_runner_gpus_per_slot": 1}
     rc = provision({**more, "nvidia_driver_gpu_count": COUNT}).rc
     _show(host, console, "runnerctl slots plan")
