@@ -67,7 +67,9 @@ def _site(payload_mib: int) -> Iterator[Site]:
                 world.publish(RUNNER_VERSION, payload_mib=payload_mib)
                 controller = Controller(directory / "play", lab.keys)
                 name = f"bench-slots-{os.getpid()}"
-                yield hostile.make_site(world, lambda **more: lab.host(name, **more), controller, directory)
+                site = hostile.make_site(world, lambda **more: lab.host(name, **more), controller, directory)
+                yield site
+                hostile.release_disks(site)
     finally:
         lab.close()
         shutil.rmtree(directory, ignore_errors=True)
@@ -105,7 +107,8 @@ def _where(seconds: float) -> str:
     return (
         f"Measured on {now:%Y-%m-%d} in {seconds:.0f} s: {os.cpu_count()} cores, Linux {platform.release()}, "
         f"Python {platform.python_version()}, load average at the end {load:.1f}; the host is a container "
-        f"with Debian 12 and systemd on this machine; the runner's archive holds {PAYLOAD_MIB} MiB."
+        "with Debian 12 and systemd on this machine, each slot has a disk of its own; "
+        f"the runner's archive holds {PAYLOAD_MIB} MiB."
     )
 
 

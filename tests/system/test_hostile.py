@@ -76,8 +76,13 @@ def site(
     folder = Path(tmp_path_factory.mktemp("hostile"))
     made = make_site(module_world, module_hosts, Controller(folder / "controller", lab.keys), folder)
     yield made
-    made.shell("systemctl stop 'gha-*@*.service'; umount /var/lib/gha-runner/*; true")
+    release_disks(made)
     assert module_world.control.violations() == []
+
+
+def release_disks(site: Site) -> None:
+    """Give this machine's loop devices back, which would outlive the host."""
+    site.shell("systemctl stop 'gha-*@*.service'; umount /var/lib/gha-runner/*; true")
 
 
 def siege(site: Site, mode: str) -> dict[str, Verdict]:
