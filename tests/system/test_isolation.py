@@ -164,7 +164,8 @@ def test_a_daemon_reload_and_a_restart_by_systemd_change_nothing(site: Site) -> 
     while restarts(site, "one") == before and time.monotonic() < end:
         time.sleep(0.5)
     assert restarts(site, "one") == before + 1
-    site.shell("for _ in $(seq 100); do systemctl -q is-active gha-runner@one && exit; sleep 0.1; done; exit 1")
+    active = "systemctl -q is-active gha-runner@one"
+    site.shell(f"for _ in $(seq 100); do {active} && exit; sleep 0.1; done; exit 1")
     assert opened(site, "one") == own
     assert health(site, "slot.devices", "one")["status"] == "OK"
 
