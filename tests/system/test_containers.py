@@ -90,7 +90,7 @@ def test_a_job_builds_runs_and_joins_containers_of_its_own_engine(site: Site) ->
         site,
         IMAGE + """set -e
 printf 'FROM localhost/box:1\\nRUN id >/who\\n' >Dockerfile && docker build -q -t built . >/dev/null
-docker run --rm -v "$PWD:/work" built sh -c 'cat /who; echo written >/work/made'
+docker run --rm -v "$PWD:/mine" built sh -c 'cat /who; echo written >/mine/made'
 cat made; stat -c 'owner %U' made
 docker network create --label run=1 own >/dev/null
 serve='echo served >/tmp/x; exec httpd -f -p 80 -h /tmp'

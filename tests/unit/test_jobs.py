@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from runnerctl.core.job_metrics import JobTotals, job_metrics
-from runnerctl.core.jobs import GpuRow, Idle, JobFilter, JobRow, idle_shares, outcome, totals
+from runnerctl.core.jobs import Idle, JobFilter, JobRow, idle_shares, outcome, totals
 from runnerctl.core.jobs_period import moment
 from runnerctl.errors import UsageError
 from runnerctl.guard.ports import GpuUse, JobClaims, JobReport, Residue
@@ -15,10 +15,10 @@ from runnerctl.guard.report import summary_report, text_report
 
 NOW = 1_795_348_800.0  # 2026-11-22T12:00:00Z, a Sunday
 HOUR, DAY = 3600.0, 86400.0
-MEASURED = GpuRow(
+MEASURED = GpuUse(
     "GPU-1", seconds=100, measured_seconds=80, busy_seconds=40, memory_peak_bytes=5, energy_joules=7
 )
-UNMEASURED = GpuRow("MIG-2", seconds=100)
+UNMEASURED = GpuUse("MIG-2", seconds=100)
 
 
 def row(number: int = 1, **changes: Any) -> JobRow:

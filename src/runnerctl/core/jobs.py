@@ -10,7 +10,7 @@ import msgspec
 
 __all__ = [
     "GROUPS",
-    "GpuRow",
+    "GpuUse",
     "Idle",
     "JobFilter",
     "JobRow",
@@ -21,8 +21,12 @@ __all__ = [
 ]
 
 
-class GpuRow(msgspec.Struct, frozen=True):
-    """What one GPU did during a job. None: not measured, which is no zero."""
+class GpuUse(msgspec.Struct, frozen=True):
+    """What one GPU did during a job, which had it for ``seconds``.
+
+    ``busy_seconds``: its utilisation, summed up over the ``measured_seconds``. None: not measured, which is
+    no zero: a MIG device has no utilisation and no energy of its own, and NVML may not answer.
+    """
 
     uuid: str
     name: str | None = None
@@ -69,7 +73,7 @@ class JobRow(msgspec.Struct, frozen=True):
     residue_processes: int = 0
     residue_removed: int = 0
     residue_remains: tuple[str, ...] = ()
-    gpus: tuple[GpuRow, ...] = ()
+    gpus: tuple[GpuUse, ...] = ()
 
     def seconds(self, now: float) -> float:
         """How long it ran, or has been running."""

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from runnerctl.core.job_metrics import JobTotals
-from runnerctl.core.jobs import GpuRow, JobRow
+from runnerctl.core.jobs import GpuUse, JobRow
 from runnerctl.guard.ledger_file import explained, open_to_read
 from runnerctl.guard.ledger_schema import GPU_COLUMNS, JOB_COLUMNS
 
@@ -44,15 +44,15 @@ class Reading:
         for row in self._connection.execute(query, (until, since)):
             yield _job(dict(zip(names, row, strict=True)), gpus.get(row[0], ()))
 
-    def _gpus(self, where: str, values: tuple[float, float]) -> dict[int, tuple[GpuRow, ...]]:
+    def _gpus(self, where: str, values: tuple[float, float]) -> dict[int, tuple[GpuUse, ...]]:
         names = ", ".join(GPU_COLUMNS)
         chosen = f"SELECT number FROM jobs WHERE {where}"
         query = f"SELECT job, {names} FROM gpus WHERE job IN ({chosen}) ORDER BY job, place"
-        found: dict[int, tuple[GpuRow, ...]] = {}
+        found: dict[int, tuple[GpuUse, ...]] = {}
         for job, *row in self._connection.execute(query, values):
             gpu = dict(zip(GPU_COLUMNS, row, strict=True))
             gpu["throttled"] = _texts(gpu["throttled"])
-            found[job] = (*found.get(job, ()), GpuRow(**gpu))
+            found[job] = (*found.get(job, ()), GpuUse(**gpu))
         return found
 
     def totals(self) -> list[JobTotals]:
@@ -62,7 +62,7 @@ class Reading:
         return [JobTotals(*row) for row in self._connection.execute(query)]
 
 
-def _job(row: dict[str, Any], gpus: tuple[GpuRow, ...]) -> JobRow:
+def _job(row: dict[str, Any], gpus: tuple[GpuUse, ...]) -> JobRow:
     for name in _LISTS:
         row[name] = _texts(row[name])
     for name in _FLAGS:

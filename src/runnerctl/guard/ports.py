@@ -11,6 +11,8 @@ from typing import Protocol
 
 import msgspec
 
+from runnerctl.core.jobs import GpuUse
+
 __all__ = [
     "Cleaner",
     "GpuUse",
@@ -58,29 +60,6 @@ class JobClaims(msgspec.Struct, frozen=True):
     ref: str | None = None
     fork: bool | None = None
     queued_seconds: float | None = None
-
-
-class GpuUse(msgspec.Struct, frozen=True):
-    """What one GPU did during a job, which had it for ``seconds``.
-
-    ``busy_seconds``: its utilisation, summed up over the ``measured_seconds``. None: not measured, which is
-    no zero: a MIG device has no utilisation and no energy of its own, and NVML may not answer.
-    """
-
-    uuid: str
-    name: str | None = None
-    seconds: float = 0.0
-    measured_seconds: float | None = None
-    busy_seconds: float | None = None
-    utilization_mean_percent: float | None = None
-    utilization_peak_percent: int | None = None
-    memory_peak_bytes: int | None = None
-    memory_total_bytes: int | None = None
-    energy_joules: float | None = None
-    temperature_peak_celsius: int | None = None
-    throttled: tuple[str, ...] = ()
-    ecc_corrected: int | None = None
-    ecc_uncorrected: int | None = None
 
 
 class Residue(msgspec.Struct, frozen=True):
