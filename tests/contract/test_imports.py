@@ -25,6 +25,11 @@ LAW = {
         *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile", "runnerctl.probes"),
         *("msgspec", f"{COLLECTION}.module_utils"),  # what acts on a slot exists once
     ),
+    "envs": (
+        *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile", "runnerctl.private"),
+        *("msgspec", "yaml", "rattler"),
+    ),
+    "ci": ("runnerctl.core", "runnerctl.errors", "msgspec", "ruamel.yaml", "tomlkit"),
     "probes": (
         *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile"),  # the spec has one reader
         *("msgspec", "pynvml", "docker", "requests"),

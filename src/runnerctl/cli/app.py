@@ -42,6 +42,8 @@ TABLE: Mapping[str, Entry] = {
         "runnerctl.cli.guard",
         "Watch over the slots' jobs: admit them, clean up behind them, write them down.",
     ),
+    "env": Entry("runnerctl.cli.env", "Get conda environments from this host's store, in no time."),
+    "ci": Entry("runnerctl.cli.ci", "Set up and check a repository's workflows for your GPU runners."),
     "mint": Entry("runnerctl.cli.mint", "Mint an ephemeral slot's next registration; run by its unit."),
     "spec": Entry("runnerctl.cli.spec", "Show or check what a host should be."),
     "auth": Entry("runnerctl.cli.auth", "Find out what the credential at hand may do."),
@@ -50,7 +52,7 @@ TABLE: Mapping[str, Entry] = {
 }
 # Their exit code is a verdict: whatever goes wrong in them is UNKNOWN, a wrong option included.
 VERDICTS = frozenset({"health", "fleet", "doctor", "isolation verify"})
-LINTERS = frozenset({"spec validate"})
+LINTERS = frozenset({"spec validate", "ci check"})
 
 HELP = """Run GitHub Actions on your own GPU machines.
 

@@ -22,6 +22,7 @@ __all__ = [
     "HostSpec",
     "MigLayout",
     "NvidiaDriver",
+    "PrivateChannel",
     "Problem",
     "Runnerctl",
     "Slot",
@@ -79,8 +80,19 @@ class ContainerToolkit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rootless: bool = False
 
 
+class PrivateChannel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A conda channel that belongs to one owner at GitHub: only slots of that owner may use or see it."""
+
+    url: str
+    owner: str
+
+
 class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Miniforge, for the jobs' own ``conda`` calls."""
+    """Miniforge, for the jobs' own ``conda`` calls, and the store of environments.
+
+    ``store_channels``: the only channels that environments may name (none: every one). ``store_aliases``:
+    channel name -> address of a mirror. ``store_credentials_file`` is a path on the controller.
+    """
 
     manage: bool = True
     version: str = "26.3.2-3"
@@ -90,6 +102,15 @@ class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     sha256: str | None = None
     channels: tuple[str, ...] = ("conda-forge",)
+    store: bool = True
+    store_budget_gib: int = 200
+    store_owner_quota_gib: int | None = None
+    store_keep_days: int = 30
+    store_channels: tuple[str, ...] = ()
+    store_aliases: dict[str, str] = {}
+    store_private_channels: tuple[PrivateChannel, ...] = ()
+    store_credentials_file: str | None = None
+    store_pip_index: str | None = None
 
 
 class Runnerctl(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,14 @@
+"""``runnerctl ci protect``."""
+
+from __future__ import annotations
+
+from runnerctl.cli.lazy import Command, new_app
+from runnerctl.errors import UnavailableError
+
+app = new_app()
+
+
+@app.command("protect", cls=Command, epilog="runnerctl ci protect")
+def command() -> int:
+    """Not there yet."""
+    raise UnavailableError("not there yet")

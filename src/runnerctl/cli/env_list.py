@@ -1,0 +1,14 @@
+"""``runnerctl env list``."""
+
+from __future__ import annotations
+
+from runnerctl.cli.lazy import Command, new_app
+from runnerctl.errors import UnavailableError
+
+app = new_app()
+
+
+@app.command("list", cls=Command, epilog="runnerctl env list")
+def command() -> int:
+    """Not there yet."""
+    raise UnavailableError("not there yet")

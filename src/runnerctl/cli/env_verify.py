@@ -1,0 +1,14 @@
+"""``runnerctl env verify``."""
+
+from __future__ import annotations
+
+from runnerctl.cli.lazy import Command, new_app
+from runnerctl.errors import UnavailableError
+
+app = new_app()
+
+
+@app.command("verify", cls=Command, epilog="runnerctl env verify")
+def command() -> int:
+    """Not there yet."""
+    raise UnavailableError("not there yet")
