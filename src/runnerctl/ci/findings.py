@@ -12,7 +12,7 @@ SCHEMA = "runnerctl.ci/1"
 
 
 class LintFinding(msgspec.Struct, frozen=True, order=True):
-    """One thing that makes CI red, slow or unsafe; ``file`` below the repository, ``line`` counted from one."""
+    """One thing that makes CI red, slow or unsafe; ``file`` is below the repository, ``line`` from one."""
 
     file: str
     line: int
