@@ -33,17 +33,17 @@ class ActionModule(TargetAction):
         variables = task_vars or {}
         validate: Any = self.validate_argument_spec
         given = plain(validate(argument_spec=ARGUMENTS)[1])
-        spec = spec_of_host(self, spec_from_task(self, variables), variables)
-        answer: dict[str, Any] = {"host": spec.host, "problem": None, "slots": []}
-        names = {spec.runner_name(slot).lower() for slot in spec.github_runner.slots}
-        runners = [name for name in given["runners"] if name.lower() in names]
+        answer: dict[str, Any] = {"host": str(variables["inventory_hostname"]), "problem": None, "slots": []}
         try:
+            spec = spec_of_host(self, spec_from_task(self, variables), variables)
+            names = {spec.runner_name(slot).lower() for slot in spec.github_runner.slots}
+            runners = [name for name in given["runners"] if name.lower() in names]
             if runners or not given["runners"]:
                 done = self._touch(spec, variables, runners)
                 answer["slots"] = msgspec.to_builtins(done)
         except RunnerctlError as error:
             answer["problem"] = str(error)
-        write_answer(given["output_dir"], spec.host, answer)
+        write_answer(given["output_dir"], answer["host"], answer)
         changed = any(slot["outcome"] != "skipped" for slot in answer["slots"])
         return {"changed": changed, **answer}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure
 from ansible.utils.display import Display
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import layout_fact, plain
 
@@ -14,6 +14,7 @@ from runnerctl.core.hardware import Hardware
 from runnerctl.core.layout import Layout, layout_of
 from runnerctl.core.sections import HostSpec, Problem
 from runnerctl.core.slot_layout import Planned, after_cut, lay_out, wants_gpus
+from runnerctl.errors import UnavailableError
 
 if TYPE_CHECKING:
     from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
@@ -76,11 +77,16 @@ def laid_out(
 def spec_of_host(action: TargetAction, spec: HostSpec, variables: Mapping[str, Any]) -> HostSpec:
     """For plays that change no layout: the slots as the host has them by its last converge.
 
-    A host with one slot and no GPU has nothing to share, and is not asked.
+    A host with one slot and no GPU has nothing to share, and is not asked. Raises UnavailableError when the
+    host does not answer.
     """
     if spec.layout is not None or not (wants_gpus(spec) or len(spec.github_runner.slots) > 1):
         return spec
-    current = layout_of(_ask(action, variables, "never").get("host_json"))
+    try:
+        current = layout_of(_ask(action, variables, "never").get("host_json"))
+    except AnsibleConnectionFailure as error:
+        reason = next(iter(str(error).strip().splitlines()), "no answer")
+        raise UnavailableError(reason, where=spec.host, remedy="see that SSH works") from None
     planned = lay_out(spec, Hardware(asked=False), current) if current else None
     if current is None or not isinstance(planned, Planned) or planned.spec.layout is None:
         return spec
