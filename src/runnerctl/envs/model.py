@@ -36,7 +36,10 @@ class Line(msgspec.Struct, frozen=True):
 
 
 class EnvironmentFile(msgspec.Struct, frozen=True):
-    """An ``environment.yml`` that can be used, in the order it is written; ``nodefaults`` is gone."""
+    """An ``environment.yml`` that can be used, in the order it is written; ``nodefaults`` is gone.
+
+    ``platforms``: the only ones it is for; none says all. ``notes``: what was passed over, a line each.
+    """
 
     channels: tuple[Line, ...]
     specs: tuple[Line, ...]
@@ -44,6 +47,8 @@ class EnvironmentFile(msgspec.Struct, frozen=True):
     variables: dict[str, str] = {}
     name: str | None = None
     where: str = "environment.yml"
+    platforms: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class VirtualPackage(msgspec.Struct, frozen=True, order=True):

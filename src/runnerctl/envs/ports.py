@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from runnerctl.envs.model import Channel, EnvironmentFile, Event, HostFacts, Package, Solution
+from runnerctl.envs.model import Activation, Channel, EnvironmentFile, Event, HostFacts, Package, Solution
 
 __all__ = ["Caches", "Engine", "Installed", "Order", "Tell"]
 
@@ -41,11 +41,16 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Installed(msgspec.Struct, frozen=True):
-    """What an engine put into a prefix, besides the solved packages: ``name==version`` of pip's."""
+    """What an engine put into a prefix, besides the solved packages: ``name==version`` of pip's.
+
+    ``python``: path of the interpreter below the prefix. ``activation``: what an engine that runs in a child
+    found out there already; None: the store asks ``runnerctl.envs.activation``.
+    """
 
     pip: tuple[str, ...] = ()
     python: str | None = None
     python_version: str | None = None
+    activation: Activation | None = None
 
 
 class Engine(Protocol):
