@@ -1,7 +1,7 @@
 """A private, writable layer over an environment nobody may change: a virtual environment made by hand.
 
 Standard library only, and quick (a hundred scripts take some milliseconds): every job makes one. It has links
-to the environment's interpreter, so ``sys.prefix`` is the layer and the environment's packages are those of its
+to the environment's interpreter, so ``sys.prefix`` is the layer and the environment is its
 "system" (PEP 405); a copy of each of the environment's Python scripts that starts the layer's interpreter, so
 that ``pytest`` and ``pip`` see what is installed here; and links to what the environment has in ``share`` and
 ``etc/jupyter``, since packages look for their data below ``sys.prefix``. So ``pip install -e .``, ``pip
