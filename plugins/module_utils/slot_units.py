@@ -97,6 +97,7 @@ Description=Open the device nodes of slot %i's GPUs to its runner
 After=nvidia-persistenced.service
 ConditionPathExists={cli}
 OnFailure=gha-again@%i.service
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot

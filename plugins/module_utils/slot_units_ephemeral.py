@@ -174,6 +174,7 @@ _SWEEP_UNIT = """\
 {managed}
 [Unit]
 Description=Removal of what ended jobs of slot %i left on the disk
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
