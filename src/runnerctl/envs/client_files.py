@@ -68,7 +68,7 @@ def _plain(name: str) -> str:
 
 
 def regular_text(path: str, where: str, most: int) -> str:
-    """The text of a regular file. Raises DataError: not there, no file, not UTF-8, or more than ``most`` bytes."""
+    """The text of a regular file. Raises DataError for anything else, and above ``most`` bytes."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe must not hold us
         with open(handle, "rb") as file:

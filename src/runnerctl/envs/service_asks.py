@@ -1,4 +1,4 @@
-"""What may be asked of the service, checked before anything is done with it; and its answers as lines. Pure."""
+"""What may be asked of the service, checked before anything is done with it, and its answers. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service's socket: who comes is known to the kernel, and nobody can take more than a small share of it."""
+"""The service's socket: who comes is known to the kernel, and takes no more than a small share of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from runnerctl.envs.leases import Holder
 from runnerctl.envs.service_asks import error_line
 from runnerctl.envs.wire import ALIVE_SECONDS, LONGEST_REQUEST, encode_line
 from runnerctl.errors import DataError, RunnerctlError, TryAgainError
@@ -40,7 +41,10 @@ class Limits:
 
 @dataclass(eq=False)
 class Client:
-    """One connection. ``asked``: its question is whole; ``out``: what is still to be written."""
+    """One connection. ``asked``: its question is whole; ``out``: what is still to be written.
+
+    ``wants``: an environment, to be kept as long as ``holder`` lives.
+    """
 
     stream: socket.socket
     pid: int
@@ -53,6 +57,8 @@ class Client:
     closed: bool = False
     alive_at: float = float("inf")
     on_close: Callable[[], None] | None = None
+    holder: Holder | None = None
+    wants: bool = False
 
 
 @dataclass
@@ -75,7 +81,7 @@ class Door:
     ask: Callable[[Client, bytes], None]
     refused: Callable[[int, str], None]
     clock: Callable[[], float]
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     clients: set[Client] = field(default_factory=set)
     _paces: dict[int, _Pace] = field(default_factory=dict)
     _said: dict[int, float] = field(default_factory=dict)

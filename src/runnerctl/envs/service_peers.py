@@ -5,18 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Holder", "holder_of"]
+from runnerctl.envs.leases import WORKER, Holder
 
-WORKER = "Runner.Worker"  # the runner's process of one job; it outlives every step
+__all__ = ["holder_of"]
+
 _MOST_PARENTS = 64
 _STATE, _PARENT, _SESSION, _START = 0, 1, 3, 19  # fields of /proc/PID/stat behind the name, proc(5)
-
-
-class Holder(NamedTuple):
-    """A process, told from a later one of its number by when it began: clock ticks after the boot."""
-
-    pid: int
-    started: int
 
 
 class _Process(NamedTuple):

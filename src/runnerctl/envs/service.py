@@ -1,0 +1,300 @@
+"""The service that builds environments for this host's jobs: a loop that answers hits at once, and children.
+
+A job can only ask. What it asks for is a file's text and what a `model.Request` has besides; whose
+environments it may see, the kernel's word on its user and the host's spec decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import msgspec
+
+from runnerctl import __version__
+from runnerctl.envs.leases import Holder
+from runnerctl.envs.model import Ready, Request
+from runnerctl.envs.owners import Asker
+from runnerctl.envs.service_asks import (
+    Ask,
+    fingerprint,
+    line_of,
+    parse_ask,
+    ready_line,
+)
+from runnerctl.envs.service_door import Client, Door, Limits
+from runnerctl.envs.service_jobs import Job, Jobs, Lane, Pipe
+from runnerctl.envs.service_peers import holder_of
+from runnerctl.envs.service_policy import HostPolicy, PolicyFile
+from runnerctl.errors import AccessError, BugError, RunnerctlError
+
+__all__ = ["Lanes", "Service", "Shelf", "notify"]
+
+_TURN_SECONDS = 5.0
+_LAST_SECONDS = 1.0  # for the last lines to be read when the service stops
+
+
+class Shelf(Protocol):
+    """What the loop itself does with the store; each takes milliseconds."""
+
+    def find(self, request: Request, owner: str | None, policy: HostPolicy) -> Ready | None:
+        """What is there already for a request, for one of that owner; None when somebody must look closer."""
+
+    def keep(self, digest: str, owner: str | None, holder: Holder) -> bool:
+        """Keep an environment while a process lives; False when it is not there (any more)."""
+
+    def order(self, op: str, ask: Ask, owner: str | None, policy: HostPolicy) -> bytes:
+        """The line that a child gets for what takes longer."""
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """How much goes on at once, of each kind, and for how long."""
+
+    look: Lane = field(default_factory=lambda: Lane("look", most=4, each=32, seconds=600.0))
+    build: Lane = field(default_factory=lambda: Lane("build", most=3, each=8, seconds=7200.0))
+    verify: Lane = field(default_factory=lambda: Lane("verify", most=1, each=4, seconds=7200.0))
+    tidy: Lane = field(default_factory=lambda: Lane("tidy", most=1, each=4, seconds=7200.0))
+
+
+@dataclass
+class Service:
+    """One store's service. ``command`` runs a child, ``notify`` tells systemd, ``say`` writes a log line."""
+
+    shelf: Shelf
+    policies: PolicyFile
+    listener: socket.socket
+    command: Sequence[str]
+    say: Callable[[str], None]
+    notify: Callable[[str], None] = lambda _text: None
+    clock: Callable[[], float] = time.monotonic
+    limits: Limits = field(default_factory=Limits)
+    lanes: Lanes = field(default_factory=Lanes)
+    holder: Callable[[int, int], Holder | None] = holder_of
+    running: bool = True
+
+    @cached_property
+    def selector(self) -> selectors.BaseSelector:
+        """Everything that may wake the loop."""
+        return selectors.DefaultSelector()
+
+    @cached_property
+    def door(self) -> Door:
+        """The socket."""
+        return Door(
+            selector=self.selector,
+            listener=self.listener,
+            ask=self._ask,
+            refused=lambda uid, what: self.say(f"turned away uid {uid}: {what}"),
+            clock=self.clock,
+            limits=self.limits,
+        )
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The children."""
+        return Jobs(
+            selector=self.selector, door=self.door, command=self.command, clock=self.clock, say=self.say
+        )
+
+    def run(self) -> None:
+        """Until `stop`, or SIGTERM. What goes wrong with one question is said, and the others go on."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop())
+        woken, waker = socket.socketpair()
+        waker.setblocking(False)
+        before = signal.set_wakeup_fd(waker.fileno())
+        self.selector.register(woken, selectors.EVENT_READ, woken)
+        try:
+            with contextlib.suppress(RunnerctlError):
+                self.policies.current()  # what is wrong there is said now, and to everybody who asks
+            self.door.open()
+            self.notify("READY=1")
+            while self.running:
+                self._turn()
+            self._end()
+        finally:
+            signal.set_wakeup_fd(before)
+            woken.close()
+            waker.close()
+
+    def stop(self) -> None:
+        """End the loop; those who wait are sent to the next service."""
+        self.running = False
+
+    def _turn(self) -> None:
+        self.notify("WATCHDOG=1")
+        pause = min(self.door.next_at(), self.jobs.next_at()) - self.clock()
+        for key, mask in self.selector.select(min(max(pause, 0.0), _TURN_SECONDS)):
+            if isinstance(key.data, Door):
+                key.data.accept()
+            elif isinstance(key.data, Client):
+                self.door.ready(key.data, mask)
+            elif isinstance(key.data, Pipe):
+                self.jobs.heard(key.data, mask)
+        self.jobs.turn()
+        self.door.turn()
+
+    def _end(self) -> None:
+        """Running builds end; who waited asks again, and finds the next service behind the same socket."""
+        self.notify("STOPPING=1")
+        self.door.shut()
+        self.jobs.close()
+        for client in list(self.door.clients):
+            self.door.answer(client, line_of({"again": "the service stops"}))
+        end = self.clock() + _LAST_SECONDS
+        while self.door.clients and self.clock() < end:
+            for key, mask in self.selector.select(0.1):
+                if isinstance(key.data, Client):
+                    self.door.ready(key.data, mask)
+        for client in list(self.door.clients):
+            self.door.close(client)
+
+    # -- questions
+
+    def _ask(self, client: Client, line: bytes) -> None:
+        asker = Asker("other", client.uid, f"uid {client.uid}")
+        try:
+            ask = parse_ask(line)
+            policy = self.policies.current()
+            asker = policy.askers.who(client.uid)
+            owner = self._owner(asker, ask)
+            self._answer(client, ask, asker, owner, policy)
+        except RunnerctlError as error:
+            self._refuse(client, asker, error)
+        except Exception as error:  # one question's trouble is not everybody's
+            text = f"{type(error).__name__}: {error}"
+            self.say(f"a bug, met by {asker.name}: {text}")
+            self.door.fail(client, BugError(f"the environment store met a bug ({type(error).__name__})"))
+
+    def _refuse(self, client: Client, asker: Asker, error: RunnerctlError) -> None:
+        self.say(f"refused {asker.name}: {error}")
+        self.door.fail(client, error)
+
+    def _owner(self, asker: Asker, ask: Ask) -> str | None:
+        """Whose private part of the store an answer may come from. Raises AccessError."""
+        wanted = ask.payload.owner.lower() if ask.payload.owner is not None else None
+        if ask.op in ("gc", "remove") and asker.kind != "root":
+            raise AccessError("is for root alone", where=ask.op, remedy="run it with sudo")
+        if wanted is None or wanted == asker.owner:
+            return asker.owner
+        if asker.kind != "root":
+            raise AccessError("these environments are another owner's", where=wanted, remedy="name none")
+        return wanted
+
+    def _answer(self, client: Client, ask: Ask, asker: Asker, owner: str | None, policy: HostPolicy) -> None:
+        if ask.op == "ping":
+            self.door.answer(client, ready_line({"schema": ask.schema, "version": __version__}))
+        elif ask.op == "lease":
+            self._lease(client, ask, owner)
+        elif ask.op == "ensure":
+            self._ensure(client, ask, asker, owner, policy)
+        else:
+            lanes = {"verify": self.lanes.verify, "gc": self.lanes.tidy, "remove": self.lanes.tidy}
+            self._put(client, ask.op, ask, asker, owner, policy, lane=lanes.get(ask.op, self.lanes.look))
+
+    def _lease(self, client: Client, ask: Ask, owner: str | None) -> None:
+        digest = ask.payload.digest or ""
+        holder = self.holder(client.pid, client.uid)
+        if holder is not None and not self.shelf.keep(digest, owner, holder):
+            raise AccessError("is no environment that you can see", where=digest, remedy="runnerctl env list")
+        self.door.answer(client, ready_line({"digest": digest}))
+
+    def _ensure(self, client: Client, ask: Ask, asker: Asker, owner: str | None, policy: HostPolicy) -> None:
+        request = ask.payload.request
+        if request is None:  # parse_ask has seen to it
+            raise BugError("a request went missing")
+        client.holder, client.wants = self.holder(client.pid, client.uid), True
+        ready = self.shelf.find(request, owner, policy)
+        if ready is not None and self._kept(client, ready, owner):
+            self.door.answer(client, ready_line(ready))
+            return
+        key = fingerprint(request, owner, policy.mark)
+        self._put(client, "peek", ask, asker, owner, policy, lane=self.lanes.look, key=key)
+
+    def _kept(self, client: Client, ready: Ready, owner: str | None) -> bool:
+        return client.holder is None or self.shelf.keep(ready.digest, owner, client.holder)
+
+    def _put(
+        self,
+        client: Client,
+        op: str,
+        ask: Ask,
+        asker: Asker,
+        owner: str | None,
+        policy: HostPolicy,
+        *,
+        lane: Lane,
+        key: str = "",
+    ) -> None:
+        """Have a child see to it; one that does the same already will do."""
+        same = self.jobs.find(lane, key) if key else None
+        if same is not None:
+            self.jobs.join(same, client)
+            return
+
+        def then(job: Job, value: dict[str, Any]) -> None:
+            self._done(job, value, ask, policy)
+
+        request = ask.payload.request
+        subject = (request.where[:200] if request else None) or ask.payload.digest or op
+        order = self.shelf.order(op, ask, owner, policy)
+        job = Job(lane, key, asker, order, then, subject, self.clock(), owner=owner)
+        self.jobs.put(job, client)
+
+    def _done(self, job: Job, value: dict[str, Any], ask: Ask, policy: HostPolicy) -> None:
+        """A child's last line: what everybody who waits for it is told, or that there is more to do."""
+        waiters, job.waiters = job.waiters, []
+        if "build" in value:
+            key = f"{value['build'].get('owner')}/{value['build'].get('key')}"
+            for client in waiters:
+                self._build(client, job, ask, policy, key)
+            return
+        self._note(job, value)
+        for client in waiters:
+            self.door.answer(client, self._line_for(client, job, value))
+
+    def _build(self, client: Client, job: Job, ask: Ask, policy: HostPolicy, key: str) -> None:
+        try:
+            asker = policy.askers.who(client.uid)
+            self._put(client, "build", ask, asker, job.owner, policy, lane=self.lanes.build, key=key)
+        except RunnerctlError as error:
+            self._refuse(client, job.asker, error)
+
+    def _line_for(self, client: Client, job: Job, value: dict[str, Any]) -> bytes:
+        ready = value.get("ready")
+        if isinstance(ready, dict) and client.wants:
+            found = msgspec.convert(ready, Ready)
+            if not self._kept(client, found, job.owner):
+                return line_of({"again": "the environment was removed at that moment"})
+        return line_of(value)
+
+    def _note(self, job: Job, value: dict[str, Any]) -> None:
+        """One line for each build and for each thing that failed."""
+        seconds = self.clock() - job.asked_at
+        what = f"{job.subject} for {job.asker.name}"
+        if "error" in value:
+            error = value["error"]
+            self.say(f"{job.lane.name} of {what} failed after {seconds:.1f} s: {error.get('what')}")
+        elif job.lane is self.lanes.build:
+            ready = value.get("ready", {})
+            self.say(f"{ready.get('status')} {ready.get('digest')} of {what} in {seconds:.1f} s")
+        elif job.lane is not self.lanes.look:
+            self.say(f"{job.lane.name} {what} took {seconds:.1f} s")
+
+
+def notify(text: str, address: str | None) -> None:
+    """Tell systemd (sd_notify(3)); without an address nobody asked to be told."""
+    if not address:
+        return
+    target = f"\0{address[1:]}" if address.startswith("@") else address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stream:
+        stream.settimeout(1.0)
+        stream.sendto(text.encode(), target)
