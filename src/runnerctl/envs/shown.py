@@ -6,16 +6,19 @@ Standard library only. Answers of a store are plain mappings here (`model.Ready`
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TextIO
 
 from runnerctl.cli.output import escape, fields
 from runnerctl.envs import workflow
+from runnerctl.envs.client_files import named_files
 from runnerctl.envs.layer import Layer, layer_place, make_layer
 from runnerctl.errors import DataError, RunnerctlError, UnavailableError, UsageError
 
 __all__ = [
+    "ENGINES",
     "FILES",
     "SCHEMA",
     "Asked",
@@ -24,7 +27,6 @@ __all__ = [
     "answer",
     "find_file",
     "for_process",
-    "included",
     "notes_text",
     "prepare",
     "read_text",
@@ -38,10 +40,12 @@ __all__ = [
 ]
 
 SCHEMA = "runnerctl.env.ensure/1"
+ENGINES = ("rattler", "conda", "mamba")
 FILES = ("environment.yml", "environment.yaml")
 MOST_BYTES = 4 * 1024 * 1024  # of one file; the service has narrower bounds of its own
 _LINE_SECONDS = 1.0  # between two lines of a log about one step
 _DRAW_SECONDS = 0.1  # between two drawings of a terminal's line
+_VERSION = re.compile(r"\d{1,4}(\.\d{1,4}){0,2}")
 _STEPS = {
     "wait": "waiting",
     "solve": "solving",
@@ -88,8 +92,9 @@ def find_file(given: str | None, folder: str = ".") -> str:
 def read_text(path: str) -> str:
     """A file's content. Raises DataError for one that is missing, too large or not UTF-8, with its line."""
     try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a named pipe must not hold us
+        with open(handle, "rb") as file:
+            data = file.read(MOST_BYTES + 1) or b""
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise DataError(f"cannot be read: {reason}", where=path, remedy="check the name") from None
@@ -103,39 +108,23 @@ def read_text(path: str) -> str:
 
 
 def request_of(asked: Asked) -> dict[str, Any]:
-    """`model.Request` as JSON has it, without what is as usual. Raises DataError for a file of no use."""
-    given = {
-        "text": read_text(asked.file),
-        "where": asked.file,
-        "lock": read_text(asked.lock) if asked.lock else None,
-        "refresh_seconds": asked.refresh_seconds,
-    }
-    usual = Asked("")
-    given |= {
-        name: value
-        for name, value in (("cuda", asked.cuda), ("engine", asked.engine))
-        if value != getattr(usual, name)
-    }
-    return {name: value for name, value in given.items() if value is not None}
+    """`model.Request` as JSON has it, without what is as usual.
 
-
-def included(file: str) -> Callable[[str], str]:
-    """A reader of what the pip section of ``file`` includes, by the names that stand there.
-
-    It raises DataError for a name that leads out of the file's directory, or a file that cannot be read.
+    Raises UsageError for an option that means nothing, DataError for a file of no use.
     """
-    folder = os.path.dirname(file)
-    root = os.path.realpath(folder or ".")
-
-    def read(name: str) -> str:
-        path = os.path.join(folder, name)
-        real = os.path.realpath(path)
-        if os.path.isabs(name) or os.path.commonpath([root, real]) != root:
-            remedy = "name a file below the directory of the environment's file"
-            raise DataError(f"leads out of {root}", where=name, remedy=remedy)
-        return read_text(path)
-
-    return read
+    if asked.cuda not in ("auto", "none") and not _VERSION.fullmatch(asked.cuda):
+        remedy = "give auto, none or a version such as 12.8"
+        raise UsageError(f"is {asked.cuda!r}", where="--cuda", remedy=remedy)
+    if asked.engine not in ENGINES:
+        raise UsageError(f"is {asked.engine!r}", where="--engine", remedy=f"give {', '.join(ENGINES)}")
+    text = read_text(asked.file)
+    given: dict[str, Any] = {"text": text, "where": asked.file}
+    given["lock"] = read_text(asked.lock) if asked.lock else None
+    given["refresh_seconds"] = asked.refresh_seconds
+    given["cuda"] = None if asked.cuda == "auto" else asked.cuda
+    given["engine"] = None if asked.engine == ENGINES[0] else asked.engine
+    given["files"] = named_files(text, os.path.dirname(asked.file)) or None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def prepare(ready: Mapping[str, Any], layer: str, environ: Mapping[str, str]) -> Environment:
