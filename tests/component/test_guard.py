@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from runnerctl.guard import admission
+from runnerctl.guard.guardian import Guardian
 from tests.component.guard_support import GPU, Host, running
 
 
@@ -193,3 +194,17 @@ def test_a_job_that_follows_at_once_is_not_cleaned_away(host: Host) -> None:
     wait_for(lambda: len(host.cleaned()) == 3)
     befores, begins = [entry[3] for entry in host.cleaned()], [entry[4] for entry in host.cleaned()]
     assert all(before < begin for before, begin in zip(befores, begins, strict=True) if begin)
+
+
+def test_the_end_of_a_job_is_noticed_when_it_happens(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at the next look, which would be in a minute: what follows waits for the clean-up."""
+    monkeypatch.setattr(Guardian, "pause", 60.0)
+    host.spec()
+    host.start()
+    host.job()
+    assert host.hook()[0] == 0
+    host.end()
+    end = time.monotonic() + 30
+    while not host.cleaned() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert host.cleaned(), host.log()

@@ -20,6 +20,7 @@ from runnerctl.core.spec import HostSpec
 from runnerctl.errors import RunnerctlError
 from runnerctl.guard import setup_info, work
 from runnerctl.guard.door import Client, Door
+from runnerctl.guard.ends import WorkerEnds
 from runnerctl.guard.errands import Errands, Outcome
 from runnerctl.guard.guardian import Guardian
 from runnerctl.guard.parts import Parts
@@ -86,6 +87,11 @@ class Daemon:
         return selectors.DefaultSelector()
 
     @cached_property
+    def ends(self) -> WorkerEnds:
+        """The workers, as the kernel tells of their ends."""
+        return WorkerEnds(self.selector)
+
+    @cached_property
     def errands(self) -> Errands:
         """The children."""
         return Errands(self.selector, self.clock)
@@ -126,12 +132,13 @@ class Daemon:
         self.notify("READY=1")
         turn_at = 0.0
         while self.running:
-            self._wait(turn_at)
+            ended = self._wait(turn_at)
             self.errands.turn_all()
             self.door.turn()
-            if self.clock() >= turn_at or self._is_due():
+            if ended or self.clock() >= turn_at or self._is_due():
                 self._turn()
                 turn_at = self.clock() + self.guardian.pause
+            self.ends.follow(slot.worker for slot in self.guardian.watch.slots.values() if slot.worker)
         self.notify("STOPPING=1")
         self.errands.close()
         self.parts.meter.close()
@@ -150,7 +157,9 @@ class Daemon:
             self.parts.say(f"the job database: {outcome.failure}")
         self._resume()
 
-    def _wait(self, turn_at: float) -> None:
+    def _wait(self, turn_at: float) -> bool:
+        """Wait for something to happen, and hear it; returns whether a worker has ended."""
+        ended = False
         times = [turn_at, self.errands.next_at(), self.door.next_at(), self.guardian.admission.next_at()]
         pause = min(each for each in times if each is not None) - self.clock()
         for key, mask in self.selector.select(max(pause, 0.0)):
@@ -158,8 +167,12 @@ class Daemon:
                 key.data.accept()
             elif isinstance(key.data, Client):
                 self.door.ready(key.data, mask)
+            elif isinstance(key.data, WorkerEnds):
+                key.data.heard(key.fd)
+                ended = True
             else:
                 self.errands.heard(key.data)
+        return ended
 
     def _is_due(self) -> bool:
         at = self.guardian.admission.next_at()
