@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import ClassVar
 
-from .atomic import Change, atomic_write
-from .receipt import Receipt
+from .own_units import OwnUnits, section_of
 from .slot_files import MANAGED
-from .slot_system import System
 
 __all__ = ["GUARD_SERVICE", "GUARD_SOCKET", "GuardService", "guard_service_text", "guard_socket_text"]
 
-UNITS = "/etc/systemd/system"
 GUARD_SERVICE = "runnerctl-guard.service"
 GUARD_SOCKET = "runnerctl-guard.socket"
-ROLE = "runnerctl"
 SINCE = "/var/lib/runnerctl/guard.json"
 RUN = "/run/runnerctl/guard"
-# Where the service is enabled: it must be there before the first job, asked or not.
-_WANTS = {GUARD_SOCKET: "sockets.target.wants", GUARD_SERVICE: "multi-user.target.wants"}
 
 # Why each line stands here: docs/explanation/unit.md.
 _SOCKET = """\
@@ -92,109 +84,36 @@ def guard_service_text() -> str:
 
 
 @dataclass(frozen=True)
-class GuardService:
-    """The guard on one host. ``done`` is told of every change, which check mode only predicts."""
+class GuardService(OwnUnits):
+    """The guard's units on one host; hooks look for the socket's, and ask nobody when it is not there."""
 
-    root: str
-    receipt: Receipt
-    system: System
-    check: bool
-    done: Callable[[str, Change], None]
+    main = GUARD_SERVICE
+    # The service is enabled, too: it must be there before the first job, asked or not.
+    wants: ClassVar[Mapping[str, str]] = {GUARD_SOCKET: "sockets.target", GUARD_SERVICE: "multi-user.target"}
 
     def converge(self, spec: str, *, renewed: bool) -> None:
         """Make the host have the guard that ``host.json``'s text asks for, or none. Raises HostError.
 
         ``renewed``: the command it runs was replaced. Jobs go on while it restarts, and are taken over.
         """
-        section = _section(spec)
-        if not section.get("guard"):
-            self._remove()
+        if not section_of(spec).get("guard"):
+            self.remove()
             return
         texts = {GUARD_SOCKET: guard_socket_text(), GUARD_SERVICE: guard_service_text()}
-        changed = [self._file(unit, text) for unit, text in texts.items()]
-        self._run(changed=any(changed), renewed=renewed)
+        self.run(changed=self.write(texts), renewed=renewed)
 
-    def _path(self, unit: str) -> str:
-        return os.path.join(self.root, UNITS.lstrip("/"), unit)
-
-    def _link(self, unit: str) -> str:
-        return self._path(f"{_WANTS[unit]}/{unit}")
-
-    @property
-    def _booted(self) -> bool:
-        """Whether systemd runs this root (sd_booted(3)): not while an image is built."""
-        return os.path.isdir(os.path.join(self.root, "run/systemd/system"))
-
-    def _file(self, unit: str, text: str) -> bool:
-        if not self.check:
-            self.receipt.record("unit", f"{UNITS}/{unit}", role=ROLE)
-        change = atomic_write(self._path(unit), text.encode(), check=self.check)
-        if change.changed:
-            self.done(f"wrote {change.path}", change)
-        return change.changed
-
-    def _run(self, *, changed: bool, renewed: bool) -> None:
-        """Enabled, so that it comes back at boot, and running now as it is on disk."""
-        unlinked = [unit for unit in _WANTS if not os.path.islink(self._link(unit))]
-        if not self._booted:
-            for unit in unlinked:
-                self._act(f"enabled {unit}", partial(_link, self._link(unit), unit))
-            return
-        states = self.system.unit_states(list(_WANTS))
-        masked = [unit for unit, state in states.items() if state.load == "masked"]
-        running = all(state.running and not state.needs_reload for state in states.values())
-        if running and not (unlinked or masked or changed or renewed):
-            return
-        self._act(f"started {GUARD_SERVICE}", lambda: self._start(masked, socket=changed or not running))
-
-    def _start(self, masked: list[str], *, socket: bool) -> None:
-        if masked:
-            self.system.systemctl("unmask", *masked)
-        self.system.systemctl("daemon-reload")
-        self.system.systemctl("enable", "--quiet", *_WANTS)
-        if socket:  # it would not listen anew beside a service that has its socket
+    def restart(self, *, changed: bool) -> None:
+        """A socket would not listen anew beside a service that has it."""
+        if changed:
             self.system.systemctl("stop", GUARD_SERVICE)
             self.system.systemctl("restart", GUARD_SOCKET)
         self.system.forget_failure(GUARD_SERVICE)
         self.system.systemctl("restart", GUARD_SERVICE)
 
-    def _remove(self) -> None:
-        paths = [self._path(unit) for unit in _WANTS]
-        if not any(os.path.lexists(path) for path in paths):
-            return
-        self._act(f"removed {GUARD_SERVICE}", lambda: self._stop(paths))
-
-    def _stop(self, paths: list[str]) -> None:
-        """The socket's unit file goes first: hooks look for it, and ask nobody from then on."""
-        if self._booted:
-            self.system.systemctl("disable", "--quiet", *_WANTS)
-        for path in [*map(self._link, _WANTS), *paths]:
+    def clear(self) -> None:
+        """Forget since when there is a guard, and what it knew of running jobs."""
+        folder = self.place(RUN)
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        for path in (self.place(SINCE), *(os.path.join(folder, name) for name in names)):
             if os.path.lexists(path):
                 os.unlink(path)
-        if self._booted:
-            self.system.systemctl("stop", *reversed(_WANTS))
-            self.system.systemctl("daemon-reload")
-        for path in (SINCE, *_files(os.path.join(self.root, RUN.lstrip("/")))):
-            where = os.path.join(self.root, path.lstrip("/"))
-            if os.path.lexists(where):
-                os.unlink(where)
-        self.receipt.forget("unit", [f"{UNITS}/{unit}" for unit in _WANTS])
-
-    def _act(self, action: str, do: Callable[[], None]) -> None:
-        if not self.check:
-            do()
-        self.done(action, Change(self._path(GUARD_SERVICE), True, after=f"{action}\n"))
-
-
-def _files(folder: str) -> list[str]:
-    return [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
-
-
-def _link(link: str, unit: str) -> None:
-    os.makedirs(os.path.dirname(link), 0o755, exist_ok=True)
-    os.symlink(f"../{unit}", link)
-
-
-def _section(spec: str) -> dict[str, Any]:
-    section = json.loads(spec).get("runnerctl")
-    return section if isinstance(section, dict) else {}
