@@ -17,7 +17,7 @@ from runnerctl.cli.app import TABLE, VERDICTS, app
 from runnerctl.cli.context import Context, OutputClosedError, system_context
 from runnerctl.errors import RunnerctlError
 
-__all__ = ["main", "run"]
+__all__ = ["explain", "main", "run"]
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 CLOSED = 141  # 128 + SIGPIPE
@@ -48,7 +48,7 @@ def run(arguments: Sequence[str], context: Context) -> int:
     except OutputClosedError:
         return UNKNOWN if is_verdict else CLOSED
     except Exception as error:
-        code, line = _explain(error, context)
+        code, line = explain(error, context)
         context.note(line)
         return UNKNOWN if is_verdict else code
 
@@ -75,7 +75,7 @@ def _invoke(arguments: Sequence[str], context: Context) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _explain(error: Exception, context: Context) -> tuple[int, str]:
+def explain(error: Exception, context: Context) -> tuple[int, str]:
     """The exit code and the line for an error."""
     from runnerctl.cli.output import escape
 

@@ -14,9 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
-
-import msgspec
+from typing import Any, NamedTuple, Protocol
 
 from runnerctl import __version__
 from runnerctl.envs.leases import Holder
@@ -24,6 +22,7 @@ from runnerctl.envs.model import Ready, Request
 from runnerctl.envs.owners import Asker
 from runnerctl.envs.service_asks import (
     Ask,
+    Payload,
     fingerprint,
     line_of,
     parse_ask,
@@ -35,23 +34,34 @@ from runnerctl.envs.service_peers import holder_of
 from runnerctl.envs.service_policy import HostPolicy, PolicyFile
 from runnerctl.errors import AccessError, BugError, RunnerctlError
 
-__all__ = ["Lanes", "Service", "Shelf", "notify"]
+__all__ = ["Lanes", "Service", "Shelf", "Sight", "notify"]
 
 _TURN_SECONDS = 5.0
 _LAST_SECONDS = 1.0  # for the last lines to be read when the service stops
 
 
+class Sight(NamedTuple):
+    """Who asks, what he may see, and by which rules. ``owner``: whose private part of the store is his."""
+
+    asker: Asker
+    owner: str | None
+    policy: HostPolicy
+
+
 class Shelf(Protocol):
     """What the loop itself does with the store; each takes milliseconds."""
 
-    def find(self, request: Request, owner: str | None, policy: HostPolicy) -> Ready | None:
-        """What is there already for a request, for one of that owner; None when somebody must look closer."""
+    def find(self, request: Request, sight: Sight, holder: Holder | None) -> Ready | None:
+        """What is there already, kept while ``holder`` lives; None when somebody must look closer."""
 
     def keep(self, digest: str, owner: str | None, holder: Holder) -> bool:
         """Keep an environment while a process lives; False when it is not there (any more)."""
 
-    def order(self, op: str, ask: Ask, owner: str | None, policy: HostPolicy) -> bytes:
+    def order(self, op: str, payload: Payload, sight: Sight) -> bytes:
         """The line that a child gets for what takes longer."""
+
+    def learn(self, facts: dict[str, Any]) -> None:
+        """What a child found out about this host."""
 
 
 @dataclass(frozen=True)
@@ -104,30 +114,37 @@ class Service:
             selector=self.selector, door=self.door, command=self.command, clock=self.clock, say=self.say
         )
 
+    @cached_property
+    def _bell(self) -> tuple[socket.socket, socket.socket]:
+        """Two ends: a byte in one wakes the loop."""
+        ends = socket.socketpair()
+        for end in ends:
+            end.setblocking(False)
+        return ends
+
     def run(self) -> None:
-        """Until `stop`, or SIGTERM. What goes wrong with one question is said, and the others go on."""
+        """`serve` until SIGTERM or SIGINT."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop())
-        woken, waker = socket.socketpair()
-        waker.setblocking(False)
-        before = signal.set_wakeup_fd(waker.fileno())
-        self.selector.register(woken, selectors.EVENT_READ, woken)
-        try:
-            with contextlib.suppress(RunnerctlError):
-                self.policies.current()  # what is wrong there is said now, and to everybody who asks
-            self.door.open()
-            self.notify("READY=1")
-            while self.running:
-                self._turn()
-            self._end()
-        finally:
-            signal.set_wakeup_fd(before)
-            woken.close()
-            waker.close()
+        self.serve()
+
+    def serve(self) -> None:
+        """Until `stop`. What goes wrong with one question is said, and the others go on."""
+        self.selector.register(self._bell[0], selectors.EVENT_READ, None)
+        with contextlib.suppress(RunnerctlError):
+            self.policies.current()  # what is wrong there is said now, and to everybody who asks
+        self.door.open()
+        self.notify("READY=1")
+        while self.running:
+            self._turn()
+        self._end()
+        self.selector.close()
 
     def stop(self) -> None:
-        """End the loop; those who wait are sent to the next service."""
+        """End the loop, from a signal or another thread; those who wait are sent to the next service."""
         self.running = False
+        with contextlib.suppress(OSError):
+            self._bell[1].send(b"!")
 
     def _turn(self) -> None:
         self.notify("WATCHDOG=1")
@@ -165,116 +182,107 @@ class Service:
             ask = parse_ask(line)
             policy = self.policies.current()
             asker = policy.askers.who(client.uid)
-            owner = self._owner(asker, ask)
-            self._answer(client, ask, asker, owner, policy)
+            self._answer(client, ask, Sight(asker, _owner(asker, ask), policy))
         except RunnerctlError as error:
             self._refuse(client, asker, error)
         except Exception as error:  # one question's trouble is not everybody's
-            text = f"{type(error).__name__}: {error}"
-            self.say(f"a bug, met by {asker.name}: {text}")
+            self.say(f"a bug, met by {asker.name}: {type(error).__name__}: {error}")
             self.door.fail(client, BugError(f"the environment store met a bug ({type(error).__name__})"))
 
     def _refuse(self, client: Client, asker: Asker, error: RunnerctlError) -> None:
         self.say(f"refused {asker.name}: {error}")
         self.door.fail(client, error)
 
-    def _owner(self, asker: Asker, ask: Ask) -> str | None:
-        """Whose private part of the store an answer may come from. Raises AccessError."""
-        wanted = ask.payload.owner.lower() if ask.payload.owner is not None else None
-        if ask.op in ("gc", "remove") and asker.kind != "root":
-            raise AccessError("is for root alone", where=ask.op, remedy="run it with sudo")
-        if wanted is None or wanted == asker.owner:
-            return asker.owner
-        if asker.kind != "root":
-            raise AccessError("these environments are another owner's", where=wanted, remedy="name none")
-        return wanted
-
-    def _answer(self, client: Client, ask: Ask, asker: Asker, owner: str | None, policy: HostPolicy) -> None:
+    def _answer(self, client: Client, ask: Ask, sight: Sight) -> None:
+        payload = ask.payload
         if ask.op == "ping":
             self.door.answer(client, ready_line({"schema": ask.schema, "version": __version__}))
         elif ask.op == "lease":
-            self._lease(client, ask, owner)
-        elif ask.op == "ensure":
-            self._ensure(client, ask, asker, owner, policy)
+            self._lease(client, payload.digest or "", sight)
+        elif ask.op == "ensure" and payload.request is not None:
+            self._ensure(client, payload, payload.request, sight)
         else:
             lanes = {"verify": self.lanes.verify, "gc": self.lanes.tidy, "remove": self.lanes.tidy}
-            self._put(client, ask.op, ask, asker, owner, policy, lane=lanes.get(ask.op, self.lanes.look))
+            self._put(client, ask.op, payload, sight, lanes.get(ask.op, self.lanes.look))
 
-    def _lease(self, client: Client, ask: Ask, owner: str | None) -> None:
-        digest = ask.payload.digest or ""
+    def _lease(self, client: Client, digest: str, sight: Sight) -> None:
         holder = self.holder(client.pid, client.uid)
-        if holder is not None and not self.shelf.keep(digest, owner, holder):
+        if holder is not None and not self.shelf.keep(digest, sight.owner, holder):
             raise AccessError("is no environment that you can see", where=digest, remedy="runnerctl env list")
         self.door.answer(client, ready_line({"digest": digest}))
 
-    def _ensure(self, client: Client, ask: Ask, asker: Asker, owner: str | None, policy: HostPolicy) -> None:
-        request = ask.payload.request
-        if request is None:  # parse_ask has seen to it
-            raise BugError("a request went missing")
+    def _ensure(self, client: Client, payload: Payload, request: Request, sight: Sight) -> None:
         client.holder, client.wants = self.holder(client.pid, client.uid), True
-        ready = self.shelf.find(request, owner, policy)
-        if ready is not None and self._kept(client, ready, owner):
+        ready = self.shelf.find(request, sight, client.holder)
+        if ready is not None:
             self.door.answer(client, ready_line(ready))
             return
-        key = fingerprint(request, owner, policy.mark)
-        self._put(client, "peek", ask, asker, owner, policy, lane=self.lanes.look, key=key)
-
-    def _kept(self, client: Client, ready: Ready, owner: str | None) -> bool:
-        return client.holder is None or self.shelf.keep(ready.digest, owner, client.holder)
+        text = fingerprint(request, sight.owner, sight.asker.kind, sight.policy.mark)
+        building = self.jobs.with_text(self.lanes.build, text)
+        if building is not None:
+            self.jobs.join(building, client)
+        else:
+            self._put(client, "peek", payload, sight, self.lanes.look, key=text)
 
     def _put(
         self,
         client: Client,
         op: str,
-        ask: Ask,
-        asker: Asker,
-        owner: str | None,
-        policy: HostPolicy,
-        *,
+        payload: Payload,
+        sight: Sight,
         lane: Lane,
+        *,
         key: str = "",
+        text: str = "",
     ) -> None:
         """Have a child see to it; one that does the same already will do."""
         same = self.jobs.find(lane, key) if key else None
         if same is not None:
             self.jobs.join(same, client)
+            same.texts.add(text)
             return
-
-        def then(job: Job, value: dict[str, Any]) -> None:
-            self._done(job, value, ask, policy)
-
-        request = ask.payload.request
-        subject = (request.where[:200] if request else None) or ask.payload.digest or op
-        order = self.shelf.order(op, ask, owner, policy)
-        job = Job(lane, key, asker, order, then, subject, self.clock(), owner=owner)
+        where = payload.request.where[:200] if payload.request else payload.digest
+        job = Job(
+            lane=lane,
+            key=key,
+            asker=sight.asker,
+            order=self.shelf.order(op, payload, sight),
+            then=lambda job, value: self._done(job, value, payload, sight),
+            subject=where or op,
+            asked_at=self.clock(),
+            texts={text} if text else set(),
+        )
         self.jobs.put(job, client)
 
-    def _done(self, job: Job, value: dict[str, Any], ask: Ask, policy: HostPolicy) -> None:
+    def _done(self, job: Job, value: dict[str, Any], payload: Payload, sight: Sight) -> None:
         """A child's last line: what everybody who waits for it is told, or that there is more to do."""
         waiters, job.waiters = job.waiters, []
+        facts = value.pop("facts", None)
+        if facts is not None:
+            self.shelf.learn(facts)
         if "build" in value:
             key = f"{value['build'].get('owner')}/{value['build'].get('key')}"
             for client in waiters:
-                self._build(client, job, ask, policy, key)
+                self._build(client, payload, sight, key=key, text=job.key)
             return
         self._note(job, value)
         for client in waiters:
-            self.door.answer(client, self._line_for(client, job, value))
+            self.door.answer(client, self._line_for(client, value, sight))
 
-    def _build(self, client: Client, job: Job, ask: Ask, policy: HostPolicy, key: str) -> None:
+    def _build(self, client: Client, payload: Payload, sight: Sight, *, key: str, text: str) -> None:
+        asker = sight.policy.askers.who(client.uid)
         try:
-            asker = policy.askers.who(client.uid)
-            self._put(client, "build", ask, asker, job.owner, policy, lane=self.lanes.build, key=key)
+            own = sight._replace(asker=asker)
+            self._put(client, "build", payload, own, self.lanes.build, key=key, text=text)
         except RunnerctlError as error:
-            self._refuse(client, job.asker, error)
+            self._refuse(client, asker, error)
 
-    def _line_for(self, client: Client, job: Job, value: dict[str, Any]) -> bytes:
+    def _line_for(self, client: Client, value: dict[str, Any], sight: Sight) -> bytes:
         ready = value.get("ready")
-        if isinstance(ready, dict) and client.wants:
-            found = msgspec.convert(ready, Ready)
-            if not self._kept(client, found, job.owner):
-                return line_of({"again": "the environment was removed at that moment"})
-        return line_of(value)
+        if not isinstance(ready, dict) or not client.wants or client.holder is None:
+            return line_of(value)
+        kept = self.shelf.keep(str(ready.get("digest")), sight.owner, client.holder)
+        return line_of(value if kept else {"again": "the environment was removed at that moment"})
 
     def _note(self, job: Job, value: dict[str, Any]) -> None:
         """One line for each build and for each thing that failed."""
@@ -288,6 +296,18 @@ class Service:
             self.say(f"{ready.get('status')} {ready.get('digest')} of {what} in {seconds:.1f} s")
         elif job.lane is not self.lanes.look:
             self.say(f"{job.lane.name} {what} took {seconds:.1f} s")
+
+
+def _owner(asker: Asker, ask: Ask) -> str | None:
+    """Whose private part of the store an answer may come from. Raises AccessError."""
+    wanted = ask.payload.owner.lower() if ask.payload.owner is not None else None
+    if ask.op in ("gc", "remove") and asker.kind != "root":
+        raise AccessError("is for root alone", where=ask.op, remedy="run it with sudo")
+    if wanted is None or wanted == asker.owner:
+        return asker.owner
+    if asker.kind != "root":
+        raise AccessError("these environments are another owner's", where=wanted, remedy="name none")
+    return wanted
 
 
 def notify(text: str, address: str | None) -> None:

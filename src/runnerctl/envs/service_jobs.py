@@ -44,7 +44,10 @@ class Lane:
 
 @dataclass(eq=False)
 class Job:
-    """One child, or one that waits for its turn. ``then`` gets its last line."""
+    """One child, or one that waits for its turn. ``then`` gets its last line.
+
+    ``key``: of what it does; ``texts``: other names of the same, by what was asked.
+    """
 
     lane: Lane
     key: str
@@ -54,7 +57,7 @@ class Job:
     subject: str
     asked_at: float
     waiters: list[Client] = field(default_factory=list)
-    owner: str | None = None
+    texts: set[str] = field(default_factory=set)
     child: subprocess.Popen[bytes] | None = None
     began_at: float = 0.0
     data: bytearray = field(default_factory=bytearray)
@@ -89,6 +92,11 @@ class Jobs:
         """The job of that key, which somebody else asked for."""
         jobs = [*self.running, *self.waiting]
         return next((job for job in jobs if job.lane is lane and job.key == key), None)
+
+    def with_text(self, lane: Lane, text: str) -> Job | None:
+        """The job that does what was asked with that text."""
+        jobs = [*self.running, *self.waiting]
+        return next((job for job in jobs if job.lane is lane and text in job.texts), None)
 
     def join(self, job: Job, client: Client) -> None:
         """One more waits for a job."""
