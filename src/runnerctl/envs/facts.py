@@ -35,8 +35,8 @@ LEVELS = (
     ("x86_64_v3", "abm avx avx2 bmi1 bmi2 f16c fma movbe xsave"),
     ("x86_64_v4", "avx512f avx512bw avx512cd avx512dq avx512vl"),
 )
-# cuDriverGetVersion needs neither a device nor cuInit, so a sick GPU cannot stop it; it is asked where the
-# kernel module is loaded. NVML says the same (https://docs.nvidia.com/deploy/nvml-api/) wherever it can start.
+# cuDriverGetVersion needs neither a device nor cuInit, so a sick GPU cannot stop it; it is asked where
+# the kernel module is loaded. NVML says the same where it can start.
 _ASK = """
 import ctypes, json, sys
 answer = {"library": False, "cuda": 0, "error": ""}
@@ -99,7 +99,7 @@ def host_facts(
         raise ConfigError(f"no conda platform for {platform.machine()}", where="this host", remedy=remedy)
     virtual = [
         VirtualPackage("__archspec", "1", _archspec(rootfs)),
-        VirtualPackage("__linux", re.match(r"[0-9.]*", platform.release())[0].strip(".") or "0"),  # type: ignore[index]  # matches the empty text
+        VirtualPackage("__linux", _kernel()),
         VirtualPackage("__unix", "0"),
     ]
     glibc = _glibc()
@@ -137,7 +137,8 @@ def cuda_version(
     if known and known.tag == tag:
         return known.cuda
     answer = _ask(bool(driver), environ, seconds)
-    number = answer["cuda"] if isinstance(answer.get("cuda"), int) else 0
+    number = answer.get("cuda")
+    number = number if isinstance(number, int) else 0
     version = f"{number // 1000}.{number % 1000 // 10}" if number > 0 else None
     if version is None and (driver or (answer.get("library") and _has_gpu(rootfs))):
         what = f"the NVIDIA driver cannot say its CUDA version: {answer.get('error') or 'it gives no number'}"
@@ -198,6 +199,12 @@ def _line(path: Path) -> str | None:
         return path.read_text(errors="replace").partition("\n")[0].strip() or None
     except OSError:
         return None
+
+
+def _kernel() -> str:
+    """The kernel's version without what a distribution adds to it."""
+    match = re.match(r"[0-9]+(\.[0-9]+)*", platform.release())
+    return match[0] if match else "0"
 
 
 def _glibc() -> str | None:

@@ -28,7 +28,7 @@ from runnerctl.envs.store_files import measure, remove_tree, sync_disk, write_fi
 from runnerctl.envs.store_locks import locked, silent
 from runnerctl.errors import DataError, UnavailableError
 
-__all__ = ["Published", "Store", "boot_id"]
+__all__ = ["Published", "Store", "Text", "boot_id"]
 
 FOLDERS = ("envs", "specs", "texts", "locks", "leases", "trash", "quarantine", "checked")
 CACHES = ("pkgs", "uv", "repodata")
@@ -57,9 +57,12 @@ class Published(msgspec.Struct, frozen=True):
     engine: str = "rattler"
 
 
-class _Text(msgspec.Struct, frozen=True):
+class Text(msgspec.Struct, frozen=True):
+    """What a raw text stands for. ``name``: what it calls itself, which is no part of the key."""
+
     key: str
     schema: str
+    name: str | None = None
 
 
 def boot_id(proc: Path = Path("/proc")) -> str:
@@ -122,16 +125,15 @@ class Store:
 
     # What is asked -> what it is
 
-    def key_of_text(self, text_key: str) -> str | None:
-        """The input key that a raw text had."""
-        found = self._read(self.root / "texts" / f"{text_key}.json", _Text)
-        return found.key if found and found.schema == SCHEMA else None
+    def text(self, text_key: str) -> Text | None:
+        """The input key that a raw text had, and its name."""
+        found = self._read(self.root / "texts" / f"{text_key}.json", Text)
+        return found if found and found.schema == SCHEMA and _DIGEST.fullmatch(found.key) else None
 
-    def remember_text(self, text_key: str, key: str) -> None:
+    def remember_text(self, text_key: str, key: str, name: str | None = None) -> None:
         """A later request with the same text needs no parser."""
-        write_file(
-            self.root / "texts" / f"{text_key}.json", msgspec.json.encode(_Text(key, SCHEMA)), sync=False
-        )
+        path = self.root / "texts" / f"{text_key}.json"
+        write_file(path, msgspec.json.encode(Text(key, SCHEMA, name)), sync=False)
 
     def solved(self, key: str) -> Solved | None:
         """What a key stood for when it was solved last."""
