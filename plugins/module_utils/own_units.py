@@ -64,9 +64,7 @@ class OwnUnits:
 
     def write(self, texts: Mapping[str, str]) -> bool:
         """Give the units these texts; whether one was another. Raises HostError."""
-        changed = [
-            self._file(unit, text) for unit, text in texts.items()
-        ]  # all of them, whatever the first says
+        changed = [self._file(unit, text) for unit, text in texts.items()]
         return any(changed)
 
     def _file(self, unit: str, text: str) -> bool:
