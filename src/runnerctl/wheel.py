@@ -36,7 +36,16 @@ __all__ = ["Wheel", "cache_directory", "controller_wheel", "file_sha256"]
 DISTRIBUTION = "runnerctl"
 FORMAT = "1"  # of the canonical form: part of every cache key
 SOURCES = (
-    *("LICENSE", "README.md", "galaxy.yml", "hatch_build.py", "meta", "playbooks", "plugins"),
+    *(
+        ".github/actions",
+        "LICENSE",
+        "README.md",
+        "galaxy.yml",
+        "hatch_build.py",
+        "meta",
+        "playbooks",
+        "plugins",
+    ),
     *("pyproject.toml", "roles", "src"),
 )
 BUILD_SECONDS = 180

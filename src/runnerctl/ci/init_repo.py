@@ -1,0 +1,209 @@
+"""A repository's files: read within bounds, and written all or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from runnerctl.errors import (
+    AccessError,
+    ConfigError,
+    DataError,
+    RunnerctlError,
+    TryAgainError,
+    UnavailableError,
+    UsageError,
+)
+
+__all__ = ["Repository"]
+
+MAX_BYTES = 1 << 20  # of a file that is read; GitHub refuses larger workflows, too
+MAX_SCANNED = 5000  # files looked at below a directory of tests
+_SKIPPED = {"node_modules", "build", "dist", "site-packages", "__pycache__", "venv"}
+
+
+class Repository:
+    """The directory ``root``. Raises UsageError when it is none."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        if not self.root.is_dir():
+            raise UsageError("is no directory", where=str(root), remedy="give the path of a repository")
+
+    def git_root(self) -> Path | None:
+        """The repository that the directory belongs to; None when it belongs to none."""
+        return next((each for each in (self.root, *self.root.parents) if (each / ".git").exists()), None)
+
+    def default_branch(self) -> str | None:
+        """The default branch of ``origin``, as far as the clone knows it."""
+        head = self.root / ".git/refs/remotes/origin/HEAD"
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            text = head.read_text("utf-8")[:300].strip()
+            if text.startswith("ref: refs/remotes/origin/"):
+                return text.removeprefix("ref: refs/remotes/origin/")
+        return None
+
+    def read(self, path: str) -> str | None:
+        """A file's text; None when it is not there.
+
+        Raises ConfigError for one that leads out of the repository, DataError for one that is no text.
+        """
+        data = self._bytes(path)
+        if data is None:
+            return None
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError("is not UTF-8", where=path, remedy="save it as UTF-8") from None
+        if text.startswith("\ufeff") or "\0" in text:
+            raise DataError(
+                "has a byte order mark or zero bytes",
+                where=path,
+                remedy="save it as plain UTF-8",
+            )
+        return text
+
+    def text(self, path: str) -> str | None:
+        """As `read`, with every line's end as `\\n`."""
+        text = self.read(path)
+        return text if text is None else text.replace("\r\n", "\n")
+
+    def is_dir(self, path: str) -> bool:
+        """Whether a directory is there, and within the repository."""
+        return self.target(path).is_dir()
+
+    def exists(self, path: str) -> bool:
+        """Whether something is there, and within the repository."""
+        return self.target(path).exists()
+
+    def python_files(self) -> Iterator[str]:
+        """Paths of Python files, in order; hidden, built and foreign directories are left out."""
+        count = 0
+        for folder, names, files in os.walk(self.root):
+            inside = Path(folder)
+            names[:] = sorted(each for each in names if not self._foreign(inside / each))
+            for name in sorted(files):
+                if name.endswith(".py"):
+                    yield str((inside / name).relative_to(self.root))
+                    count += 1
+                    if count >= MAX_SCANNED:
+                        return
+
+    def _foreign(self, folder: Path) -> bool:
+        name = folder.name
+        return (
+            name.startswith(".")
+            or name in _SKIPPED
+            or (folder / "conda-meta").exists()
+            or (folder / "pyvenv.cfg").exists()
+        )
+
+    def target(self, path: str) -> Path:
+        """The real place of a file. Raises ConfigError for a link that leads out of the repository."""
+        link = self.root / path
+        try:
+            real = link.resolve()
+            dangling = link.is_symlink() and not real.exists()
+        except (OSError, RuntimeError):
+            real, dangling = link, True
+        if dangling or not real.is_relative_to(self.root) or ".git" in real.relative_to(self.root).parts:
+            remedy = "replace the link by a file of the repository"
+            raise ConfigError(
+                "is a link that leads out of the repository, or nowhere", where=path, remedy=remedy
+            )
+        return real
+
+    def _bytes(self, path: str) -> bytes | None:
+        real = self.target(path)
+        try:
+            mode = real.stat().st_mode
+            if not stat.S_ISREG(mode):
+                raise ConfigError("is no file", where=path, remedy="move it away")
+            with open(real, "rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            raise ConfigError("stands below a file", where=path, remedy="move that file away") from None
+        except OSError as error:
+            raise _refused(path, error) from None
+        if len(data) > MAX_BYTES:
+            raise DataError(f"is larger than {MAX_BYTES} bytes", where=path)
+        return data
+
+    def write(self, files: Sequence[tuple[str, str | None, str]]) -> None:
+        """Write (path, text as it was read, new text) of each file: all of them, or none.
+
+        Raises TryAgainError when one changed since it was read; AccessError, UnavailableError or ConfigError
+        when one cannot be written, with every other one as it was.
+        """
+        with contextlib.ExitStack() as undo:
+            staged = [
+                (path, before, self._staged(path, before, after, undo)) for path, before, after in files
+            ]
+            with contextlib.ExitStack() as back:
+                for path, before, temporary in staged:
+                    _replace(path, temporary, self.target(path))
+                    back.callback(self._restore, path, before)
+                back.pop_all()
+                undo.pop_all()
+
+    def _staged(self, path: str, before: str | None, after: str, undo: contextlib.ExitStack) -> Path:
+        """The new content beside its place; what was made for it goes when ``undo`` ends."""
+        if self.read(path) != before:
+            raise TryAgainError("changed while it was read", where=path, remedy="run the command again")
+        real = self.target(path)
+        try:
+            for folder in reversed([each for each in real.parents if not each.exists()]):
+                folder.mkdir()
+                undo.callback(_remove_folder, folder)
+            temporary = real.with_name(f".{real.name}.{secrets.token_hex(6)}")
+            undo.callback(temporary.unlink, missing_ok=True)
+            _fill(temporary, after.encode(), real)
+        except OSError as error:
+            raise _refused(path, error) from None
+        return temporary
+
+    def _restore(self, path: str, before: str | None) -> None:
+        real = self.target(path)
+        with contextlib.suppress(OSError):
+            if before is None:
+                real.unlink()
+            else:
+                real.write_bytes(before.encode())
+
+
+def _fill(temporary: Path, data: bytes, like: Path) -> None:
+    """Write and sync; rights and owner are those of what it replaces, else the folder's owner."""
+    with open(temporary, "xb") as file:
+        file.write(data)
+        file.flush()
+        there = like.stat() if like.exists() else None
+        if there is not None:
+            os.fchmod(file.fileno(), stat.S_IMODE(there.st_mode))
+        owner = there or like.parent.stat()
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+        os.fsync(file.fileno())
+
+
+def _replace(path: str, temporary: Path, real: Path) -> None:
+    try:
+        os.replace(temporary, real)
+    except OSError as error:
+        raise _refused(path, error) from None
+
+
+def _remove_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _refused(path: str, error: OSError) -> RunnerctlError:
+    reason = error.strerror or str(error)
+    kind = AccessError if isinstance(error, PermissionError) else UnavailableError
+    return kind(f"cannot be read or written: {reason}; nothing was changed", where=path)
