@@ -48,8 +48,8 @@ def lock(
 
     Every package with version, build, address and sum, for env ensure --lock. Beside it stands the same as a
     list of addresses (.explicit.txt), which conda and mamba read: conda create --file. The channels are asked
-    now, and nothing is installed. A lock that says the same already is left as it is. For a host with a GPU,
-    written elsewhere: --cuda 12.8.
+    now. Nothing is installed, unless there is a pip section: what pip takes is known once that was done. A
+    lock that says the same already is left as it is. For a host with a GPU, written elsewhere: --cuda 12.8.
     """
     from runnerctl.cli.env_access import access, told
 
@@ -59,6 +59,9 @@ def lock(
     source = access(command, store)
     with told(command, f"Lock of {wanted.file}") as progress:
         found = source.lock(wanted, progress)
+        if not found.get("pinned", True):
+            source.ensure(wanted, progress)
+            found = source.lock(wanted, progress)
         packages = found["packages"]
         changed = replace(path, str(found["lock"]))
         replace(path + EXPLICIT, explicit(packages))

@@ -61,8 +61,8 @@ def verify(
 
     Of a FILE: whether its lock was written for what it says now; nothing is solved or fetched, so that a
     hook of pre-commit may ask it. With --digest or --all: whether published environments still are what was
-    installed. One that is not is put aside and built again when it is asked for. The exit code is 65 when
-    something differs.
+    installed. One that is not is put aside, unless a job uses it, and built again when it is asked for. The
+    exit code is 65 when something differs.
     """
     command: Context = context.obj
     published = everything or digest is not None
@@ -130,5 +130,8 @@ def _tell(command: Context, found: Any) -> None:
             command.say(f"  {problem}")
         if len(problems) > _MOST_SHOWN:
             command.say(f"  and {len(problems) - _MOST_SHOWN} more")
+        if problems:
+            aside = "put aside; it is built again when it is asked for"
+            command.say(f"  {aside if each.get('set_aside') else 'in use: it stays until its jobs are done'}")
     if not found:
         command.say("no environments")
