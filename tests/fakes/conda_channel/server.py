@@ -79,7 +79,8 @@ class _Handler(SimpleHTTPRequestHandler):
             code = 401
         if code is None:
             return False
-        self.send_error(code)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # who has the code may hang up
+            self.send_error(code)
         return True
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:

@@ -1,0 +1,187 @@
+"""What ``conda activate`` would do, found out once at build time, so that no job has to run it.
+
+A clean bash sources the environment's scripts; what they changed is the answer. Nothing of the builder's own
+environment goes in, no standard input, and a deadline holds the whole thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from runnerctl.envs.file import variable_fault
+from runnerctl.envs.model import Activation
+from runnerctl.errors import DataError
+
+__all__ = ["SECONDS", "find_activation"]
+
+SECONDS = 60.0
+MAX_BYTES = 1 << 20  # of everything that scripts may set
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UNSET = "***unset***"  # how conda's state file says that a variable is to go away
+# bash's own, and what would change how every later step is run
+OURS = {"_", "SHLVL", "PWD", "OLDPWD", "HOME", "TMPDIR", "PS1", "PATH"}
+OURS |= {"CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "CONDA_PROMPT_MODIFIER"}
+REFUSED = ("BASH_ENV", "ENV", "IFS", "SHELL", "USER", "LOGNAME", "SHELLOPTS", "BASHOPTS", "PS4", "CDPATH")
+ADDED = {"PYTHONNOUSERSITE": "1"}  # a user's own site-packages must not reach into a shared environment
+# $1: folder for answers; the rest: scripts
+SCRIPT = """
+work=$1; shift
+command -p env -0 >"$work/before"
+declare -F >"$work/functions-before"
+for script in "$@"; do
+  printf %s "$script" >"$work/now"
+  . "$script" </dev/null >>"$work/output" 2>&1
+done
+declare -F >"$work/functions"
+alias -p >"$work/aliases"
+command -p env -0 >"$work/after"
+"""
+
+
+def find_activation(prefix: Path, *, seconds: float = SECONDS) -> Activation:
+    """The variables and directories that activating ``prefix`` gives; runs its ``activate.d`` once.
+
+    Raises DataError when a script ends the shell, does not end within ``seconds``, or sets more than 1 MiB.
+    """
+    scripts = sorted((prefix / "etc" / "conda" / "activate.d").glob("*.sh"))
+    notes: list[str] = []
+    variables = _declared(prefix, notes)
+    front = [str(prefix / "bin")]
+    if not scripts:
+        return Activation(tuple(front), {**_base(prefix), **variables}, tuple(notes))
+    start = {**_base(prefix), **variables, "CONDA_SHLVL": "1", "PATH": f"{front[0]}:{SYSTEM_PATH}"}
+    with tempfile.TemporaryDirectory(prefix="runnerctl-activate-") as folder:
+        _source(scripts, {**start, "HOME": folder, "LANG": "C.UTF-8"}, Path(folder), seconds=seconds)
+        before, after = (_environment(Path(folder, name)) for name in ("before", "after"))
+        notes += _shell_notes(Path(folder))
+    notes += [
+        f"{name}: the scripts remove it, which cannot be carried over" for name in before if name not in after
+    ]
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    variables |= _kept(changed, folder, notes)
+    return Activation(
+        _path(after.get("PATH", ""), front, notes), {**_base(prefix), **variables}, tuple(notes)
+    )
+
+
+def _base(prefix: Path) -> dict[str, str]:
+    return {"CONDA_PREFIX": str(prefix), "CONDA_DEFAULT_ENV": str(prefix), **ADDED}
+
+
+def _declared(prefix: Path, notes: list[str]) -> dict[str, str]:
+    """Variables that packages and the environment's state declare as data, in conda's order."""
+    found: dict[str, str] = {}
+    for file in sorted((prefix / "etc" / "conda" / "env_vars.d").glob("*.json")):
+        found |= _strings(file, None, notes)
+    state = prefix / "conda-meta" / "state"
+    if state.exists():
+        found |= _strings(state, "env_vars", notes)
+    return _kept({name: value for name, value in found.items() if value != UNSET}, "", notes)
+
+
+def _strings(file: Path, key: str | None, notes: list[str]) -> dict[str, str]:
+    """A JSON file's table, or that of its ``key``."""
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        if key is not None:
+            table = table.get(key, {}) if isinstance(table, dict) else None
+    except (OSError, ValueError):
+        table = None
+    if not isinstance(table, dict):
+        notes.append(f"{file.name}: is no table of variables, passed over")
+        return {}
+    return {str(name): str(value) for name, value in table.items()}
+
+
+def _kept(variables: Mapping[str, str], folder: str, notes: list[str]) -> dict[str, str]:
+    """What later steps may have of the variables; a note for each that they may not."""
+    kept = {}
+    for name, value in sorted(variables.items()):
+        if name in OURS or name.startswith("BASH_FUNC_"):
+            continue
+        fault = variable_fault(name)
+        if fault is None and name in REFUSED:
+            fault = "decides how every later step of a job runs"
+        if fault is None and folder and folder in value:
+            fault = "points into a folder of the build"
+        if fault:
+            notes.append(f"{name}: {fault}; left out")
+        else:
+            kept[name] = value
+    return kept
+
+
+def _source(scripts: Iterable[Path], environment: Mapping[str, str], folder: Path, *, seconds: float) -> None:
+    command = ["bash", "--noprofile", "--norc", "-c", SCRIPT, "activate", str(folder), *map(str, scripts)]
+    process = subprocess.Popen(
+        command,
+        env=dict(environment),
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    late = False
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        late = True
+    finally:
+        _end(process)
+    if late or not (folder / "after").exists():
+        now = folder / "now"
+        name = Path(now.read_text(encoding="utf-8")).name if now.exists() else "an activation script"
+        what = f"{name} of activate.d " + (f"did not end in {seconds:.0f} s" if late else "ended the shell")
+        raise DataError(what, remedy="leave out the package that brings it, or tell whoever makes it")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the shell and whatever its scripts left running."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _environment(file: Path) -> dict[str, str]:
+    if file.stat().st_size > MAX_BYTES:
+        raise DataError(
+            "the activation scripts set more than 1 MiB of variables", remedy="leave out their package"
+        )
+    pairs = (item.partition(b"=") for item in file.read_bytes().split(b"\0") if item)
+    found = {}
+    for name, _, value in pairs:
+        try:
+            found[name.decode("utf-8")] = value.decode("utf-8")
+        except UnicodeDecodeError:
+            continue  # no runner takes it
+    return found
+
+
+def _shell_notes(folder: Path) -> list[str]:
+    functions = set((folder / "functions").read_text().split("\n"))
+    functions -= set((folder / "functions-before").read_text().split("\n"))
+    names = sorted(line.rpartition(" ")[2] for line in functions if line)
+    notes = [f"{name}: a shell function, which cannot be carried over" for name in names]
+    aliases = (folder / "aliases").read_text(errors="replace").splitlines()
+    found = sorted(
+        line.removeprefix("alias ").partition("=")[0] for line in aliases if line.startswith("alias ")
+    )
+    return notes + [f"{name}: a shell alias, which cannot be carried over" for name in found]
+
+
+def _path(path: str, front: list[str], notes: list[str]) -> tuple[str, ...]:
+    """The directories to put in front of a job's PATH."""
+    usual = [*front, *SYSTEM_PATH.split(":")]
+    listed = [part for part in path.split(":") if part.startswith("/")]
+    after = listed.index(usual[1]) if usual[1] in listed else len(listed)
+    notes += [f"PATH: {part} comes first, not last" for part in listed[after:] if part not in usual]
+    found = [part for part in listed[:after] + listed[after:] if part not in usual[1:]]
+    return tuple(dict.fromkeys(found if front[0] in found else [*found, *front]))
