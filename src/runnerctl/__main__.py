@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from runnerctl.cli.main import main
+from runnerctl.cli.start import main
 
 sys.exit(main())

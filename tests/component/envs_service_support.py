@@ -73,13 +73,13 @@ class Desk:
         whose = self.hits.get(request.text, "nobody's")
         if whose not in (None, sight.owner):
             return None
-        return ready() if holder is None or self.keep("d" * 20, sight.owner, holder) else None
+        return ready() if holder is None or self.keep("d" * 20, sight, holder) else None
 
-    def keep(self, digest: str, owner: str | None, _holder: Holder) -> bool:
+    def keep(self, digest: str, sight: Sight, _holder: Holder) -> bool:
         if self.gone:
             self.gone -= 1
             return False
-        self.kept.append((digest, owner))
+        self.kept.append((digest, sight.owner))
         return True
 
     def order(self, op: str, payload: Payload, sight: Sight) -> bytes:

@@ -34,16 +34,17 @@ class Plain(NamedTuple):
     rest: tuple[str, ...] = ()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the console script. Returns the exit code."""
+def main(argv: Sequence[str] | None = None, *, socket_path: str | None = None) -> int:
+    """Entry point of the console script. Returns the exit code. ``socket_path``: of the host's service."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     wanted = plain(arguments)
     if wanted is not None and not os.environ.get("RUNNERCTL_ENV_STORE"):
         from runnerctl.envs.client import is_there
         from runnerctl.envs.wire import SOCKET
 
-        if is_there(SOCKET):
-            return short(wanted, SOCKET)
+        path = socket_path or SOCKET
+        if is_there(path):
+            return short(wanted, path)
     from runnerctl.cli import main as cli
 
     return cli.main(arguments)

@@ -79,11 +79,18 @@ def ask(
         rounds += 1
         if read is None or rounds > MOST_ROUNDS:
             raise errors.DataError("needs files that were not given", where=", ".join(map(str, names)))
-        payload = _with_files(payload, {str(name): read(str(name)) for name in names})
+        payload = _with_files(payload, names, read)
 
 
-def _with_files(payload: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
-    request = payload["request"]
+def _with_files(payload: dict[str, Any], names: Mapping[str, Any], read: Read) -> dict[str, Any]:
+    """The payload with these files. Raises DataError that says where the file is named."""
+    request, files = payload["request"], {}
+    for name, said in names.items():
+        try:
+            files[name] = read(name)
+        except errors.DataError as error:
+            what = f"the file {name!r} {error.what}"
+            raise errors.DataError(what, where=str(said), remedy="commit it, or drop the line") from None
     return {**payload, "request": {**request, "files": {**request.get("files", {}), **files}}}
 
 
@@ -171,7 +178,7 @@ def _parse(line: bytes, socket_path: str) -> dict[str, Any]:
 
 def _checked(answer: dict[str, Any], socket_path: str) -> dict[str, Any]:
     """An answer that ends the question. Raises what it says went wrong."""
-    if isinstance(answer.get("ready"), dict) or isinstance(answer.get("needs_files"), list):
+    if isinstance(answer.get("ready"), dict) or isinstance(answer.get("needs_files"), dict):
         return answer
     if "again" in answer:
         raise _GoneError(str(answer["again"]))

@@ -54,7 +54,7 @@ class Shelf(Protocol):
     def find(self, request: Request, sight: Sight, holder: Holder | None) -> Ready | None:
         """What is there already, kept while ``holder`` lives; None when somebody must look closer."""
 
-    def keep(self, digest: str, owner: str | None, holder: Holder) -> bool:
+    def keep(self, digest: str, sight: Sight, holder: Holder) -> bool:
         """Keep an environment while a process lives; False when it is not there (any more)."""
 
     def order(self, op: str, payload: Payload, sight: Sight) -> bytes:
@@ -207,7 +207,7 @@ class Service:
 
     def _lease(self, client: Client, digest: str, sight: Sight) -> None:
         holder = self.holder(client.pid, client.uid)
-        if holder is not None and not self.shelf.keep(digest, sight.owner, holder):
+        if holder is not None and not self.shelf.keep(digest, sight, holder):
             raise AccessError("is no environment that you can see", where=digest, remedy="runnerctl env list")
         self.door.answer(client, ready_line({"digest": digest}))
 
@@ -281,7 +281,7 @@ class Service:
         ready = value.get("ready")
         if not isinstance(ready, dict) or not client.wants or client.holder is None:
             return line_of(value)
-        kept = self.shelf.keep(str(ready.get("digest")), sight.owner, client.holder)
+        kept = self.shelf.keep(str(ready.get("digest")), sight, client.holder)
         return line_of(value if kept else {"again": "the environment was removed at that moment"})
 
     def _note(self, job: Job, value: dict[str, Any]) -> None:

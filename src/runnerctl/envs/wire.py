@@ -16,8 +16,8 @@ op          payload                                                             
 ==========  ==========================================================================  ==================
 
 Down come ``{"event"}`` (`model.Event`) and ``{"alive"}`` lines, any number; then one of ``{"ready"}``,
-``{"error": {what, where, remedy, exit_code}}``, ``{"needs_files": [name, ...]}`` (ask again with them) and
-``{"again": reason}`` (the service stops; ask its successor).
+``{"error": {what, where, remedy, exit_code}}``, ``{"needs_files": {name: where it is named}}`` (ask again
+with them) and ``{"again": reason}`` (the service stops, or the environment has just gone: ask again).
 """
 
 from __future__ import annotations
