@@ -102,7 +102,7 @@ def diff(mended: Mended) -> str:
 
 
 def write(root: Path, mended: Mended) -> None:
-    """Write the files, each whole or not at all. Raises UnavailableError, and DataError for one changed since."""
+    """Write the files, each whole or not at all. Raises UnavailableError; DataError for one changed since."""
     for file, text in mended.after.items():
         path = (root / file).resolve()
         if not path.is_relative_to(root.resolve()):

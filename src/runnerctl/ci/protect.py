@@ -61,13 +61,17 @@ def _gates(pairs: Iterable[tuple[Workflow, Job]]) -> list[tuple[Workflow, Job]]:
 
 
 def _find(pairs: Sequence[tuple[Workflow, Job]], name: str) -> tuple[Workflow, Job]:
-    found = [(flow, job) for flow, job in pairs if name in (job.id, job.name) and "pull_request" in flow.events]
+    found = [
+        (flow, job) for flow, job in pairs if name in (job.id, job.name) and "pull_request" in flow.events
+    ]
     found = found or [(flow, job) for flow, job in pairs if name in (job.id, job.name)]
     if len(found) == 1:
         return found[0]
     if found:
         files = ", ".join(flow.file for flow, _ in found)
-        raise DataError(f"{name!r} is a job of {files}", where="--require", remedy="give one of them another name")
+        raise DataError(
+            f"{name!r} is a job of {files}", where="--require", remedy="give one of them another name"
+        )
     known = ", ".join(sorted({job.id for _, job in pairs})) or "none"
     raise DataError(f"there is no job {name!r}", where="--require", remedy=f"the jobs are {known}")
 
@@ -77,7 +81,9 @@ def _refuse_silent(flow: Workflow, job: Job, branch: str) -> None:
     where = f"{job.file}: job {job.id!r}"
     if "pull_request" not in flow.events:
         remedy = "add pull_request to its events, or require another job"
-        raise DataError("no pull request starts it, so every merge would wait for it", where=where, remedy=remedy)
+        raise DataError(
+            "no pull request starts it, so every merge would wait for it", where=where, remedy=remedy
+        )
     event = as_map(flow.events["pull_request"])
     branches = [str(each) for each in as_list(event.get("branches"))]
     ignored = [str(each) for each in as_list(event.get("branches-ignore"))]
@@ -87,7 +93,9 @@ def _refuse_silent(flow: Workflow, job: Job, branch: str) -> None:
     filters = [name for name in ("paths", "paths-ignore") if name in event]
     if filters:
         remedy = "remove the filter; let a first job of the workflow decide what to run"
-        raise DataError(f"{filters[0]} keeps it from starting, and the merge waits for ever", where=where, remedy=remedy)
+        raise DataError(
+            f"{filters[0]} keeps it from starting, and the merge waits for ever", where=where, remedy=remedy
+        )
     types = [str(each) for each in as_list(event.get("types"))]
     if types and not {"opened", "synchronize"} <= set(types):
         remedy = "let types have opened, synchronize and reopened"
@@ -108,11 +116,15 @@ def _refuse_skippable(flow: Workflow, job: Job, together: set[tuple[str, str]]) 
     where = f"{job.file}: job {job.id!r}"
     why = skip_reason(job)
     if why:
-        raise DataError(f"{why}, and GitHub takes a skipped job for a passed one", where=where, remedy=_remedy(flow, job))
+        raise DataError(
+            f"{why}, and GitHub takes a skipped job for a passed one", where=where, remedy=_remedy(flow, job)
+        )
     if job.needs and job.runs_always:
         if not judges(job):
             remedy = "let it fail unless every result it needs is success"
-            raise DataError("it runs whatever the others did, and does not judge them", where=where, remedy=remedy)
+            raise DataError(
+                "it runs whatever the others did, and does not judge them", where=where, remedy=remedy
+            )
         return
     for name in job.needs:
         if (flow.file, name) not in together:
@@ -122,7 +134,9 @@ def _refuse_skippable(flow: Workflow, job: Job, together: set[tuple[str, str]]) 
 
 def _remedy(flow: Workflow, job: Job) -> str:
     gate = next((each for each in flow.jobs if job.id in each.needs and is_gate(flow, each)), None)
-    return f"require the gate {gate.id!r} instead, which judges it" if gate else f"a gate job is needed: {_INIT}"
+    return (
+        f"require the gate {gate.id!r} instead, which judges it" if gate else f"a gate job is needed: {_INIT}"
+    )
 
 
 def check_names(repository: Repository, job: Job) -> tuple[str, ...]:
@@ -137,13 +151,22 @@ def check_names(repository: Repository, job: Job) -> tuple[str, ...]:
     given = job.node.get("name")
     names = []
     for values in combinations:
-        text = _MATRIX.sub(lambda match, values=values: str(values.get(match[1], match[0])), job.name)
+        text = _filled(job.name, values)
         shown = ", ".join(str(value) for value in values.values())
         plain = given is None or text == job.name
         names.append(f"{text} ({shown})" if values and plain else text)
     if any("${{" in name for name in names):
-        raise DataError("its name is an expression", where=where, remedy="give it a fixed name, or require a gate")
+        raise DataError(
+            "its name is an expression", where=where, remedy="give it a fixed name, or require a gate"
+        )
     return tuple(dict.fromkeys(names))
+
+
+def _filled(name: str, values: Mapping[str, Any]) -> str:
+    def value(match: re.Match[str]) -> str:
+        return str(values.get(match[1], match[0]))
+
+    return _MATRIX.sub(value, name)
 
 
 def _combinations(matrix: Any, where: str) -> list[Mapping[str, Any]]:
@@ -151,7 +174,9 @@ def _combinations(matrix: Any, where: str) -> list[Mapping[str, Any]]:
         return [{}]
     axes = {name: values for name, values in as_map(matrix).items() if name not in ("include", "exclude")}
     told = isinstance(matrix, Mapping) and all(isinstance(values, list) for values in axes.values())
-    scalars = told and all(isinstance(value, (str, int, float)) for values in axes.values() for value in values)
+    scalars = told and all(
+        isinstance(value, (str, int, float)) for values in axes.values() for value in values
+    )
     if not scalars or "include" in as_map(matrix) or any("${{" in str(values) for values in axes.values()):
         remedy = "require a gate that needs it"
         raise DataError("the names of its matrix cannot be told from the file", where=where, remedy=remedy)
@@ -165,7 +190,9 @@ def _called_names(repository: Repository, job: Job) -> tuple[str, ...]:
     flow = next((each for each in repository.workflows if each.file == file), None)
     if flow is None:
         remedy = "require a gate that needs it"
-        raise DataError("it calls a workflow of another repository", where=f"{job.file}: job {job.id!r}", remedy=remedy)
+        raise DataError(
+            "it calls a workflow of another repository", where=f"{job.file}: job {job.id!r}", remedy=remedy
+        )
     inner = [name for each in flow.jobs if not each.calls for name in check_names(repository, each)]
     return tuple(f"{job.name} / {name}" for name in inner)
 
@@ -184,5 +211,8 @@ def _refuse_ambiguous(
             continue
         for (file, name), own in wanted.items():
             if own & names:
-                what = f"job {name!r} of {file} and job {job.id!r} of {flow.file} are both called {min(own & names)!r}"
+                what = (
+                    f"job {name!r} of {file} and job {job.id!r} of {flow.file} are both called"
+                    f" {min(own & names)!r}"
+                )
                 raise DataError(what, where=".github/workflows", remedy="give one of them another name")

@@ -110,7 +110,7 @@ class Rulesets:
 
 
 def _is_own(ruleset: Mapping[str, Any]) -> bool:
-    return ruleset.get("source_type", "Repository") == "Repository"
+    return str(ruleset.get("source_type", "Repository")) == "Repository"
 
 
 def _binds(ruleset: Mapping[str, Any], branch: str, default: str) -> bool:
@@ -118,7 +118,11 @@ def _binds(ruleset: Mapping[str, Any], branch: str, default: str) -> bool:
     names = (ruleset.get("conditions") or {}).get("ref_name") or {}
     include, exclude = names.get("include") or [], names.get("exclude") or []
     fits = any(_fits(pattern, branch, default) for pattern in include)
-    return ruleset.get("enforcement") == "active" and fits and not any(_fits(each, branch, default) for each in exclude)
+    return (
+        ruleset.get("enforcement") == "active"
+        and fits
+        and not any(_fits(each, branch, default) for each in exclude)
+    )
 
 
 def _fits(pattern: str, branch: str, default: str) -> bool:

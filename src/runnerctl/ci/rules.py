@@ -30,7 +30,7 @@ class Edit(msgspec.Struct, frozen=True, order=True):
 class Hit(msgspec.Struct, frozen=True):
     """A rule met something. ``edits`` mend it; ``severity`` differs from the rule's where a case is graver.
 
-    ``remedy`` replaces the rule's. ``settings``: (section, key, value) to set where coverage or pytest is told.
+    ``remedy`` replaces the rule's. ``settings``: (section, key, value) to set for coverage or pytest.
     """
 
     rule: str

@@ -23,10 +23,18 @@ _SHELL = "bash -el {0}"
     "ci.login_shell_missing",
     "error",
     title="Steps that do not see the activated environment",
-    why="setup-miniconda activates in shell profiles, which only a login shell reads: without it the step runs "
-    "with the machine's own Python, and often enough succeeds.",
-    remedy="set defaults: run: shell: bash -el {0} for the job, or use .github/actions/conda-env, which needs none",
-    example="- uses: conda-incubator/setup-miniconda@...\n  with: {environment-file: environment.yml}\n- run: pytest",
+    why=(
+        "setup-miniconda activates in shell profiles, which only a login shell reads: without it the step"
+        " runs with the machine's own Python, and often enough succeeds."
+    ),
+    remedy=(
+        "set defaults: run: shell: bash -el {0} for the job, or use .github/actions/conda-env, which needs"
+        " none"
+    ),
+    example=(
+        "- uses: conda-incubator/setup-miniconda@...\n  with: {environment-file: environment.yml}\n- run:"
+        " pytest"
+    ),
 )
 def login_shell_missing(repository: Repository) -> Iterator[Hit]:
     """The first step of a job after the set-up that runs a Python tool in a shell that is no login shell."""

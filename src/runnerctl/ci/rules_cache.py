@@ -15,7 +15,8 @@ __all__ = ["RULES"]
 
 _ACTIONS = ("actions/cache", "actions/cache/restore", "actions/cache/save")
 _ENVIRONMENT_PATH = re.compile(
-    r"(conda|mamba|miniforge|CONDA[^/\n]*)\S*/envs(/|\s|$)|/environments(/|\s|$)|CONDA_PREFIX|/\.conda/envs|/env(s)?/?\s*$",
+    r"(conda|mamba|miniforge|CONDA[^/\n]*)\S*/envs(/|\s|$)|/environments(/|\s|$)"
+    r"|CONDA_PREFIX|/\.conda/envs|/env(s)?/?\s*$",
     re.IGNORECASE,
 )
 _HASH = re.compile(r"hashFiles\(([^)]*)\)")
@@ -96,8 +97,10 @@ def _bind(repository: Repository, cache: _Cache) -> tuple[Edit, ...]:
     "ci.cache_restore_stale",
     "error",
     title="restore-keys that bring back a stale environment",
-    why="After a change of environment.yml the newest old environment is restored instead, and tested as if it "
-    "were the new one, unless it is updated with pruning.",
+    why=(
+        "After a change of environment.yml the newest old environment is restored instead, and tested as if"
+        " it were the new one, unless it is updated with pruning."
+    ),
     remedy="remove restore-keys; they are for caches of packages, not of environments",
     example="path: ~/miniconda3/envs\nkey: conda-${{ hashFiles('environment.yml') }}\nrestore-keys: conda-",
 )
@@ -136,15 +139,20 @@ def _drop(repository: Repository, step: Step, line: int) -> tuple[Edit, ...]:
     "ci.cache_path_unset",
     "error",
     title="A cache path below a variable that is not set yet",
-    why="CONDA is set by the set-up action (and by GitHub's images). Before it, on one's own machine, the path is "
-    "/envs: nothing is restored, and nothing ever saved.",
+    why=(
+        "CONDA is set by the set-up action (and by GitHub's images). Before it, on one's own machine, the"
+        " path is /envs: nothing is restored, and nothing ever saved."
+    ),
     remedy="name the path itself, or move the cache after the set-up step",
-    example="runs-on: [self-hosted]\nsteps:\n  - uses: actions/cache@...\n    with: {path: '${{ env.CONDA }}/envs'}",
+    example=(
+        "runs-on: [self-hosted]\nsteps:\n  - uses: actions/cache@...\n    with: {path: '${{ env.CONDA"
+        " }}/envs'}"
+    ),
 )
 def cache_path_unset(repository: Repository) -> Iterator[Hit]:
-    """``env.CONDA`` in a path before any step that sets it, on a self-hosted runner; on hosted ones ``env.`` too.
+    """``env.CONDA`` in a path before any step that sets it, on any machine.
 
-    The context ``env`` holds what the workflow sets, and what earlier steps exported; never the machine's own.
+    The context ``env`` holds what the workflow sets and what earlier steps exported, never the machine's own.
     """
     for cache in _caches(repository):
         if not re.search(r"env\.CONDA\b", cache.path) or not cache.restores:
@@ -162,10 +170,14 @@ def cache_path_unset(repository: Repository) -> Iterator[Hit]:
     "ci.cache_after_creation",
     "warning",
     title="An environment is restored after it was made, or made after it was restored",
-    why="Restoring over a fresh environment saves no time and mixes two; making one where one was restored ends "
-    "with 'prefix already exists'.",
-    remedy="put the cache before the step that makes the environment, and give that step "
-    "if: steps.ID.outputs.cache-hit != 'true'",
+    why=(
+        "Restoring over a fresh environment saves no time and mixes two; making one where one was restored"
+        " ends with 'prefix already exists'."
+    ),
+    remedy=(
+        "put the cache before the step that makes the environment, and give that step "
+        "if: steps.ID.outputs.cache-hit != 'true'"
+    ),
     example="- run: conda env create -f environment.yml\n- uses: actions/cache@... # path: ~/miniconda3/envs",
 )
 def cache_after_creation(repository: Repository) -> Iterator[Hit]:
@@ -197,10 +209,14 @@ def _makes_anew(words: tuple[str, ...]) -> bool:
     "ci.cache_prefix_moves",
     "error",
     title="One cached environment for machines of different kinds",
-    why="A conda prefix holds its own path in scripts and libraries. Restored below another home it is broken, "
-    "often only in the commands of some packages.",
+    why=(
+        "A conda prefix holds its own path in scripts and libraries. Restored below another home it is"
+        " broken, often only in the commands of some packages."
+    ),
     remedy="give each kind of machine a key of its own, or use the store on one's own machines",
-    example="cpu_tests: {runs-on: ubuntu-latest} # and gpu_tests on [self-hosted, gpu]: both restore key conda-1",
+    example=(
+        "cpu_tests: {runs-on: ubuntu-latest} # and gpu_tests on [self-hosted, gpu]: both restore key conda-1"
+    ),
 )
 def cache_prefix_moves(repository: Repository) -> Iterator[Hit]:
     """The same key in a hosted and in a self-hosted job, unless it says which machine it is."""
@@ -218,10 +234,15 @@ def cache_prefix_moves(repository: Repository) -> Iterator[Hit]:
     "ci.cache_on_self_hosted",
     "warning",
     title="One's own machine sends an environment to GitHub's cache and back",
-    why="Several GiB up and down take longer than making the environment; the service's limit of 10 GB evicts it. "
-    "A store on the machine itself takes a tenth of a second.",
+    why=(
+        "Several GiB up and down take longer than making the environment; the service's limit of 10 GB evicts"
+        " it. A store on the machine itself takes a tenth of a second."
+    ),
     remedy="use .github/actions/conda-env, which takes the host's store on a self-hosted runner",
-    example="gpu_tests:\n  runs-on: [self-hosted, gpu]\n  steps:\n    - uses: actions/cache@... # path: ~/miniforge3/envs",
+    example=(
+        "gpu_tests:\n  runs-on: [self-hosted, gpu]\n  steps:\n    - uses: actions/cache@... # path:"
+        " ~/miniforge3/envs"
+    ),
 )
 def cache_on_self_hosted(repository: Repository) -> Iterator[Hit]:
     """A cache of environments in a step that runs on a self-hosted runner for certain."""

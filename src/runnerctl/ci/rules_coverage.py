@@ -41,7 +41,7 @@ def _combines(job: Job) -> list[tuple[Step, int]]:
 
 
 def _setting(repository: Repository, message: str, key: str, value: str) -> Hit:
-    """A finding about coverage's settings, at the file that holds them; mended in pyproject.toml or an ini file."""
+    """A finding about coverage's settings, at the file that holds them, where it is mended, too."""
     settings = repository.settings
     file = settings.coverage_file or ("pyproject.toml" if settings.pyproject else ".coveragerc")
     can = bool(settings.coverage_file) or settings.pyproject
@@ -53,9 +53,11 @@ def _setting(repository: Repository, message: str, key: str, value: str) -> Hit:
     "ci.coverage_settings",
     "warning",
     title="Coverage loses what child processes and other machines measured",
-    why="Without concurrency = multiprocessing nothing of a worker process counts, without parallel one overwrites "
-    "the other, without sigterm a pool that is terminated loses all, and data of two machines combine only "
-    "with relative paths.",
+    why=(
+        "Without concurrency = multiprocessing nothing of a worker process counts, without parallel one"
+        " overwrites the other, without sigterm a pool that is terminated loses all, and data of two machines"
+        " combine only with relative paths."
+    ),
     remedy="set [run] concurrency = multiprocessing, parallel, sigterm and relative_files",
     example="[tool.coverage.run]\nbranch = true # and the package imports multiprocessing",
 )
@@ -92,7 +94,10 @@ def coverage_settings(repository: Repository) -> Iterator[Hit]:
     "ci.coverage_combined_twice",
     "error",
     title="coverage combine after pytest-cov, with nothing left to combine",
-    why="pytest-cov combines by itself; the second time coverage ends with 'No data to combine' and fails the job.",
+    why=(
+        "pytest-cov combines by itself; the second time coverage ends with 'No data to combine' and fails the"
+        " job."
+    ),
     remedy="remove coverage combine from this job; combine where the data of several jobs meet",
     example="- run: |\n    pytest --cov=package\n    coverage combine",
 )
@@ -120,7 +125,11 @@ def _other_data(job: Job) -> bool:
         for command in step.commands:
             if command.program == "coverage" and command.words[1:2] == ("run",):
                 return True
-            if command.program == "coverage" and command.words[1:2] == ("combine",) and _brings(command.words):
+            if (
+                command.program == "coverage"
+                and command.words[1:2] == ("combine",)
+                and _brings(command.words)
+            ):
                 return True
             if command.program in ("mv", "cp") and any(".coverage" in word for word in command.words):
                 return True
@@ -136,8 +145,10 @@ def _brings(words: tuple[str, ...]) -> bool:
     "ci.coverage_never_combined",
     "warning",
     title="Two tiers measured, and never put together",
-    why="Each tier alone is below any honest threshold: code for the GPU counts only in one of them, so neither "
-    "number says what is untested.",
+    why=(
+        "Each tier alone is below any honest threshold: code for the GPU counts only in one of them, so"
+        " neither number says what is untested."
+    ),
     remedy="upload each tier's data and combine them in a job that needs both",
     example="cpu_tests: pytest --cov -m 'not gpu' # gpu_tests: pytest --cov -m gpu, and no coverage combine",
 )
@@ -186,8 +197,10 @@ def coverage_threshold_missing(repository: Repository) -> Iterator[Hit]:
     "ci.coverage_file_hidden",
     "error",
     title="Hidden data files that are not uploaded",
-    why="upload-artifact leaves out files whose name begins with a dot since version 4.4: .coverage.* never arrives, "
-    "and the job that combines finds nothing.",
+    why=(
+        "upload-artifact leaves out files whose name begins with a dot since version 4.4: .coverage.* never"
+        " arrives, and the job that combines finds nothing."
+    ),
     remedy="add include-hidden-files: true",
     example="- uses: actions/upload-artifact@...\n  with: {name: coverage, path: .coverage.*}",
 )
@@ -220,7 +233,10 @@ def coverage_file_hidden(repository: Repository) -> Iterator[Hit]:
     title="Coverage data uploaded by a tier and downloaded by none",
     why="The report then counts one tier only, and nobody sees what is missing.",
     remedy="download it in the job that combines, and let that job need every tier that measures",
-    example="- uses: actions/upload-artifact@... # name: coverage-gpu; the coverage job downloads coverage-cpu only",
+    example=(
+        "- uses: actions/upload-artifact@... # name: coverage-gpu; the coverage job downloads coverage-cpu"
+        " only"
+    ),
 )
 def coverage_data_unused(repository: Repository) -> Iterator[Hit]:
     """In a workflow that combines: an uploaded .coverage whose name no download asks for."""

@@ -26,14 +26,18 @@ _SETUP_PYTHON = "actions/setup-python"
     "ci.environment_made_twice",
     "error",
     title="One environment made twice in a job",
-    why="The set-up action made the environment already: conda env create ends with 'prefix already exists', and an "
-    "update only costs minutes or changes what was tested.",
+    why=(
+        "The set-up action made the environment already: conda env create ends with 'prefix already exists',"
+        " and an update only costs minutes or changes what was tested."
+    ),
     remedy="keep one of the two; the set-up step with environment-file is enough",
-    example="- uses: conda-incubator/setup-miniconda@...\n  with: {environment-file: environment.yml}\n"
-    "- run: conda env create -f environment.yml",
+    example=(
+        "- uses: conda-incubator/setup-miniconda@...\n  with: {environment-file: environment.yml}\n"
+        "- run: conda env create -f environment.yml"
+    ),
 )
 def environment_made_twice(repository: Repository) -> Iterator[Hit]:
-    """setup-miniconda or setup-micromamba with a file (or a name), then conda env create or update of the same."""
+    """A set-up action with a file (or a name), then conda env create or update of the same."""
     for job in repository.jobs:
         made: list[str] = []
         for step in job.steps:
@@ -70,19 +74,20 @@ def _makes(repository: Repository, step: Step) -> list[str]:
         return [name or _name_in(repository, file) or file]
     if step.action_name == SETUP_CONDA and step.input("activate-environment"):
         return [step.input("activate-environment")]
-    return [
-        _named(repository, command, name)
-        for command in step.commands
-        if (name := creation_name(command)) is not None and "update" not in command.words[:3]
+    found = [
+        (command, creation_name(command)) for command in step.commands if "update" not in command.words[:3]
     ]
+    return [_named(repository, command, name) for command, name in found if name is not None]
 
 
 @rule(
     "ci.auto_update_conda",
     "warning",
     title="The base installation is updated by a job",
-    why="auto-update-conda changes the installation that other jobs of the host use at that very moment, and makes "
-    "each run depend on the day.",
+    why=(
+        "auto-update-conda changes the installation that other jobs of the host use at that very moment, and"
+        " makes each run depend on the day."
+    ),
     remedy="remove auto-update-conda, and pin the installer's version",
     example="- uses: conda-incubator/setup-miniconda@...\n  with: {auto-update-conda: true}",
 )
@@ -107,10 +112,14 @@ def auto_update_conda(repository: Repository) -> Iterator[Hit]:
     "ci.profiles_edited",
     "warning",
     title="The runner's user gets other start-up files",
-    why="setup-miniconda replaces ~/.condarc, removes shell profiles and appends conda activate to them. On a "
-    "persistent machine the next job inherits all of it.",
+    why=(
+        "setup-miniconda replaces ~/.condarc, removes shell profiles and appends conda activate to them. On a"
+        " persistent machine the next job inherits all of it."
+    ),
     remedy="use .github/actions/conda-env (runnerctl ci init writes it), which touches no file of the user",
-    example="gpu_tests:\n  runs-on: [self-hosted, gpu]\n  steps:\n    - uses: conda-incubator/setup-miniconda@...",
+    example=(
+        "gpu_tests:\n  runs-on: [self-hosted, gpu]\n  steps:\n    - uses: conda-incubator/setup-miniconda@..."
+    ),
 )
 def profiles_edited(repository: Repository) -> Iterator[Hit]:
     """setup-miniconda on a self-hosted runner, unless run-init and remove-profiles are both switched off."""
@@ -128,7 +137,10 @@ def profiles_edited(repository: Repository) -> Iterator[Hit]:
     "ci.python_version_conflict",
     "error",
     title="Two versions of Python",
-    why="One of them loses, silently: either the environment is not the one of environment.yml, or it is solved twice.",
+    why=(
+        "One of them loses, silently: either the environment is not the one of environment.yml, or it is"
+        " solved twice."
+    ),
     remedy="remove python-version; environment.yml says which Python it is",
     example="with:\n  environment-file: environment.yml # python=3.11\n  python-version: '3.12'",
 )
@@ -160,13 +172,15 @@ def _agree(given: str, pinned: str) -> bool:
     "ci.pip_beside_environment",
     "warning",
     title="Packages that environment.yml does not know",
-    why="A package that only CI installs is missing on every developer's machine, unpinned, and may replace what "
-    "conda installed. The cache key does not know it either.",
+    why=(
+        "A package that only CI installs is missing on every developer's machine, unpinned, and may replace"
+        " what conda installed. The cache key does not know it either."
+    ),
     remedy="put the package into environment.yml (its pip: section will do)",
     example="- run: pip install pytest-xdist # environment.yml has none",
 )
 def pip_beside_environment(repository: Repository) -> Iterator[Hit]:
-    """``pip install NAME`` or ``-r FILE`` in a job with an environment; the project itself is no such package."""
+    """``pip install NAME`` or ``-r FILE`` in a job with an environment; the project itself is none."""
     for job in repository.jobs if repository.environments else ():
         if not any(creates(step) or _activates(step) for step in job.steps):
             continue
@@ -204,8 +218,10 @@ def _foreign(command: Command) -> list[str]:
     "ci.defaults_channel",
     "warning",
     title="The channel defaults, whose terms ask for a licence",
-    why="Anaconda's terms want a paid licence for defaults (repo.anaconda.com) from organisations of 200 people and "
-    "more; a CI host is just such automated use. Our store refuses it.",
+    why=(
+        "Anaconda's terms want a paid licence for defaults (repo.anaconda.com) from organisations of 200"
+        " people and more; a CI host is just such automated use. Our store refuses it."
+    ),
     remedy="use conda-forge only",
     example="channels:\n  - defaults",
 )

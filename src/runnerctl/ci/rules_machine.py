@@ -11,7 +11,7 @@ from runnerctl.ci.workflow_model import HOSTED, Job, Repository, Step
 
 __all__ = ["GONE", "RULES"]
 
-# Package that is gone -> what takes its place ("" where nothing does), and the first Ubuntu release without it.
+# Package that is gone -> what takes its place ("" where nothing does), the first Ubuntu release without it.
 # Sources: Debian's archive (each is absent from Debian 13 at the latest) and the release notes of Ubuntu;
 # libgl1-mesa-glx: gone since 23.10, seen in pyvista/setup-headless-display-action issue 20.
 GONE: dict[str, tuple[str, float]] = {
@@ -44,8 +44,10 @@ _UBUNTU = re.compile(r"ubuntu[-:](\d+\.\d+)")
     "ci.gpu_job_on_hosted",
     "error",
     title="A job for the GPU on a machine that has none",
-    why="GitHub's standard machines have no GPU: tests that need CUDA fail there, or skip themselves and prove "
-    "nothing.",
+    why=(
+        "GitHub's standard machines have no GPU: tests that need CUDA fail there, or skip themselves and"
+        " prove nothing."
+    ),
     remedy="use runs-on: [self-hosted, linux, x64, gpu]",
     example="gpu_tests:\n  runs-on: ubuntu-latest\n  steps:\n    - run: pytest -m gpu",
 )
@@ -71,7 +73,10 @@ def gpu_job_on_hosted(repository: Repository) -> Iterator[Hit]:
     "ci.label_unknown",
     "error",
     title="Labels that no runner of the fleet has",
-    why="GitHub keeps such a job queued for 24 hours and then fails it; nothing says that nobody will ever come.",
+    why=(
+        "GitHub keeps such a job queued for 24 hours and then fails it; nothing says that nobody will ever"
+        " come."
+    ),
     remedy="correct the labels, or give a slot of the inventory the one that is missing",
     example="runs-on: [self-hosted, linux, x64, gpu-big]",
 )
@@ -97,7 +102,10 @@ def _nobody(job: Job, labels: frozenset[str], fleet: tuple[frozenset[str], ...])
     "ci.package_gone",
     "error",
     title="An apt package that no longer exists",
-    why="apt-get fails with 'has no installation candidate' as soon as the image moves on, and the job with it.",
+    why=(
+        "apt-get fails with 'has no installation candidate' as soon as the image moves on, and the job"
+        " with it."
+    ),
     remedy="install the package that took its place",
     example="- run: sudo apt-get install -y libgl1-mesa-glx",
 )
@@ -141,8 +149,10 @@ def _release(job: Job) -> float:
     "ci.sudo_on_self_hosted",
     "error",
     title="sudo on one's own machine",
-    why="A job that may become root on a persistent machine can read the secrets of every later job. Our runners "
-    "have no sudo, so the step fails.",
+    why=(
+        "A job that may become root on a persistent machine can read the secrets of every later job. Our"
+        " runners have no sudo, so the step fails."
+    ),
     remedy="let the host's provisioning install the package, or take it from environment.yml",
     example="gpu_tests:\n  runs-on: [self-hosted, gpu]\n  steps:\n    - run: sudo apt-get install -y libgl1",
 )

@@ -35,7 +35,7 @@ def inserted_at_top(repository: Repository, workflow: Workflow, lines: list[str]
     example="gpu_tests:\n  runs-on: [self-hosted, gpu]\n  steps: [...]",
 )
 def timeout_missing(repository: Repository) -> Iterator[Hit]:
-    """Jobs with steps; one that calls a reusable workflow cannot have a limit. Limits on every step do as well."""
+    """Jobs with steps (one that calls a workflow cannot have a limit). Limits on every step do as well."""
     for workflow in repository.workflows:
         for job in workflow.jobs:
             own = [step for step in job.steps if not step.action]
@@ -55,12 +55,15 @@ def timeout_missing(repository: Repository) -> Iterator[Hit]:
     "ci.concurrency_missing",
     "warning",
     title="Every push queues a full run",
-    why="Ten pushes to a pull request queue ten runs for the only GPU, nine of them for commits nobody will merge.",
+    why=(
+        "Ten pushes to a pull request queue ten runs for the only GPU, nine of them for commits nobody will"
+        " merge."
+    ),
     remedy="set concurrency with a group per workflow and branch, and cancel what a newer push replaced",
     example="on: [push, pull_request] # and no concurrency:",
 )
 def concurrency_missing(repository: Repository) -> Iterator[Hit]:
-    """Workflows for pull requests, or with pushes to one's own machines, without a group at the top or in each job."""
+    """Workflows for pull requests, or for pushes to one's own machines; a group in each job will do."""
     for workflow in repository.workflows:
         own = any(job.self_hosted for job in workflow.jobs)
         wanted = "pull_request" in workflow.events or (

@@ -24,7 +24,10 @@ _HOOKS = {
     "ci.gpu_tests_in_cpu_job",
     "warning",
     title="GPU tests in the job without a GPU",
-    why="They fail there for want of a GPU, or skip themselves; either way the tier says nothing about the code.",
+    why=(
+        "They fail there for want of a GPU, or skip themselves; either way the tier says nothing about the"
+        " code."
+    ),
     remedy='run pytest -m "not gpu" there',
     example="cpu_tests:\n  runs-on: ubuntu-latest\n  steps:\n    - run: pytest",
 )
@@ -60,8 +63,10 @@ def _below(file: str, path: str) -> bool:
     "ci.gpu_skips_pass",
     "error",
     title="A GPU job that is green for want of a GPU",
-    why="Tests that skip themselves without CUDA make the job green when the driver is dead: seen in public "
-    "projects for months.",
+    why=(
+        "Tests that skip themselves without CUDA make the job green when the driver is dead: seen in public "
+        "projects for months."
+    ),
     remedy="run pytest -m gpu --require-gpu (the plugin that comes with runnerctl), which fails instead",
     example="gpu_tests:\n  runs-on: [self-hosted, gpu]\n  steps:\n    - run: pytest -m gpu",
 )
@@ -97,8 +102,10 @@ def marker_unused(repository: Repository) -> Iterator[Hit]:
     "ci.marker_unregistered",
     "warning",
     title="The marker gpu is not registered, or a typo in it is no error",
-    why="With a typo, gup, the test runs in the tier without a GPU. Registered markers and --strict-markers make a "
-    "typo an error.",
+    why=(
+        "With a typo, gup, the test runs in the tier without a GPU. Registered markers and --strict-markers"
+        " make a typo an error."
+    ),
     remedy='add markers = ["gpu: needs a GPU"] and --strict-markers to pytest\'s settings',
     example='[tool.pytest.ini_options]\naddopts = "-ra"',
 )
@@ -148,7 +155,7 @@ def _toml(
     example='def test_forward():\n    model.to("cuda")',
 )
 def gpu_test_unmarked(repository: Repository) -> Iterator[Hit]:
-    """A guess from the source: torch.cuda, cupy, .cuda(), "cuda" as a device; no skip and no mark that says it."""
+    """A guess from the source: torch.cuda, cupy, .cuda(), "cuda" as a device; no skip, no mark."""
     if not any(is_gpu_job(repository, job) for job in repository.jobs):
         return
     for file, line, test, used in repository.tests.unmarked:
@@ -164,7 +171,7 @@ def gpu_test_unmarked(repository: Repository) -> Iterator[Hit]:
     example="# .pre-commit-config.yaml is there, and no workflow runs pre-commit",
 )
 def hooks_not_run(repository: Repository) -> Iterator[Hit]:
-    """A configuration, workflows that test, and no pre-commit in any of them (nor pre-commit.ci's settings)."""
+    """A configuration, workflows that test, and no pre-commit in any (nor pre-commit.ci's settings)."""
     lines = repository.lines.get(repository.hooks_file, ())
     if not repository.hooks_file or not repository.workflows or any(line.startswith("ci:") for line in lines):
         return
@@ -178,8 +185,10 @@ def hooks_not_run(repository: Repository) -> Iterator[Hit]:
     "ci.hooks_elsewhere",
     "warning",
     title="A hook of another version than the environment's",
-    why="The editor formats with one version of black and the hook with another: the file changes back and forth, "
-    "and CI is red for a reason that nobody sees at home.",
+    why=(
+        "The editor formats with one version of black and the hook with another: the file changes back and"
+        " forth, and CI is red for a reason that nobody sees at home."
+    ),
     remedy="use repo: local hooks that run the environment's own tools, or the same version in both",
     example="- repo: https://github.com/psf/black\n  rev: 23.3.0 # environment.yml: black=24.10",
 )

@@ -21,8 +21,10 @@ _HEAD = re.compile(
 )
 # Texts that whoever opens a pull request, an issue or a branch chooses (GitHub's "Script injections").
 _CHOSEN = re.compile(
-    r"github\.(head_ref|event\.(pull_request\.(title|body|head\.(ref|label|repo\.default_branch))|issue\.(title|body)"
-    r"|comment\.body|review\.body|review_comment\.body|discussion\.(title|body)|head_commit\.(message|author\.\w+)"
+    r"github\.(head_ref|event\.(pull_request\.(title|body|head\.(ref|label|repo\.default_branch))"
+    r"|issue\.(title|body)"
+    r"|comment\.body|review\.body|review_comment\.body|discussion\.(title|body)"
+    r"|head_commit\.(message|author\.\w+)"
     r"|workflow_run\.(head_branch|display_title|head_commit\.(message|author\.\w+))|commits.*\.(message|name)"
     r"|pages.*\.page_name))"
 )
@@ -34,10 +36,14 @@ _SHA = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
     "ci.fork_reaches_runner",
     "error",
     title="A stranger's pull request runs on one's own machine",
-    why="Anybody may open a pull request from a fork; its code then runs inside the network, beside the caches and "
-    "credentials of later jobs.",
-    remedy="guard the job with if: github.event_name != 'pull_request' || "
-    "github.event.pull_request.head.repo.full_name == github.repository, and require a gate job",
+    why=(
+        "Anybody may open a pull request from a fork; its code then runs inside the network, beside the"
+        " caches and credentials of later jobs."
+    ),
+    remedy=(
+        "guard the job with if: github.event_name != 'pull_request' || "
+        "github.event.pull_request.head.repo.full_name == github.repository, and require a gate job"
+    ),
     example="on: pull_request\njobs:\n  gpu_tests:\n    runs-on: [self-hosted, gpu]",
 )
 def fork_reaches_runner(repository: Repository) -> Iterator[Hit]:
@@ -57,7 +63,7 @@ def fork_reaches_runner(repository: Repository) -> Iterator[Hit]:
 
 
 def _reaching(repository: Repository, workflow: Workflow, job: Job) -> str | None:
-    """The event by which a fork's pull request reaches a job, directly or through a caller in the repository."""
+    """The event by which a fork's pull request reaches a job, directly or through a local caller."""
     for event in _EVENTS:
         if event in workflow.events and not _guarded(workflow, job, event):
             return event
@@ -99,11 +105,15 @@ def _fetches_head(step: Step) -> bool:
     "ci.fork_code_trusted",
     "error",
     title="A pull request's code with the repository's secrets",
-    why="pull_request_target and workflow_run run with secrets and a token that may write. Code of the pull request "
-    "that is checked out there has both.",
+    why=(
+        "pull_request_target and workflow_run run with secrets and a token that may write. Code of the pull"
+        " request that is checked out there has both."
+    ),
     remedy="use the event pull_request for whatever runs the pull request's code",
-    example="on: pull_request_target\nsteps:\n  - uses: actions/checkout@...\n"
-    "    with: {ref: '${{ github.event.pull_request.head.sha }}'}",
+    example=(
+        "on: pull_request_target\nsteps:\n  - uses: actions/checkout@...\n"
+        "    with: {ref: '${{ github.event.pull_request.head.sha }}'}"
+    ),
 )
 def fork_code_trusted(repository: Repository) -> Iterator[Hit]:
     """A check-out of the head in a workflow of such an event, in a job that no condition guards."""
@@ -123,8 +133,10 @@ def fork_code_trusted(repository: Repository) -> Iterator[Hit]:
     "warning",
     title="A job that may be skipped, and no gate that notices",
     why="A skipped job satisfies a required check: a pull request whose GPU tests never ran can be merged.",
-    remedy="add a job with if: always() that needs every tier and fails unless each succeeded "
-    "(runnerctl ci init writes one), and require that one",
+    remedy=(
+        "add a job with if: always() that needs every tier and fails unless each succeeded "
+        "(runnerctl ci init writes one), and require that one"
+    ),
     example="gpu_tests:\n  if: github.event_name == 'push'",
 )
 def no_gate(repository: Repository) -> Iterator[Hit]:
@@ -147,7 +159,7 @@ def no_gate(repository: Repository) -> Iterator[Hit]:
     example="- uses: actions/checkout@v4",
 )
 def action_unpinned(repository: Repository) -> Iterator[Hit]:
-    """Actions, reusable workflows and images that are named by tag or branch; those of the repository are not."""
+    """Actions, workflows and images named by tag or branch; those of the repository itself are not."""
     for job in repository.jobs:
         used = [(step.file, step.uses, step.node, step.line) for step in job.steps if step.uses]
         used += [(job.file, job.calls, job.node, job.line)] if job.calls else []
@@ -174,8 +186,10 @@ def _line_of(node: Mapping[str, Any], key: str, default: int) -> int:
     "ci.script_injection",
     "error",
     title="A text from outside is pasted into a script",
-    why="${{ }} is replaced before the shell reads the script: a branch named $(...) or a title with a quote in it "
-    "becomes a command.",
+    why=(
+        "${{ }} is replaced before the shell reads the script: a branch named $(...) or a title with a quote"
+        " in it becomes a command."
+    ),
     remedy='pass it through env: and use "$NAME" in the script',
     example='- run: echo "${{ github.event.pull_request.title }}"',
 )
@@ -205,8 +219,10 @@ def _danger(inside: str) -> Severity | None:
     "ci.permissions_wide",
     "warning",
     title="The job's token may do more than it needs",
-    why="Without permissions: the token has the repository's default, in old ones the right to push. Code of any "
-    "dependency that runs in a test can use it.",
+    why=(
+        "Without permissions: the token has the repository's default, in old ones the right to push. Code of"
+        " any dependency that runs in a test can use it."
+    ),
     remedy="permissions: contents: read at the top, and more only for the job that needs it",
     example="permissions: write-all",
 )
@@ -269,8 +285,10 @@ def _only_reads(workflow: Workflow) -> bool:
     "ci.credentials_kept",
     "note",
     title="The check-out leaves its token in .git/config",
-    why="Every later step, and everything a test imports, can read it there; on a persistent machine so can what "
-    "stays behind.",
+    why=(
+        "Every later step, and everything a test imports, can read it there; on a persistent machine so can"
+        " what stays behind."
+    ),
     remedy="add persist-credentials: false to the check-out",
     example="- uses: actions/checkout@... # without persist-credentials: false",
 )

@@ -23,7 +23,8 @@ class _Unknown:
 UNKNOWN: Final = _Unknown()
 FORK, OWN = True, False
 _TOKEN = re.compile(
-    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)|(?P<name>[A-Za-z_][\w-]*(?:\s*\.\s*(?:[\w-]+|\*))*)"
+    r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)"
+    r"|(?P<name>[A-Za-z_][\w-]*(?:\s*\.\s*(?:[\w-]+|\*))*)"
     r"|(?P<sign>&&|\|\||==|!=|<=|>=|[!<>()\[\],]))"
 )
 _MAX_LENGTH = 20_000
@@ -169,7 +170,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def pull_request_context(event: str, *, fork: bool) -> dict[str, Any]:
-    """What is known of a run that ``event`` starts for a pull request of a fork, or of the repository itself."""
+    """What is known of a run for a pull request of a fork, or of the repository itself."""
     owner = "stranger" if fork else "owner"
     target = event != "pull_request"
     known: dict[str, Any] = {

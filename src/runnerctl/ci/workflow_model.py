@@ -23,7 +23,7 @@ _ALWAYS = re.compile(r"\balways\(\)|!\s*cancelled\(\)")
 
 @dataclass(frozen=True)
 class Step:
-    """One step. ``action``: it stands in a composite action; ``outer``: the condition of the step that uses it."""
+    """One step. ``action``: it is part of a composite action; ``outer``: the condition of what uses it."""
 
     file: str
     node: Mapping[str, Any]
@@ -80,7 +80,7 @@ class Step:
 
     @property
     def hosted_only(self) -> bool:
-        """Whether it runs on GitHub's machines only, or may: a condition in an action nobody can judge here."""
+        """Whether it runs on GitHub's machines only, or may: a condition in an action cannot be judged."""
         text = self.condition.replace('"', "'")
         if re.search(
             r"runner\.environment\s*!=\s*'self-hosted'|runner\.environment\s*==\s*'github-hosted'", text

@@ -36,7 +36,7 @@ def read_repository(
 ) -> tuple[Repository, list[Hit]]:
     """The repository and a hit for every file that cannot be read.
 
-    ``changed``: texts that take the place of files. ``tests``: facts of the Python files, when they are known.
+    ``changed``: texts that take the place of files. ``tests``: facts of the Python files, if known.
     Raises UsageError without such a folder.
     """
     if not root.is_dir():
@@ -45,7 +45,7 @@ def read_repository(
 
 
 def read_text(path: Path) -> str | None:
-    """A file's text with its line ends, or None where there is none. Raises OSError, and ValueError for no text."""
+    """A file's text with its line ends, or None without a file. Raises OSError; ValueError for no text."""
     if not path.is_file():
         return None
     if path.stat().st_size > _MAX_BYTES:
@@ -246,7 +246,7 @@ def _default_shell(node: Any) -> str:
 
 
 def _labels(node: Mapping[str, Any]) -> tuple[frozenset[str], ...] | None:
-    """Labels of ``runs-on``; one expression of the matrix gives a set for each value, others cannot be told."""
+    """Labels of ``runs-on``; an expression of the matrix gives a set a value, others cannot be told."""
     given = node.get("runs-on")
     if isinstance(given, Mapping):
         given = given.get("labels")

@@ -1,4 +1,4 @@
-"""What the Python files of a repository tell: which tests carry ``gpu``, which use CUDA, who starts processes."""
+"""What a repository's Python files tell: which tests carry ``gpu`` or use CUDA, who starts processes."""
 
 from __future__ import annotations
 
@@ -68,11 +68,12 @@ def _process_import(path: str, tree: ast.Module) -> tuple[str, int] | None:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and not node.level:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        line = getattr(node, "lineno", 1)
         for name in names:
             if name.startswith("concurrent.futures") and name.endswith("ThreadPoolExecutor"):
                 continue
             if any(name == each or name.startswith(each + ".") for each in _PROCESSES):
-                return path, node.lineno
+                return path, line
     return None
 
 
@@ -163,7 +164,7 @@ def _cuda_of(node: ast.AST) -> str:
 
 
 def selects(expression: str, *, gpu: bool) -> bool | None:
-    """Whether ``pytest -m EXPRESSION`` can select a test that carries ``gpu`` (or, with False, one that does not).
+    """Whether ``pytest -m EXPRESSION`` can select a test with ``gpu`` (with False: one without).
 
     None for an expression that cannot be read.
     """

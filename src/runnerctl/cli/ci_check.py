@@ -86,7 +86,7 @@ def command(
 
     It reads the workflows and actions below .github, environment.yml, the settings of pytest, coverage and
     pre-commit, and the tests. Labels are judged where a fleet is named. A line is left alone when it (or the
-    line before, alone) says: # runnerctl: ignore[ID] REASON. Exit code 0: nothing was found, 1: something was.
+    line before, alone) says: # runnerctl: ignore[ID] REASON. Exit code 0: nothing was found; 1: it was.
     """
     from runnerctl.ci.check import Checker, at_least
     from runnerctl.cli.ci_labels import fleet_labels

@@ -27,7 +27,7 @@ def fleet_labels(
 ) -> Fleet | None:
     """The labels of each runner, lower-cased; None when no source is given.
 
-    Raises UsageError for more than one source, DataError for a file that says none, and what the source raises.
+    Raises UsageError for more than one source, DataError for a file that says none, and what a source does.
     """
     if sum(map(bool, (inventory, url, file))) > 1:
         raise UsageError("give one of --inventory, --url and --labels-from")
@@ -46,7 +46,7 @@ def _of_inventory(context: Context, inventory: str, limit: str | None) -> Fleet:
 
     found = []
     for spec in specs_of(context, inventory, limit):
-        for slot in spec.slots:
+        for slot in spec.github_runner.slots:
             wanted = {label.lower() for label in spec.slot_labels(slot)}
             found.append(frozenset(wanted | READ_ONLY))  # the architecture is the host's to tell: any will do
     return tuple(found)
@@ -82,7 +82,7 @@ def _in_file(path: Path) -> Fleet:
 
 
 def _of_json(path: Path, text: str) -> list[frozenset[str]]:
-    """A list of runners, or an object with one; a runner is a list of labels, or an object with ``labels``."""
+    """A list of runners, or an object with one; a runner is a list, or an object with ``labels``."""
     try:
         data = json.loads(text)
         runners = data.get("runners", ()) if isinstance(data, dict) else data

@@ -32,7 +32,9 @@ app = new_app()
 RepositoryArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="REPOSITORY", help="The root of the repository's files. Default: this folder.", show_default=False
+        metavar="REPOSITORY",
+        help="The root of the repository's files. Default: this folder.",
+        show_default=False,
     ),
 ]
 RepositoryUrlOption = Annotated[
@@ -44,12 +46,16 @@ RepositoryUrlOption = Annotated[
         show_default=False,
     ),
 ]
-BranchOption = Annotated[str, typer.Option("--branch", metavar="NAME", help="The branch that is merged into.")]
+BranchOption = Annotated[
+    str, typer.Option("--branch", metavar="NAME", help="The branch that is merged into.")
+]
 RequireOption = Annotated[
     list[str] | None,
     typer.Option("--require", metavar="JOB", help="A job to require. Default: the gate.", show_default=False),
 ]
-CheckOption = Annotated[bool, typer.Option("--check", help="Change nothing; exit code 1 when a check is missing.")]
+CheckOption = Annotated[
+    bool, typer.Option("--check", help="Change nothing; exit code 1 when a check is missing.")
+]
 
 
 @app.command("protect", cls=Command, epilog=EXAMPLE)
@@ -66,9 +72,9 @@ def command(
 ) -> int:
     """Require the gate, or the jobs named, before anything is merged.
 
-    GitHub takes a skipped job for a passed one: a job that may be skipped is refused, unless a gate judges it.
-    It writes one ruleset of its own in the repository, and touches none of anybody else's. Without a credential
-    it prints how to do it by hand.
+    GitHub takes a skipped job for a passed one: a job that may be skipped is refused. It writes one ruleset
+    of its own in the repository, and touches nothing of anybody else's. Without a credential it prints how
+    to do it by hand.
     """
     from runnerctl.ci.protect import required_checks
     from runnerctl.ci.workflow_read import read_repository
@@ -89,7 +95,14 @@ class _Desk:
     """One repository at GitHub, or none when no credential is there."""
 
     def __init__(
-        self, context: Context, root: Path, url: str | None, api: str | None, *, max_wait: str | None, branch: str
+        self,
+        context: Context,
+        root: Path,
+        url: str | None,
+        api: str | None,
+        *,
+        max_wait: str | None,
+        branch: str,
     ) -> None:
         from runnerctl.cli.remote import api_url
 
@@ -162,13 +175,21 @@ class _Desk:
         lines = ["There is no credential (or no --url), so nothing was asked or changed. To require", ""]
         lines += [f"    {each}" for each in names]
         lines += ["", f"for {self.branch}, somebody with admin rights runs", ""]
-        lines += [f"gh api --method POST repos/{name}/rulesets --input - <<'EOF'", json.dumps(body, indent=2), "EOF"]
-        lines += ["", f"or adds it on {site}/settings/rules", "(New branch ruleset, Require status checks to pass)"]
+        lines += [
+            f"gh api --method POST repos/{name}/rulesets --input - <<'EOF'",
+            json.dumps(body, indent=2),
+            "EOF",
+        ]
+        lines += [
+            "",
+            f"or adds it on {site}/settings/rules",
+            "(New branch ruleset, Require status checks to pass)",
+        ]
         self.context.say("\n".join(escape(line, keep="\n") for line in lines))
 
 
 def _scope(context: Context, root: Path, url: str | None) -> Scope | None:
-    """The repository that is named, or the remote origin of the files. Raises UsageError for any other scope."""
+    """The repository that is named, or the remote origin of the files. Raises UsageError for other scopes."""
     from runnerctl.cli.remote import scope_of
     from runnerctl.core.scope import parse_scope
     from runnerctl.errors import ConfigError

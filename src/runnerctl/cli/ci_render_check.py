@@ -34,7 +34,8 @@ def render(context: Context, report: Report, form: str, *, mended: Mended | None
 
 def _json(report: Report, mended: Mended | None, *, dry_run: bool) -> dict[str, Any]:
     findings = [_finding(each) for each in report.findings]
-    found = {"schema": SCHEMA, "findings": findings, "not_judged": list(report.not_judged)}
+    found: dict[str, Any] = {"schema": SCHEMA, "findings": findings}
+    found["not_judged"] = list(report.not_judged)
     found |= {"ignored": report.ignored, "files": list(report.files)}
     if mended is not None:
         found["fixed"] = [
