@@ -22,7 +22,7 @@ _PATH = re.compile(r"^(\.|/|~|[A-Za-z]:[\\/])|\\|^file:|@\s*(file:|\.|/)")
 _ARCHIVE = re.compile(r"(?i)^[^@;\s]+\.(whl|zip|tar\.gz|tgz|tar\.bz2)(\[.*\])?$")
 _NAMED = re.compile(
     r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\s*(\[[A-Za-z0-9._,\s-]*\])?\s*"
-    r"(@\s*https?://\S+|\(?\s*(===|[<>=!~]=|<|>)[^;@]*\)?)?\s*(;.*)?"
+    r"(@\s*https?://\S+|\(?\s*(===|[<>=!~]=|<|>)\s*[A-Za-z0-9][^;@]*\)?)?\s*(;.*)?"
 )
 _HASH = re.compile(r"\s--hash=sha(256|384|512):[0-9a-f]{64,128}\b")
 IN_A_STEP = "install the project in a step of the job: pip install -e ."

@@ -112,8 +112,8 @@ def normal_spec(text: str) -> str:
     channel, colons, spec = text.strip().rpartition("::")
     match = _SPEC_NAME.fullmatch(spec)
     name, rest = (match[1].lower(), match[2]) if match else ("", spec)
-    rest = re.sub(r"\s*([<>=!~,|]+)\s*", r"\1", " ".join(rest.split()).rjust(0))
-    rest = rest.strip() if not rest.startswith(" ") else " " + rest.strip()
+    apart = " " if rest[:1].isspace() else ""
+    rest = re.sub(r"\s*([<>=!~,|]+)\s*", r"\1", apart + " ".join(rest.split()))
     return f"{channel}{colons}{name}{rest.rstrip()}"
 
 

@@ -49,7 +49,7 @@ class Policy(msgspec.Struct, frozen=True):
         """The file's channels by address, and whose store the environment belongs to.
 
         ``owner``: for whom it is asked (a slot's owner at GitHub); ``everything``: root asks. Raises
-        DataError for a channel that is not allowed, or channels of two owners; AccessError for one of another.
+        DataError for a channel that is not allowed, or channels of two owners; AccessError for another's.
         """
         channels, common = [], None
         for line in file.channels:

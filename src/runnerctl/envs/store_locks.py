@@ -16,7 +16,7 @@ from runnerctl.errors import TryAgainError, UnavailableError
 
 __all__ = ["locked", "silent"]
 
-POLL_SECONDS = (0.02, 0.5)  # the first pause and the longest
+POLL_SECONDS = (0.02, 0.25)  # the first pause and the longest
 
 
 def silent(event: Event) -> None:
