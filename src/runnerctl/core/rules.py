@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 
 from runnerctl.core.bounds import bound_problems
+from runnerctl.core.conda_rules import conda_problems
 from runnerctl.core.driver_rules import driver_rules
 from runnerctl.core.labels import DRAINED, check_label, normalise
 from runnerctl.core.layout_rules import layout_problems, slot_layout_problems
 from runnerctl.core.mode_rules import mode_problems
 from runnerctl.core.network_rules import network_problems
 from runnerctl.core.scope import check_transport, split_url
-from runnerctl.core.sections import SLOT_NAME, Conda, HostSpec, Problem, Runnerctl, Slot
+from runnerctl.core.sections import SLOT_NAME, HostSpec, Problem, Runnerctl, Slot
 from runnerctl.core.templates import check_template, has_password, has_user
 from runnerctl.core.toolkit_rules import toolkit_problems
 from runnerctl.errors import ConfigError
@@ -22,7 +23,6 @@ __all__ = ["VERSION", "broken_rules", "duplicate_runner_names"]
 GPU_ID = re.compile(r"(GPU|MIG)-[0-9A-Za-z][0-9A-Za-z/-]{3,}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 VERSION = re.compile(r"\d+\.\d+\.\d+")
-CONDA_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]*")
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 SECRET_NAME = re.compile(
     r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|PRIVATE_KEY|API_KEY|CREDENTIALS?)(_|$)", re.IGNORECASE
@@ -35,7 +35,7 @@ def broken_rules(spec: HostSpec) -> list[Problem]:
     """Every rule that ``spec`` breaks; none when it can be."""
     runner = spec.github_runner
     problems = [*_label_problems("github_runner_labels", runner.labels), *_pin_problems(spec)]
-    problems += _api_problems(runner.api_url) + _conda_problems(spec.conda)
+    problems += _api_problems(runner.api_url) + conda_problems(spec)
     problems += _env_problems(runner.env) + _limit_problems(spec) + driver_rules(spec.nvidia_driver)
     problems += toolkit_problems(spec.container_toolkit) + network_problems(spec) + layout_problems(spec)
     problems += bound_problems(spec) + mode_problems(spec) + _container_problems(spec)
@@ -160,17 +160,6 @@ def _api_problems(url: str | None) -> list[Problem]:
     except ConfigError as error:
         return [Problem("github_runner_api_url", error.what, error.remedy)]
     return []
-
-
-def _conda_problems(conda: Conda) -> list[Problem]:
-    """Without a channel of its own conda takes Anaconda's, whose terms are not conda-forge's."""
-    problems = []
-    if not CONDA_VERSION.fullmatch(conda.version):
-        problems.append(Problem("conda_version", f"is {conda.version!r}", "give it as 26.3.2-3"))
-    if not conda.channels or "defaults" in normalise(conda.channels):
-        message = "names Anaconda's default channels" if conda.channels else "is empty"
-        problems.append(Problem("conda_channels", message, "name the channels themselves: [conda-forge]"))
-    return problems
 
 
 def _env_problems(env: Mapping[str, str]) -> list[Problem]:

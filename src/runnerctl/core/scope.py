@@ -11,7 +11,7 @@ import msgspec
 
 from runnerctl.errors import ConfigError
 
-__all__ = ["Scope", "api_url_for", "check_transport", "parse_scope", "split_url"]
+__all__ = ["Scope", "api_url_for", "check_transport", "owner_of", "parse_scope", "split_url"]
 
 ScopeKind = Literal["repository", "organization", "enterprise"]
 
@@ -49,6 +49,19 @@ def parse_scope(url: str) -> Scope:
     if len(segments) == 1 and _OWNER.fullmatch(segments[0]) and segments[0].lower() != "enterprises":
         return Scope("organization", clean, f"/orgs/{segments[0]}", segments[0])
     raise ConfigError(f"{url!r} is no repository, organisation or enterprise", remedy=_REMEDY)
+
+
+def owner_of(url: str) -> str | None:
+    """The owner in a registration URL, in lower case: GitHub's names of owners ignore case.
+
+    None for an enterprise, whose runners take jobs of many owners (nothing is theirs alone), and for what is
+    no such URL.
+    """
+    try:
+        scope = parse_scope(url)
+    except ConfigError:
+        return None
+    return None if scope.kind == "enterprise" else scope.name.split("/")[0].lower()
 
 
 def split_url(url: str) -> SplitResult | None:

@@ -8,11 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from runnerctl.core.scope import parse_scope
+from runnerctl.core.scope import owner_of
 from runnerctl.core.spec import HostSpec
-from runnerctl.errors import ConfigError
 
-__all__ = ["Asker", "Askers", "owner_of", "user_ids"]
+__all__ = ["Asker", "Askers", "user_ids"]
 
 _ROOT = 0
 
@@ -52,18 +51,6 @@ class Askers:
         if uid == _ROOT:
             return Asker("root", uid, "root")
         return self._slots.get(uid) or Asker("other", uid, f"uid {uid}")
-
-
-def owner_of(url: str) -> str | None:
-    """The owner in a registration URL, in lower case: GitHub's names of owners ignore case.
-
-    None for an enterprise, whose runners take jobs of many owners: nothing is theirs alone.
-    """
-    try:
-        scope = parse_scope(url)
-    except ConfigError:
-        return None
-    return None if scope.kind == "enterprise" else scope.name.split("/")[0].lower()
 
 
 def user_ids(name: str) -> int | None:
