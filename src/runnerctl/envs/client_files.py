@@ -17,7 +17,7 @@ from runnerctl.errors import DataError
 __all__ = ["named_files", "reader", "regular_text"]
 
 MOST_NAMED = 50
-_VALUE = r"(?:-[rc]|--requirement|--constraint)(?:\s*=\s*|\s*)([^\s'\"#=][^'\"#]*)"
+_VALUE = r"(?:-[rc]|--requirement|--constraint)(?:[ \t]*=[ \t]*|[ \t]*)([^\s'\"#=][^'\"#\n]*)"
 _IN_YAML = re.compile(rf"^\s*-\s+['\"]?\s*{_VALUE}", re.MULTILINE)
 _IN_LIST = re.compile(rf"^\s*{_VALUE}", re.MULTILINE)
 
