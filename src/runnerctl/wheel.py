@@ -36,17 +36,8 @@ __all__ = ["Wheel", "cache_directory", "controller_wheel", "file_sha256"]
 DISTRIBUTION = "runnerctl"
 FORMAT = "1"  # of the canonical form: part of every cache key
 SOURCES = (
-    *(
-        ".github/actions",
-        "LICENSE",
-        "README.md",
-        "galaxy.yml",
-        "hatch_build.py",
-        "meta",
-        "playbooks",
-        "plugins",
-    ),
-    *("pyproject.toml", "roles", "src"),
+    *("LICENSE", "README.md", "galaxy.yml", "hatch_build.py", "meta", "playbooks", "plugins"),
+    *("pyproject.toml", "roles", "src", ".github/actions"),
 )
 BUILD_SECONDS = 180
 KEEP = 4  # wheels in the cache

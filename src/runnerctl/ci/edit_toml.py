@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -117,8 +118,8 @@ class TomlConfig:
         """A file may be laid out in a way that no place is right for; then its owner has to do it."""
         remedy = "write these tables as [tables] of their own, and run the command again"
         try:
-            after = read_toml(text, self.where).unwrap()
-        except DataError:
+            after = _strictly(text)
+        except (DataError, ValueError):
             raise DataError("cannot be edited as it is laid out", where=self.where, remedy=remedy) from None
         for (path, key), value in {(path, key): value for path, key, value in self._set}.items():
             node: Any = after
@@ -126,6 +127,15 @@ class TomlConfig:
                 node = node.get(name, {})
             if node.get(key) != value:
                 raise DataError(f"cannot set {'.'.join(path)}.{key}", where=self.where, remedy=remedy)
+
+
+def _strictly(text: str) -> Any:
+    """As every reader of the file will see it: tomlkit lets a table be added to that is closed already."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        return tomllib.loads(text)
+    return read_toml(text, "").unwrap()
 
 
 def _lines(value: Any) -> Any:

@@ -37,7 +37,7 @@ _HOLD = """\
           # No GPU has seen a fork's code, and none will by itself: somebody has to bring it here.
           if [ "$FORK" = true ]; then
             echo "::error::a fork's code is not run on our GPUs: review it, push its commit to a branch" \\
-              "here, and open and merge a pull request from there"
+              "of this repository, and merge a pull request from there"
             exit 1
           fi"""
 _ALLOW = """\
