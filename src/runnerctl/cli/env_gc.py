@@ -56,8 +56,9 @@ def gc(
 
     The environment used longest ago goes first, until the store is within its budget. One that a running job
     or shell uses stays, whatever the budget. Packages that no environment needs go with them, and what a
-    build that was killed left behind. Without a budget and days, only such remains go. A timer runs this on
-    hosts; there it needs root.
+    build that was killed left behind. Without a budget and days, the host's own count
+    (conda_store_budget_gib, conda_store_keep_days); a user's store has none. A timer runs this on hosts;
+    there it needs root.
     """
     from runnerctl.cli.env_access import access
 

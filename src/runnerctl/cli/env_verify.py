@@ -38,9 +38,14 @@ LockFileOption = Annotated[
 ]
 DigestOption = Annotated[
     str | None,
-    typer.Option("--digest", help="Look at this environment of the store instead.", show_default=False),
+    typer.Option(
+        "--digest",
+        metavar="DIGEST",
+        help="Look at this environment of the store.",
+        show_default=False,
+    ),
 ]
-AllOption = Annotated[bool, typer.Option("--all", help="Look at every environment of the store instead.")]
+AllOption = Annotated[bool, typer.Option("--all", help="Look at every environment of the store.")]
 FullOption = Annotated[
     bool, typer.Option("--full", help="Read every file and compare its sum; without, sizes and modes.")
 ]
