@@ -64,9 +64,10 @@ def test_fifty_who_ask_for_one_environment_cost_one_build() -> None:
         wait_for(lambda: "build" in bench.ops() and len(bench.service.jobs.running[0].waiters) == 50)
         bench.open_gate()
         assert {answer.result()["status"] for answer in answers} == {"built"}
-        assert bench.ops() == ["peek", "build"]
+        assert bench.ops()[:2] == ["peek", "build"]
+        assert bench.ops().count("build") == 1
         assert len(bench.desk.kept) == 50
-    assert [line for line in bench.said if line.startswith("built")] == bench.said
+    assert [line.split()[0] for line in bench.said if "gc" not in line] == ["built"]
 
 
 def test_builds_of_different_files_go_side_by_side_and_the_rest_hears_its_place() -> None:
@@ -106,7 +107,7 @@ def test_what_was_removed_at_that_moment_is_asked_for_again() -> None:
     with serving() as bench:
         bench.desk.gone = 1
         assert ensure(bench)["status"] == "built"
-        assert bench.ops() == ["peek", "build", "peek", "build"]
+        assert [op for op in bench.ops() if op != "gc"] == ["peek", "build", "peek", "build"]
 
 
 @pytest.mark.parametrize(

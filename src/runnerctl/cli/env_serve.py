@@ -51,23 +51,27 @@ def serve(
     """
     from runnerctl.envs.service import Service, notify
     from runnerctl.envs.service_policy import PolicyFile
+    from runnerctl.envs.service_secrets import scrubber
     from runnerctl.envs.service_shelf import StoreShelf
 
     command: Context = context.obj
+    credentials = _credentials(command.env)
+    scrub = scrubber(credentials)
     listener = _listening(socket_path) if socket_path else _handed(command.env)
     address = command.env.get("NOTIFY_SOCKET")
 
     def say(text: str) -> None:
         from runnerctl.cli.output import escape
 
-        command.note(f"runnerctl: {escape(text)}")
+        plain = scrub(text.encode("utf-8", "backslashreplace")).decode()
+        command.note(f"runnerctl: {escape(plain)}")
 
     Service(
         shelf=StoreShelf(Path(os.path.abspath(store)), say=say),
         policies=PolicyFile(
             Path(host_file) if host_file else command.paths.host_file,
             say=say,
-            credentials=_credentials(command.env),
+            credentials=credentials,
         ),
         listener=listener,
         command=[sys.executable, "-I", "-m", "runnerctl.envs.service_work"],

@@ -37,6 +37,8 @@ from runnerctl.errors import AccessError, BugError, RunnerctlError
 __all__ = ["Lanes", "Service", "Shelf", "Sight", "notify"]
 
 _TURN_SECONDS = 5.0
+_NOTE_SECONDS = 1.0  # between two notes for systemd's watchdog
+TIDY_SECONDS = 3600.0  # between two collections after builds
 _LAST_SECONDS = 1.0  # for the last lines to be read when the service stops
 
 
@@ -89,6 +91,8 @@ class Service:
     lanes: Lanes = field(default_factory=Lanes)
     holder: Callable[[int, int], Holder | None] = holder_of
     running: bool = True
+    _noted_at: float = float("-inf")
+    _tidied_at: float = float("-inf")
 
     @cached_property
     def selector(self) -> selectors.BaseSelector:
@@ -147,7 +151,9 @@ class Service:
             self._bell[1].send(b"!")
 
     def _turn(self) -> None:
-        self.notify("WATCHDOG=1")
+        if self.clock() - self._noted_at >= _NOTE_SECONDS:
+            self._noted_at = self.clock()
+            self.notify("WATCHDOG=1")
         pause = min(self.door.next_at(), self.jobs.next_at()) - self.clock()
         for key, mask in self.selector.select(min(max(pause, 0.0), _TURN_SECONDS)):
             if isinstance(key.data, Door):
@@ -226,7 +232,7 @@ class Service:
 
     def _put(
         self,
-        client: Client,
+        client: Client | None,
         op: str,
         payload: Payload,
         sight: Sight,
@@ -237,7 +243,7 @@ class Service:
     ) -> None:
         """Have a child see to it; one that does the same already will do."""
         same = self.jobs.find(lane, key) if key else None
-        if same is not None:
+        if same is not None and client is not None:
             self.jobs.join(same, client)
             same.texts.add(text)
             return
@@ -268,6 +274,17 @@ class Service:
         self._note(job, value)
         for client in waiters:
             self.door.answer(client, self._line_for(client, value, sight))
+        if job.lane is self.lanes.build and "ready" in value:
+            self._tidy(sight.policy)
+
+    def _tidy(self, policy: HostPolicy) -> None:
+        """After a build: what is beyond the host's budget or was not used for too long goes, now and then."""
+        if self.clock() - self._tidied_at < TIDY_SECONDS:
+            return
+        self._tidied_at = self.clock()
+        sight = Sight(Asker("root", 0, "the host"), None, policy)
+        with contextlib.suppress(RunnerctlError):  # root's own have the lane
+            self._put(None, "gc", Payload(), sight, self.lanes.tidy)
 
     def _build(self, client: Client, payload: Payload, sight: Sight, *, key: str, text: str) -> None:
         asker = sight.policy.askers.who(client.uid)

@@ -107,8 +107,11 @@ class Jobs:
         elif job.last_event:
             self.door.tell(client, job.last_event)
 
-    def put(self, job: Job, client: Client) -> None:
-        """A new job. Raises TryAgainError when its asker has enough of that kind."""
+    def put(self, job: Job, client: Client | None = None) -> None:
+        """A new job, for a client or for nobody but the host.
+
+        Raises TryAgainError when its asker has enough of that kind.
+        """
         theirs = sum(
             each.asker.uid == job.asker.uid for each in self.running + self.waiting if each.lane is job.lane
         )
@@ -116,10 +119,11 @@ class Jobs:
             what = f"{theirs} of your questions of this kind run or wait already"
             raise TryAgainError(what, where=job.subject, remedy="run it again when they are done")
         self.waiting.append(job)
-        job.waiters.append(client)
-        client.on_close = lambda: self._left(job, client)
+        if client is not None:
+            job.waiters.append(client)
+            client.on_close = lambda: self._left(job, client)
         self.turn()
-        if job.child is None and job in self.waiting:
+        if client is not None and job in self.waiting:
             self._tell_place(job, [client])
 
     def _left(self, job: Job, client: Client) -> None:

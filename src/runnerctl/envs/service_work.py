@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from runnerctl.envs.model import EnvironmentFile, Event, Request
 from runnerctl.envs.policy import policy_of
 from runnerctl.envs.ports import Engine
 from runnerctl.envs.service_asks import error_line, event_line, line_of, ready_line
+from runnerctl.envs.service_secrets import scrubber
 from runnerctl.envs.service_shelf import FactsFound, WorkOrder, driver_line
 from runnerctl.envs.store import Store
 from runnerctl.errors import AccessError, BugError, RunnerctlError, TryAgainError
@@ -32,7 +33,6 @@ __all__ = ["main"]
 
 GIB = 1 << 30
 DAY_SECONDS = 86400.0
-_SHORTEST_SECRET = 6  # characters; what is shorter stands in innocent words, too
 Say = Callable[[bytes], None]
 
 
@@ -197,11 +197,10 @@ def main() -> int:
     line = sys.stdin.buffer.readline()
     threading.Thread(target=_end_with_service, daemon=True).start()
     order = msgspec.json.decode(line, type=WorkOrder)
-    secrets = _secrets(order.credentials)
+    scrub = scrubber(order.credentials)
 
     def say(line: bytes) -> None:
-        for secret in secrets:
-            line = line.replace(secret, b"***")
+        line = scrub(line)
         while line:
             line = line[os.write(out, line) :]
 
@@ -222,31 +221,6 @@ def _end_with_service() -> None:
         while os.read(0, 65536):
             pass
     os.killpg(0, signal.SIGKILL)
-
-
-def _secrets(path: str | None) -> list[bytes]:
-    """Every text in the file of credentials, as JSON writes it: none of them may be in an answer."""
-    if path is None:
-        return []
-    try:
-        content = msgspec.json.decode(Path(path).read_bytes())
-    except (OSError, msgspec.MsgspecError):
-        return []
-    texts = {text for text in _texts(content) if len(text) >= _SHORTEST_SECRET}
-    return sorted((msgspec.json.encode(text)[1:-1] for text in texts), key=len, reverse=True)
-
-
-def _texts(value: Any) -> Iterable[str]:
-    """The texts of a JSON document; the keys of its outermost object are names of hosts."""
-    todo = list(value.values()) if isinstance(value, dict) else [value]
-    while todo:
-        each = todo.pop()
-        if isinstance(each, str):
-            yield each
-        elif isinstance(each, dict):
-            todo += each.values()
-        elif isinstance(each, list):
-            todo += each
 
 
 if __name__ == "__main__":
