@@ -220,6 +220,11 @@ def test_after_an_unclean_restart_what_lost_files_is_put_aside(store: Store, eng
     assert ensure(store, asked(), engine, clock=clock(boot="b")).status == "hit"  # looked at in this boot
     assert ensure(store, asked(), engine, clock=clock(boot="c")).status == "built"
     assert len(os.listdir(store.root / "quarantine")) == 3
+    lost.chmod(0o600)
+    lost.write_text("")
+    other = asked(TEXT.replace("numpy]", "numpy, numpy=1]"))
+    assert ensure(store, other, engine, clock=clock(boot="d")).status == "built"
+    assert len(os.listdir(store.root / "quarantine")) == 6
 
 
 def test_private_channels_make_environments_of_their_owner(store: Store, engine: Directories) -> None:

@@ -154,7 +154,7 @@ class _Run:
         digest = digest_of(solution, file, self.meant.request, pip_index=order.pip_index)
         solved = Solved(self.meant.key, digest, self.use.clock.now(), file.variables, file.name)
         with self.mine.lock(f"e-{digest}", seconds=self.wait_seconds, what=self.what, tell=tell):
-            ready = self.use.digest(self.mine, solved, name=file.name, status="linked")
+            ready = self.use.digest(self.mine, solved, name=file.name, status="linked", locked=True)
             ready = ready or self._build(order, solution, solved)
         self.mine.remember_solved(solved)
         _remember(self.mine, self.asked, self.meant)
@@ -177,7 +177,7 @@ class _Run:
                 activate=self.activate,
             )
         )
-        ready = self.use.digest(self.mine, solved, name=self.meant.file.name, status="built")
+        ready = self.use.digest(self.mine, solved, name=self.meant.file.name, status="built", locked=True)
         if ready is None:
             remedy = "see who else changes files in the store"
             raise UnavailableError(

@@ -42,6 +42,8 @@ _SPEC = re.compile(
 _VERSION = re.compile(r"[A-Za-z0-9_.,|*+!<>=~^$()?:\s-]*")
 BRACKET_KEYS = ("version", "build", "build_number", "md5", "sha256")
 MAX_ITEMS = 2000
+MAX_NAME = 200
+MAX_LINE = 500  # characters of a channel or a dependency
 
 
 def parse(text: str, where: str = "environment.yml") -> EnvironmentFile:
@@ -114,7 +116,10 @@ class _Reader:
 
     def _name(self, node: Node) -> None:
         if kind_of(node) != "empty":
-            self.fields["name"] = self.source.plain_of(node, "the name")
+            name = self.source.plain_of(node, "the name")
+            if len(name) > MAX_NAME or not name.isprintable():
+                raise self.source.error(line_of(node), "the name is no name", "write one short word")
+            self.fields["name"] = name
 
     def _prefix(self, node: Node) -> None:
         self.source.plain_of(node, "the prefix")
@@ -126,6 +131,8 @@ class _Reader:
         for item in self._items(node, "channels", "a channel"):
             if item.text == NODEFAULTS:
                 continue
+            if len(item.text) > MAX_LINE:
+                raise self.source.error(item.line, "a channel is too long", "write a name or a URL")
             fault = channel_fault(item.text)
             if fault:
                 raise self.source.error(item.line, fault[0], fault[1])
@@ -158,6 +165,9 @@ class _Reader:
             if fault:
                 raise self.source.error(line, f"the variable {name[:80]!r} {fault}", "remove it")
             found[name] = self.source.plain_of(value, f"the variable {name}")
+            if "\0" in found[name]:
+                what = f"the variable {name} has a null character"
+                raise self.source.error(line_of(value), what, "no program could be given it: remove it")
         self.fields["variables"] = found
 
     def _dependencies(self, node: Node) -> None:
@@ -205,6 +215,8 @@ def _spec_fault(text: str) -> tuple[str, str] | None:
     if not text:
         return "a dependency is empty", "write a package's name"
     shown = text[:80]
+    if len(text) > MAX_LINE:
+        return f"{shown!r}... is too long", "write one package a line"
     if re.search(r"[^\x20-\x7e]", text):
         return f"{shown!r} has a character that no package has", "write plain ASCII on one line"
     if "://" in text.rpartition("::")[2] or text.startswith((".", "/", "~")):
@@ -215,7 +227,7 @@ def _spec_fault(text: str) -> tuple[str, str] | None:
     if colons and (fault := channel_fault(channel)):
         return fault
     match = _SPEC.fullmatch(spec)
-    if match is None or _VERSION.fullmatch(match["rest"]) is None or len(text) > 500:
+    if match is None or _VERSION.fullmatch(match["rest"]) is None:
         return f"{shown!r} is no package and version", "write name, name=1.2 or name>=1.2,<2"
     return _bracket_fault(match["bracket"] or "", shown)
 

@@ -27,6 +27,7 @@ _NAMED = re.compile(
 _HASH = re.compile(r"\s--hash=sha(256|384|512):[0-9a-f]{64,128}\b")
 IN_A_STEP = "install the project in a step of the job: pip install -e ."
 MAX_FILES = 50
+MAX_LINE, MAX_WORD = 20_000, 1000  # characters; a line may have many hashes
 
 
 def check_pip(lines: tuple[Line, ...], where: str) -> None:
@@ -112,8 +113,12 @@ def _fault(text: str) -> tuple[str, str] | None:
     """What is wrong with a line, and what to do."""
     if re.search(r"[\x00-\x1f\x7f]", text):
         return "a line of the pip section has a control character", "remove it"
+    words = text.split()
+    if len(text) > MAX_LINE or any(len(word) > MAX_WORD for word in words):
+        return "a line of the pip section is too long", "write one requirement a line"
+    text = " ".join(words)
     option, value = _split(text)
-    if "://" in value and any(has_credentials(word) for word in re.findall(r"\S*://\S*", value)):
+    if any(has_credentials(word) for word in (*words, value) if "://" in word):
         return "a line of the pip section has a credential in its address", "use an index that needs none"
     if option:
         return _option_fault(option, value)
@@ -121,7 +126,8 @@ def _fault(text: str) -> tuple[str, str] | None:
         return f"{text[:80]!r} comes from version control: what it is changes under the same line", IN_A_STEP
     if _PATH.search(text) or _ARCHIVE.match(text):
         return f"{text[:80]!r} is a path: the store has packages of an index only", IN_A_STEP
-    if not _NAMED.fullmatch(_HASH.sub("", text).strip()):
+    named = _HASH.sub("", text).strip()
+    if len(named) > MAX_WORD or not _NAMED.fullmatch(named):
         return f"{text[:80]!r} is no requirement that pip knows", "write name==version"
     return None
 

@@ -17,7 +17,7 @@ MAX_BYTES = 1 << 20
 MAX_EVENTS = 50_000
 MAX_DEPTH = 16  # libyaml composes by recursion; an environment.yml has three levels
 _TAB = re.compile(r"^ *\t[ \t]*[^\s#]", re.MULTILINE)
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _STANDARD = "tag:yaml.org,2002:"
 
 

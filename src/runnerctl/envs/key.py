@@ -21,10 +21,10 @@ DIGITS = 20  # of a name, in hex: 80 bits; prefixes stay short for the first lin
 # Of what virtual packages say, this much decides: a newer kernel alone makes no new environment.
 PRESENCE_ONLY = ("__linux", "__unix")
 _SPEC_NAME = re.compile(r"\s*([A-Za-z0-9_][A-Za-z0-9_.-]*)(.*)", re.DOTALL)
-_INCLUDE = re.compile(
-    r"""^\s*-\s+["']?(?:-r|-c|--requirement|--constraint)\s*=?\s*["']?([^\s"'#]+)""", re.MULTILINE
-)
-_INNER = re.compile(r"""^\s*(?:-r|-c|--requirement|--constraint)\s*=?\s*["']?([^\s"'#]+)""", re.MULTILINE)
+# Every repetition that may fail is bounded: whoever writes the file must not make it slow.
+_FILE = r"""["']?(?:-r|-c|--requirement|--constraint)[ \t]{0,9}=?[ \t]{0,9}["']?([^\s"'#]+)"""
+_INCLUDE = re.compile(rf"^[ \t]*-[ \t]+{_FILE}", re.MULTILINE)
+_INNER = re.compile(rf"^[ \t]*{_FILE}", re.MULTILINE)
 
 
 def _named(value: Any) -> str:

@@ -105,7 +105,9 @@ def _disk_error(error: OSError, store: Store) -> Exception:
 def _activation(work: Build, prefix: Path) -> Activation:
     if work.activate is not None:
         return work.activate(prefix)
-    return Activation(path=(str(prefix / "bin"),))
+    from runnerctl.envs.activation import find_activation
+
+    return find_activation(prefix)
 
 
 def missing_bytecode(prefix: Path) -> Iterator[str]:

@@ -46,11 +46,22 @@ def prune_caches(
     try:
         with locked(packages / CACHE_LOCK, seconds=CACHE_LOCK_SECONDS, what="pruning the package cache"):
             _drop(packages, unnamed, sizes, group="pkgs", dry_run=dry_run)
-            if over:
+            if over and not _is_building(store):
                 _drop(store.caches.wheels, ("",), sizes, group="uv", dry_run=dry_run)
     except RunnerctlError:
         return 0
     return sum(not name.startswith(".") and not name.endswith(".lock") for name in unnamed)
+
+
+def _is_building(store: Store) -> bool:
+    """Whether somebody solves or builds: pip's section uses the wheels without rattler's lock."""
+    for path in _files(store.root / "locks"):
+        try:
+            with locked(path, seconds=0, what="looking for builds"):
+                continue
+        except RunnerctlError:
+            return True
+    return False
 
 
 def _may_go(path: Path, now: float) -> bool:

@@ -17,6 +17,7 @@ __all__ = ["Clock", "Use", "keep"]
 
 Status = Literal["hit", "linked", "built"]
 CHECK_SECONDS = 600.0
+SPOILT = "files were lost when the host stopped without a shutdown"
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -46,10 +47,15 @@ class Use(msgspec.Struct, frozen=True):
             return None
         return self.digest(store, solved, name=name, status=status)
 
-    def digest(self, store: Store, solved: Solved, *, name: str | None, status: Status) -> Ready | None:
-        """An environment, if it is published, whole, and stays so as long as its holder lives."""
+    def digest(
+        self, store: Store, solved: Solved, *, name: str | None, status: Status, locked: bool = False
+    ) -> Ready | None:
+        """An environment, if it is published, whole, and stays so as long as its holder lives.
+
+        ``locked``: the caller holds the digest's lock.
+        """
         found = store.published(solved.digest)
-        if found is None or not self._is_sound(store, found):
+        if found is None or not self._is_sound(store, found, locked):
             return None
         if self.holder and not keep(store, solved.digest, self.holder, self.clock):
             return None
@@ -68,17 +74,20 @@ class Use(msgspec.Struct, frozen=True):
             size_bytes=found.size_bytes,
         )
 
-    def _is_sound(self, store: Store, found: Published) -> bool:
+    def _is_sound(self, store: Store, found: Published, locked: bool) -> bool:
         """What a power cut has spoilt is put aside; under its lock, as somebody may have built it anew."""
         if store.outlived(found, self.clock.boot):
             return True
         what = f"looking at the environment {found.digest} after the host's restart"
+        if locked:
+            store.quarantine(found.digest, SPOILT)
+            return False
         with store.lock(f"e-{found.digest}", seconds=CHECK_SECONDS, what=what, tell=self.tell):
             again = store.published(found.digest)
             if again is not None and store.outlived(again, self.clock.boot):
                 return True
             if again is not None:
-                store.quarantine(found.digest, "files were lost when the host stopped without a shutdown")
+                store.quarantine(found.digest, SPOILT)
         return False
 
 
@@ -92,7 +101,7 @@ def _activation(found: Published, solved: Solved, name: str | None) -> Activatio
     """The environment's own, what conda always sets, and the file's variables, which have the last word."""
     always = {
         "CONDA_PREFIX": found.prefix,
-        "CONDA_DEFAULT_ENV": name or found.digest,
+        "CONDA_DEFAULT_ENV": name or found.prefix,
         "PYTHONNOUSERSITE": "1",
     }
     variables = {**found.activation.variables, **always, **solved.variables}
