@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runnerctl.errors import ConfigError, RunnerctlError, UsageError
@@ -37,10 +37,10 @@ class Access(Protocol):
     def lock(self, asked: Asked, progress: Progress) -> Answer:
         """Solve only: ``lock`` and ``packages``."""
 
-    def environments(self) -> list[Answer]:
+    def environments(self) -> Sequence[Answer]:
         """What is there, one mapping each."""
 
-    def verify(self, digest: str | None, *, full: bool, progress: Progress) -> list[Answer]:
+    def verify(self, digest: str | None, *, full: bool, progress: Progress) -> Sequence[Answer]:
         """Compare with what was installed: ``digest`` and ``problems`` of each."""
 
     def gc(self, budget_bytes: int | None, keep_seconds: float | None, *, dry_run: bool) -> Answer:
@@ -61,10 +61,10 @@ class Service:
     def lock(self, asked: Asked, progress: Progress) -> Answer:
         return self._ask("lock", {"request": _request(asked)}, progress, _reader(asked))
 
-    def environments(self) -> list[Answer]:
+    def environments(self) -> Sequence[Answer]:
         return list(self._ask("list", {}).get("environments", ()))
 
-    def verify(self, digest: str | None, *, full: bool, progress: Progress) -> list[Answer]:
+    def verify(self, digest: str | None, *, full: bool, progress: Progress) -> Sequence[Answer]:
         payload = {"full": full, **({"digest": digest} if digest else {})}
         return list(self._ask("verify", payload, progress).get("environments", ()))
 

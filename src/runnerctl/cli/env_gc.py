@@ -79,7 +79,7 @@ _WHY = {"unused": "not used for long", "budget": "budget", "quota": "the owner's
 def _tell(command: Context, found: Any, *, check: bool) -> None:
     from runnerctl.cli.env_list import span
     from runnerctl.cli.output import table
-    from runnerctl.envs.shown import size_text
+    from runnerctl.envs.shown import counted, size_text
 
     removed = found.get("removed", ())
     if removed:
@@ -95,7 +95,9 @@ def _tell(command: Context, found: Any, *, check: bool) -> None:
         ]
         command.say(table(("DIGEST", "SIZE", "USED", "FOR", "WHY"), rows, width=command.width))
     freed = f"{size_text(found['freed_bytes'])} {'would be freed' if check else 'freed'}"
-    stays = f"{found['kept']} environments stay ({found['leased']} in use), {size_text(found['size_bytes'])}"
-    command.say(f"{freed}; {stays}")
+    kept = (
+        f"{counted(found['kept'], 'environment')}, {found['leased']} in use, {size_text(found['size_bytes'])}"
+    )
+    command.say(f"{freed}; left: {kept}")
     if found.get("over_budget"):
         command.note("runnerctl: the store is over its budget: what is left is in use")

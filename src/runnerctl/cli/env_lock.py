@@ -52,6 +52,7 @@ def lock(
     lock that says the same already is left as it is. For a host with a GPU, written elsewhere: --cuda 12.8.
     """
     from runnerctl.cli.env_access import access, told
+    from runnerctl.envs.shown import counted
 
     command: Context = context.obj
     wanted = asked(file, cuda=cuda, engine=engine)
@@ -66,12 +67,12 @@ def lock(
         changed = replace(path, str(found["lock"]))
         replace(path + EXPLICIT, explicit(packages))
     if command.wants_json(None):
-        counted = {"packages": len(packages), "changed": changed}
+        result = {"packages": len(packages), "changed": changed}
         files = {"file": wanted.file, "lock_file": path, "explicit_file": path + EXPLICIT}
-        command.say_json({"schema": SCHEMA, **files, **counted})
+        command.say_json({"schema": SCHEMA, **files, **result})
     else:
         said = "written" if changed else "is up to date"
-        command.say(f"{path}: {said}, {len(packages)} packages")
+        command.say(f"{path}: {said}, {counted(len(packages), 'package')}")
     return 0
 
 

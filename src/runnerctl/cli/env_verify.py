@@ -127,10 +127,12 @@ def _published(
 
 def _tell(command: Context, found: Any) -> None:
     from runnerctl.cli.output import escape
+    from runnerctl.envs.shown import counted
 
     for each in found:
         problems = [escape(str(problem)) for problem in each["problems"]]
-        command.say(f"{each['digest']}: {f'{len(problems)} differences' if problems else 'as installed'}")
+        said = counted(len(problems), "difference") if problems else "as installed"
+        command.say(f"{each['digest']}: {said}")
         for problem in problems[:_MOST_SHOWN]:
             command.say(f"  {problem}")
         if len(problems) > _MOST_SHOWN:

@@ -25,6 +25,7 @@ __all__ = [
     "Environment",
     "Progress",
     "answer",
+    "counted",
     "find_file",
     "for_process",
     "notes_text",
@@ -181,7 +182,7 @@ def text_of(environment: Environment, *, github: bool) -> str:
     if ready.get("python_version"):
         pairs["python"] = ready["python_version"]
     if ready.get("files"):
-        pairs["size"] = f"{size_text(ready.get('size_bytes', 0))} in {ready['files']:,} files"
+        pairs["size"] = f"{size_text(ready.get('size_bytes', 0))} in {counted(ready['files'], 'file')}"
     if layer:
         verb = f"made in {layer.seconds:.2f} s" if layer.made else "was there"
         pairs["layer"] = f"{layer.path} ({verb})"
@@ -204,6 +205,11 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}"
         size /= 1024
     return f"{size:.1f} GiB" if size < 1024 else f"{size / 1024:.1f} TiB"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 package``, ``2 packages``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def shell_lines(environment: Environment) -> str:
@@ -229,8 +235,8 @@ def replace_process(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn
     """
     import signal
 
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a child would inherit that
-        signal.signal(number, signal.SIG_DFL)
+    # Python ignores them, and the command would inherit that.
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGPIPE, signal.SIGXFSZ)}
     try:
         os.execvpe(argv[0], list(argv), dict(environ))
     except (FileNotFoundError, NotADirectoryError):
@@ -324,7 +330,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 def _columns() -> int:
     try:
-        return max(os.get_terminal_size(2).columns, 20)
+        return os.get_terminal_size(2).columns or 80
     except OSError:
         return 80
 
