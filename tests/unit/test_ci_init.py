@@ -68,7 +68,8 @@ dependencies:
 
 
 def _cover(config: Config, *, force: bool = False, threshold: str | None = None) -> list[str]:
-    return edit_coverage(config, packages=None, found=["widgets"], threshold=threshold, force=force)
+    found = ["widgets"]
+    return edit_coverage(config, packages=None, found=found, threshold=threshold, workers=False, force=force)
 
 
 def test_a_toml_file_gains_settings_and_loses_nothing() -> None:

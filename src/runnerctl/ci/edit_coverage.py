@@ -23,17 +23,22 @@ def edit_coverage(
     packages: Sequence[str] | None,
     found: Sequence[str],
     threshold: str | None,
+    workers: bool,
     force: bool,
 ) -> list[str]:
     """Set what is missing. What the user set otherwise stays, unless ``force``; each such is told of.
 
     ``packages`` and ``threshold`` were said, and replace what is there; ``found`` is what to measure else.
+    ``workers``: tests run in pytest-xdist's workers, which are processes of another kind than
+    multiprocessing's; coverage 7.10 and later follows those (``patch``).
     """
     notes = _switch(config, "parallel", force)
     have = config.items("run", "concurrency")
     if "multiprocessing" not in have:
         config.extend("run", "concurrency", ["multiprocessing"] if have else list(CONCURRENCY))
     notes += _switch(config, "sigterm", force) + _switch(config, "relative_files", force)
+    if workers and "subprocess" not in config.items("run", "patch"):
+        config.extend("run", "patch", ["subprocess"])
     _source(config, packages, found)
     if threshold is not None or config.text("report", "fail_under") is None:
         number = float(DEFAULT_THRESHOLD if threshold is None else threshold)

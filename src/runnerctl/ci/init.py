@@ -169,17 +169,19 @@ class _Settings:
     def __init__(self, repository: Repository, options: Options, project: Project) -> None:
         self._repository = repository
         self._options = options
+        addopts = pytest_config(repository, {}).text("", "addopts") or ""
+        self.no_cov = bool(re.search(r"(^|\s)--cov\b", addopts))
         coverage = coverage_config(repository)
         notes = edit_coverage(
             coverage,
             packages=options.source_packages,
             found=sorted(project.packages),
             threshold=options.threshold,
+            workers=bool(re.search(r"(^|\s)(-n|--numprocesses)\b", addopts)),
             force=options.force,
         )
         pending = {coverage.where: coverage.render()}
         pytest = pytest_config(repository, pending)
-        self.no_cov = bool(re.search(r"(^|\s)--cov\b", pytest.text("", "addopts") or ""))
         edit_pytest(pytest)
         more = self._markers(pytest, project)
         pending[pytest.where] = pytest.render()
@@ -194,7 +196,7 @@ class _Settings:
         """Markers in use that nobody registers: with strict markers each is an error."""
         found: dict[str, str] = {}
         for path in project.tests:
-            for name in unregistered(self._repository.read(path) or "", pytest):
+            for name in unregistered(self._repository.glance(path), pytest):
                 found.setdefault(name, path)
         known = [
             f"{path} uses the marker {name}, which is not registered: add it to markers"

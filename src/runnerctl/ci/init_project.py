@@ -55,7 +55,7 @@ def read_project(repository: Repository, integration: Sequence[str] | None) -> P
             )
     tests = tuple(path for path in files if _TEST_FILE.fullmatch(PurePosixPath(path).name))
     suite = tuple(integration) if integration is not None else tuple(_integration(tests))
-    marked = [path for path in tests if _GPU.search(repository.text(path) or "")]
+    marked = [path for path in tests if _GPU.search(repository.glance(path))]
     return Project(
         packages=_packages(files, settings),
         tests=tests,

@@ -22,7 +22,7 @@ from runnerctl.errors import (
 __all__ = ["Repository"]
 
 MAX_BYTES = 1 << 20  # of a file that is read; GitHub refuses larger workflows, too
-MAX_SCANNED = 5000  # files looked at below a directory of tests
+MAX_SCANNED = 5000  # folders, and Python files, that are looked at
 _SKIPPED = {"node_modules", "build", "dist", "site-packages", "__pycache__", "venv"}
 
 
@@ -72,6 +72,13 @@ class Repository:
         text = self.read(path)
         return text if text is None else text.replace("\r\n", "\n")
 
+    def glance(self, path: str) -> str:
+        """A file's text, for a look into it; empty for one that cannot be read, whatever the reason."""
+        try:
+            return self.text(path) or ""
+        except RunnerctlError:
+            return ""
+
     def is_dir(self, path: str) -> bool:
         """Whether a directory is there, and within the repository."""
         return self.target(path).is_dir()
@@ -83,15 +90,15 @@ class Repository:
     def python_files(self) -> Iterator[str]:
         """Paths of Python files, in order; hidden, built and foreign directories are left out."""
         count = 0
-        for folder, names, files in os.walk(self.root):
+        for folders, (folder, names, files) in enumerate(os.walk(self.root)):
             inside = Path(folder)
             names[:] = sorted(each for each in names if not self._foreign(inside / each))
             for name in sorted(files):
                 if name.endswith(".py"):
                     yield str((inside / name).relative_to(self.root))
                     count += 1
-                    if count >= MAX_SCANNED:
-                        return
+            if count >= MAX_SCANNED or folders >= MAX_SCANNED:
+                return
 
     def _foreign(self, folder: Path) -> bool:
         name = folder.name
