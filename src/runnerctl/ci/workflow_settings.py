@@ -21,7 +21,7 @@ class SettingsError(Exception):
 
     def __init__(self, what: str, line: int) -> None:
         super().__init__(what)
-        self.what = what
+        self.what = " ".join(what.split())
         self.line = line
 
 
