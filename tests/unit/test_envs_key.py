@@ -82,6 +82,10 @@ def test_a_digest_names_what_is_installed() -> None:
     changed = msgspec.structs.replace(two, sha256="cc")
     assert digest(Solution((one, changed), ""), file, request) != first
     assert len(first) == 20
+    assert digest(Solution((one, two), ""), file, Request(TEXT, lock="pins rich")) != first
+    plain = parse(TEXT.replace("  - pip: [rich, -r more.txt]\n", ""))
+    without = digest(Solution((one, two), ""), plain, request)
+    assert digest(Solution((one, two), ""), plain, Request(TEXT, lock="pins nothing")) == without
 
 
 def test_the_raw_text_has_a_name_of_its_own() -> None:

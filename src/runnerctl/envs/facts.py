@@ -172,9 +172,10 @@ def _ask(loaded: bool, environ: Mapping[str, str], seconds: float) -> dict[str, 
             os.killpg(child.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(1)
-        return {"error": f"no answer within {seconds:.0f} s"}
+        return {"library": True, "error": f"no answer within {seconds:.0f} s"}
     except ValueError:
-        return {"error": f"its library ended the process that asked (exit {child.returncode})"}
+        what = f"its library ended the process that asked (exit {child.returncode})"
+        return {"library": True, "error": what}
     return answer if isinstance(answer, dict) else {}
 
 

@@ -91,6 +91,8 @@ def digest(
             "pip": [normal_pip(line.text) for line in file.pip],
             "files": _files(request.files) if file.pip else [],
             "index": pip_index if file.pip else None,
+            # a lock pins what pip's section comes to
+            "lock": _sha(request.lock) if file.pip and request.lock is not None else None,
         }
     )[:DIGITS]
 

@@ -138,7 +138,7 @@ def _compile(prefix: Path, installed: Installed, tell: Tell, seconds: float = CO
         names.write("\n".join(name for name in missing if "\n" not in name) + "\n")
         names.flush()
         workers = str(max(1, min(COMPILERS, os.cpu_count() or 1)))
-        argv = [str(prefix / installed.python), "-I", "-B", "-m", "compileall", "-q", "-q", "-j", workers]
+        argv = [str(prefix / installed.python), "-I", "-S", "-m", "compileall", "-q", "-q", "-j", workers]
         argv += ["--invalidation-mode", "unchecked-hash", "-i", names.name]
         _run(argv, seconds)
     tell(Event("compile", "bytecode", len(missing), len(missing)))
