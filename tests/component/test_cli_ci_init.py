@@ -91,7 +91,7 @@ def test_a_first_run_writes_and_a_second_changes_nothing(tmp_path: Path) -> None
 
 
 def test_the_answer_reads_well(tmp_path: Path) -> None:
-    """A short table, every difference in a file that was there, three lines of what comes next; 80 columns."""
+    """A short table, every difference in a file that was there, three lines of what comes next."""
     repository = _repository(tmp_path / "r")
     ran = call("ci", "init", str(repository))
     lines = ran.out.split("\n")

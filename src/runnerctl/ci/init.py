@@ -131,7 +131,9 @@ def _whole(
     if now == "old" or options.force:
         return FileChange(path, "update", before, new, tuple(notes))
     why = "edited since it was written" if now == "both" else "not written by this command"
-    return FileChange(path, "keep", before, new, (*notes, f"{why}: merge the difference, or give --force"))
+    other = ", or another --workflow" if now == "foreign" and path != ACTION_PATH else ""
+    why += f": merge the difference, or give --force{other}"
+    return FileChange(path, "keep", before, new, (*notes, why))
 
 
 def _workflow(
