@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.component.cli_support import Ran, call, spawn
+from tests.component.cli_support import Ran, call, host_json, spawn
 from tests.fakes.conda_channel import build_channel
 
 SPECS = ("python", "pip", "setuptools", "wheel", "pytest", "activated", "tiny=1.*")
@@ -309,6 +310,50 @@ def test_damage_is_found_and_put_aside(site: Site, tmp_path: Path) -> None:
     again = call("env", "ensure", str(file), "--store", store, "-o", "json", root=tmp_path)
     assert again.json["status"] == "built" and json.loads(again.out)["prefix"] == str(prefix)
     subprocess.run(["chmod", "-R", "u+w", store], check=True, timeout=60)
+
+
+@pytest.fixture
+def host(site: Site, tmp_path: Path) -> Iterator[Path]:
+    """The root of a host whose service runs, with one that may take packages from the channel."""
+    root = tmp_path / "host"
+    (root / "run/runnerctl").mkdir(parents=True)
+    url, slots = "https://github.com/acme", [{"name": "a"}]
+    spec = host_json(root, url=url, slots=slots, conda_store_channels=[site.channel])
+    socket = root / "run/runnerctl/env.sock"
+    options = ["--socket", str(socket), "--store", str(root / "store"), "--host-file", str(spec)]
+    command = [sys.executable, "-m", "runnerctl", "env", "serve", *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as service:
+        try:
+            until = time.monotonic() + 20
+            while not socket.exists() and time.monotonic() < until:
+                time.sleep(0.01)
+            yield root
+        finally:
+            service.terminate()
+            service.wait(20)
+            subprocess.run(["chmod", "-R", "u+w", str(root)], check=True, timeout=60)
+
+
+def test_a_hosts_service_is_asked_the_same(host: Path, site: Site, tmp_path: Path) -> None:
+    """Every command, without a word about where from."""
+    file = tmp_path / "environment.yml"
+    file.write_text(text_of(site.channel, "tiny=1.*"))
+
+    def ran(*arguments: str) -> Ran:
+        return call("env", *arguments, env={"HOME": "/nonexistent"}, root=host)
+
+    first = ran("ensure", str(file), "-o", "json")
+    assert (first.code, first.err) == (0, "") and first.json["status"] == "built"
+    assert first.json["prefix"].startswith(str(host / "store"))
+    assert ran("ensure", str(file), "-o", "json").json["status"] == "hit"
+    assert [row["names"] for row in ran("list", "-o", "json").json["environments"]] == [["example"]]
+    assert ran("lock", str(file)).code == 0
+    assert ran("verify", str(file)).code == 0
+    assert ran("verify", "--all").out == f"{first.json['digest']}: as installed\n"
+    assert "1 environment, 1 in use" in ran("gc", "--check").out
+    file.write_text("dependencies: [tiny]\nextra: 1\n")
+    bad = ran("ensure", str(file))
+    assert bad.code == 65 and bad.err.startswith(f"runnerctl: {file}:2: ")
 
 
 def test_nothing_of_the_machinery_is_loaded_for_a_layer() -> None:

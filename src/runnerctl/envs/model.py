@@ -181,7 +181,7 @@ class Ready(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, frozen=True):
     """Progress. ``step``: what is done now; ``done`` of ``total`` where that is known (packages or bytes)."""
 
-    step: Literal["wait", "solve", "fetch", "link", "pip", "compile", "publish"]
+    step: Literal["wait", "solve", "fetch", "link", "pip", "compile", "publish", "check"]
     text: str = ""
     done: int | None = None
     total: int | None = None

@@ -55,6 +55,7 @@ _STEPS = {
     "pip": "installing with pip",
     "compile": "compiling",
     "publish": "publishing",
+    "check": "looking at",
 }
 
 
@@ -245,6 +246,9 @@ def replace_process(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise UnavailableError(f"cannot be executed: {reason}", where=argv[0]) from None
+    finally:  # there was no such command: this process goes on as it was
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_IGN)
 
 
 def trouble(error: RunnerctlError, environ: Mapping[str, str]) -> str | None:
@@ -276,7 +280,7 @@ class Progress:
         self._log = workflow.in_workflow(environ)
         self._draws = not self._log and environ.get("TERM") != "dumb" and _is_terminal(stream)
         self._open = False
-        self._last: tuple[str, float] = ("", float("-inf"))
+        self._shown: dict[str, float] = {}
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show one event (`model.Event` as JSON has it)."""
@@ -284,9 +288,9 @@ class Progress:
             return
         step, now = str(event.get("step", "")), self._clock()
         pause = _LINE_SECONDS if self._log else _DRAW_SECONDS
-        if step == self._last[0] and now - self._last[1] < pause and event.get("done") != event.get("total"):
+        if now - self._shown.get(step, float("-inf")) < pause and event.get("done") != event.get("total"):
             return
-        self._last = (step, now)
+        self._shown[step] = now
         self._show(_event_text(step, event))
 
     def close(self) -> None:

@@ -30,7 +30,7 @@ def verified(
     wanted = [pair for pair in found if digest in (None, pair[1].digest)]
     answers = []
     for number, (store, manifest) in enumerate(wanted, start=1):
-        tell(Event("wait", f"looking at {manifest.digest}", done=number, total=len(wanted)))
+        tell(Event("check", manifest.digest, done=number, total=len(wanted)))
         answers.append(_look(store, manifest, full=full, now=at))
     return answers
 
