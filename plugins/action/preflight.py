@@ -16,6 +16,7 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.driver import
     driver_facts,
     driver_query,
 )
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.env_store import store_problems
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.keys import driver_key, toolkit_keys
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import (
     hardware_query,
@@ -79,6 +80,7 @@ class ActionModule(TargetAction):
         toolkit = _wants(variables, "container_toolkit")
         problems = host_problems(spec, facts, toolkit=toolkit)
         problems += network_problems(self, spec) + bundle_problems(self, spec, facts.machine)
+        problems += store_problems(self, spec)
         if _wants(variables, "nvidia_driver"):
             problems += driver_key(self, spec.nvidia_driver)[1]
         return problems + (toolkit_keys(self, spec.container_toolkit)[1] if toolkit else [])

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from ansible.errors import AnsibleActionFail
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.bundle import bundle_of
+from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.env_store import store_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import laid_out
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
@@ -37,6 +38,7 @@ class ActionModule(TargetAction):
             "wheel_sha256": wheel.sha256,
             "spec": _host_json(spec),
             **network_argument(self, spec),
+            **store_argument(self, spec),
         }
         result = self.execute("runnerctl_cli", args, variables)
         if result.get("needs_wheel"):

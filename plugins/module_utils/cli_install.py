@@ -12,18 +12,20 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .atomic import Change, atomic_link, atomic_write, sync_file_system
 from .clean_units import CleanTimer
 from .cli_venv import Source, build, find_python, probe
+from .env_store import EnvStore
 from .errors import HostError
 from .first_baseline import FirstBaseline
 from .guard_units import GuardService
 from .health_units import HealthTimer
 from .lock import exclusive
 from .network import converge_ca, has_system_bundle
+from .own_units import section_of
 from .packages import Packages, package_system
 from .process import in_use, run
 from .receipt import Receipt
@@ -81,11 +83,18 @@ class Wanted:
     spec: str
     source: Source | None = None  # None: the wheel is not on the host yet
     ca: str | None = None  # the site's own certificates, in PEM form
+    owners: tuple[str, ...] = ()  # those at GitHub whose jobs run here
+    credentials: str | None = None  # of conda channels, as JSON
+
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """What of the package's extras this host needs."""
+        return ("env",) if section_of(self.spec, "conda").get("store") else ()
 
     @property
     def directory(self) -> str:
         """The name of this wheel's environment."""
-        return f"venv-{self.sha256[:12]}"
+        return "-".join(("venv", self.sha256[:12], *self.extras))
 
 
 @dataclass
@@ -96,6 +105,7 @@ class Outcome:
     python: str | None = None
     actions: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
 class CliInstall:
@@ -143,13 +153,19 @@ class CliInstall:
         self._link(self.layout.command, os.path.join(self.layout.bin, "runnerctl"), check=check)
         self._host_file(wanted, check=check)
         self._completion(wanted, check=check, renew=not sound)
-        HealthTimer(self.layout.root, self.receipt, self.system, check, self._done).converge(wanted.spec)
-        CleanTimer(self.layout.root, self.receipt, self.system, check, self._done).converge(wanted.spec)
-        guard = GuardService(self.layout.root, self.receipt, self.system, check, self._done)
-        guard.converge(wanted.spec, renewed=not sound)
+        self._units(wanted, check=check, renewed=not sound)
         self._clear_old(wanted, check=check)  # the guard runs in the new one by now
         command = os.path.join(self.layout.home, wanted.directory, "bin", "runnerctl")
         self._baseline.converge(wanted.spec, command, check=check, installed=sound or not check)
+
+    def _units(self, wanted: Wanted, *, check: bool, renewed: bool) -> None:
+        place = (self.layout.root, self.receipt, self.system, check, self._done)
+        HealthTimer(*place).converge(wanted.spec)
+        CleanTimer(*place).converge(wanted.spec)
+        GuardService(*place).converge(wanted.spec, renewed=renewed)
+        EnvStore(*place, warn=self.outcome.warnings.append).converge(
+            wanted.spec, owners=wanted.owners, credentials=wanted.credentials, renewed=renewed
+        )
 
     def _done(self, action: str, change: Change) -> None:
         self.outcome.actions.append(action)
@@ -161,7 +177,7 @@ class CliInstall:
         """Whether this wheel's environment is whole and its Python still runs it."""
         directory = os.path.join(self.layout.home, wanted.directory)
         marked = _read_marker(directory)
-        return marked.get("sha256") == wanted.sha256 and probe(directory)
+        return marked.get("sha256") == wanted.sha256 and probe(directory, wanted.extras)
 
     def _install(self, wanted: Wanted, *, check: bool, lock: int) -> None:
         before = _read_marker(os.path.join(self.layout.home, os.path.dirname(_target(self.layout.bin))))
@@ -188,7 +204,7 @@ class CliInstall:
         os.makedirs(self.layout.home, 0o755, exist_ok=True)
         if os.path.lexists(directory):
             shutil.rmtree(directory)  # left by a killed run, or broken
-        build(directory, python, wanted.source, lock=lock)
+        build(directory, python, replace(wanted.source, extras=wanted.extras), lock=lock)
         sync_file_system(directory)
         marker = {"version": wanted.version, "sha256": wanted.sha256, "python": python.version}
         atomic_write(_marker_path(directory), (json.dumps(marker, indent=2) + "\n").encode())

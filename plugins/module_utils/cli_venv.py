@@ -6,13 +6,14 @@ import os
 import re
 import tarfile
 import urllib.parse
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .download import file_sha256, need_space, working_directory
 from .errors import HostError
 from .process import Result, run
 
-__all__ = ["Python", "Source", "build", "find_python", "pip_error", "probe"]
+__all__ = ["EXTRAS", "Python", "Source", "build", "find_python", "pip_error", "probe"]
 
 OLDEST = (3, 10)
 NEWEST_KNOWN = 15
@@ -20,6 +21,9 @@ PROBE_SECONDS = 30
 VENV_SECONDS = 180
 PIP_SECONDS = 900
 SIZE_BYTES = 200_000_000
+EXTRA_BYTES = 300_000_000
+# An extra of the package -> what it must bring.
+EXTRAS = {"env": ("rattler", "uv", "yaml")}
 WHEEL_NAME = re.compile(r"[A-Za-z0-9_.+!-]+\.whl")
 
 
@@ -36,12 +40,14 @@ class Source:
     """Where packages come from: the wheel, and for the rest a wheelhouse or the host's own package index.
 
     ``wheelhouse`` is an address, or with ``wheelhouse_sha256`` the path of a tar file of wheels.
+    ``extras``: of EXTRAS.
     """
 
     wheel: str
     sha256: str
     wheelhouse: str | None = None
     wheelhouse_sha256: str | None = None
+    extras: tuple[str, ...] = ()
 
 
 def find_python(directory: str = "/usr/bin") -> Python | None:
@@ -59,12 +65,13 @@ def find_python(directory: str = "/usr/bin") -> Python | None:
     return None
 
 
-def probe(directory: str) -> bool:
-    """Whether the environment's Python is still there and finds the package and a compiled dependency."""
+def probe(directory: str, extras: Sequence[str] = ()) -> bool:
+    """Whether the environment's Python is still there and finds the package and what is compiled of it."""
     python = os.path.join(directory, "bin", "python")
     if not os.access(python, os.X_OK) or not os.access(os.path.join(directory, "bin", "runnerctl"), os.X_OK):
         return False
-    return run([python, "-I", "-B", "-c", "import msgspec, runnerctl.errors"], timeout=PROBE_SECONDS).rc == 0
+    names = ["msgspec", "runnerctl.errors", *(name for extra in extras for name in EXTRAS[extra])]
+    return run([python, "-I", "-B", "-c", f"import {', '.join(names)}"], timeout=PROBE_SECONDS).rc == 0
 
 
 def build(directory: str, python: Python, source: Source, *, lock: int) -> None:
@@ -73,7 +80,8 @@ def build(directory: str, python: Python, source: Source, *, lock: int) -> None:
     The commands keep the lock: one left behind by a killed run still keeps the next run waiting.
     """
     _check(source.wheel, source.sha256)
-    need_space(os.path.dirname(directory), SIZE_BYTES, what="runnerctl")
+    size = SIZE_BYTES + EXTRA_BYTES * len(source.extras)
+    need_space(os.path.dirname(directory), size, what="runnerctl")
     done = run([python.path, "-I", "-m", "venv", directory], timeout=VENV_SECONDS, keep_open=[lock])
     if done.rc != 0:
         raise HostError(f"no virtual environment can be made: {pip_error(done)}", where=python.path)
@@ -81,8 +89,9 @@ def build(directory: str, python: Python, source: Source, *, lock: int) -> None:
         options = _index_options(source, work)
         pip = [os.path.join(directory, "bin", "python"), "-I", "-m", "pip", "--no-input"]
         pip += ["--disable-pip-version-check", "--timeout", "20", "--retries", "2"]
+        wheel = f"{source.wheel}[{','.join(source.extras)}]" if source.extras else source.wheel
         # Its cache would be written to root's home for one use.
-        argv = [*pip, "install", "--quiet", "--no-cache-dir", *options, source.wheel]
+        argv = [*pip, "install", "--quiet", "--no-cache-dir", *options, wheel]
         env = {"TMPDIR": work, "PYTHONPATH": None, "PIP_USER": None}
         done = run(argv, timeout=PIP_SECONDS, env=env, keep_open=[lock])
     if done.rc != 0:
@@ -90,7 +99,7 @@ def build(directory: str, python: Python, source: Source, *, lock: int) -> None:
         if source.wheelhouse:
             remedy = f"add what is missing to the wheelhouse (this host has Python {python.version})"
         raise HostError(f"pip cannot install runnerctl: {pip_error(done)}", remedy=remedy)
-    if not probe(directory):
+    if not probe(directory, source.extras):
         raise HostError("was installed and does not start", where=directory, remedy="run again")
 
 

@@ -85,9 +85,10 @@ class OwnUnits:
             for unit in unlinked:
                 self.act(f"enabled {unit}", partial(_link, self.link(unit), unit))
             return
-        states = self.system.unit_states(list(self.wants))
+        states = self.system.unit_states(list(self.names))
         masked = [unit for unit, state in states.items() if state.load == "masked"]
-        running = all(state.running and not state.needs_reload for state in states.values())
+        running = all(states[unit].running for unit in self.wants)
+        running = running and not any(state.needs_reload for state in states.values())
         if running and not (unlinked or masked or changed or renewed):
             return
         self.act(f"started {self.main}", lambda: self._start(masked, changed=changed or not running))
@@ -120,10 +121,14 @@ class OwnUnits:
             if os.path.lexists(path):
                 os.unlink(path)
         if self.booted:
-            self.system.systemctl("stop", *reversed(list(self.wants)))
+            self.stop()
             self.system.systemctl("daemon-reload")
         self.clear()
         self.receipt.forget("unit", [f"{UNITS}/{unit}" for unit in self.names])
+
+    def stop(self) -> None:
+        """Stop them, the one that others need last. Raises HostError."""
+        self.system.systemctl("stop", *reversed(list(self.wants)))
 
     def clear(self) -> None:
         """Remove what the units left; they are stopped."""

@@ -26,7 +26,7 @@ LOCK_SECONDS = 600.0  # purging packages takes minutes on a slow disk
 OURS = re.compile(
     r"/opt/(actions-runner|runnerctl(/hooks)?|miniforge3(-[\w.+-]+)?)"
     r"|/etc/systemd/system/(gha-[\w@.-]+|runnerctl-[\w-]+\.(service|timer|path|socket))"
-    r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json|/(site-)?ca\.pem|/mint|/credentials)?"
+    r"|/var/lib/(gha-runner(/[a-z0-9-]+)?|runnerctl)|/(etc|run)/runnerctl(/host\.json|/env|/(site-)?ca\.pem|/mint|/credentials)?"
     r"|/etc/conda(/condarc\.d(/10-runnerctl\.yml)?)?|/usr/local/bin/runnerctl"
     r"|/usr/share/bash-completion/completions/runnerctl"
     # Of driver and containers: files that bear our name, and those whose names others look for.
@@ -36,7 +36,7 @@ OURS = re.compile(
 RECEIPT_FILES = ("receipt.json", "receipt.json.lock", "slots.lock")  # the lock is held while we work
 # What stays unless it is asked for by name: other things on the host may need it by now.
 STAYING = ("nvidia_driver", "container_toolkit")
-OUR_USER = re.compile(r"gha-[a-z0-9-]+")
+OUR_USER = re.compile(r"gha-[a-z0-9-]+|runnerctl-env")
 # Directories that others may use too: if we made them, they go when nothing is left in them.
 SHARED = ("/etc/conda/condarc.d", "/etc/conda")
 

@@ -10,6 +10,7 @@ from typing import Any
 __all__ = [
     "MANAGED",
     "MODES",
+    "STORE",
     "Layout",
     "SlotSpec",
     "env_text",
@@ -19,7 +20,7 @@ __all__ = [
 ]
 
 MANAGED = "# Managed by runnerctl: changes here are undone by the next converge.\n"
-
+STORE = "/var/lib/runnerctl/env"  # of conda environments
 
 # A slot's mode -> its unit template. An exit of 0 means the opposite in the two.
 MODES = {"persistent": "gha-runner", "ephemeral": "gha-ephemeral"}
@@ -72,7 +73,8 @@ class SlotSpec:
     """One slot as the controller wants it; every field is final.
 
     ``cpus``: as the kernel lists them, None for all; ``memory_bytes``, ``tasks`` and ``disk_bytes`` are
-    limits, None for none; ``containers``: ``none`` or ``rootless``.
+    limits, None for none; ``containers``: ``none`` or ``rootless``. ``store``: whether the host has one of
+    environments; ``store_owner``: whose private ones this slot sees.
     """
 
     name: str
@@ -90,6 +92,8 @@ class SlotSpec:
     memory_bytes: int | None = None
     tasks: int | None = None
     disk_bytes: int | None = None
+    store: bool = False
+    store_owner: str | None = None
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SlotSpec:

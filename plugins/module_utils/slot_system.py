@@ -113,7 +113,7 @@ class System:
             return False
         return True
 
-    def add_user(self, name: str, home: str) -> None:
+    def add_user(self, name: str, home: str, *, comment: str = "GitHub Actions runner") -> None:
         """Add a system user with a group of its own name, no login and no other group."""
         if not self.group_exists(name):
             run(["groupadd", "--system", "--", name])
@@ -129,7 +129,7 @@ class System:
                 "--home-dir",
                 home,
                 "--comment",
-                "GitHub Actions runner",
+                comment,
                 "--",
                 name,
             ]

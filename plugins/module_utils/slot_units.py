@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .slot_containers import slot_engine_lines
-from .slot_files import MANAGED, MODES, SlotSpec, unit_name
+from .slot_files import MANAGED, MODES, STORE, SlotSpec, unit_name
 from .slot_hardening import hardening
 from .slot_hooks import COMPLETED, HOOK
 
@@ -15,9 +15,11 @@ __all__ = [
     "hold_unit_text",
     "limit_lines",
     "native_environment",
+    "quoted",
     "restart_unit_text",
     "slot_lines",
     "slot_unit_text",
+    "store_lines",
     "templates",
     "unit_text",
 ]
@@ -171,10 +173,23 @@ def slot_lines(slot: SlotSpec) -> list[str]:
         f"BindReadOnlyPaths={release}/externals:{root}/externals",
         f"Environment=CUDA_VISIBLE_DEVICES={gpus or '-1'}",
         f"Environment=NVIDIA_VISIBLE_DEVICES={gpus or 'none'}",
-        *(f"Environment={_quoted(f'{name}={value}')}" for name, value in native_environment(slot).items()),
+        *(f"Environment={quoted(f'{name}={value}')}" for name, value in native_environment(slot).items()),
         *limit_lines(slot),
+        *store_lines(slot),
         *slot_engine_lines(slot)[1],
     ]
+
+
+def store_lines(slot: SlotSpec) -> list[str]:
+    """Of the environments that are one owner's alone, a slot sees its own owner's; nothing without a store.
+
+    The directories of all owners are behind one that nobody but the builder may enter.
+    """
+    if not slot.store:
+        return []
+    owners = f"{STORE}/owners"
+    own = [f"BindReadOnlyPaths=-{owners}/{slot.store_owner}"] if slot.store_owner else []
+    return [f"TemporaryFileSystem={owners}:ro,mode=0755,size=1M", *own]
 
 
 def limit_lines(slot: SlotSpec) -> list[str]:
@@ -227,7 +242,7 @@ def native_environment(slot: SlotSpec) -> dict[str, str]:
     return {name: slot.env[name] for name in ("SSL_CERT_DIR", "SSL_CERT_FILE") if name in slot.env}
 
 
-def _quoted(assignment: str) -> str:
-    """As systemd's units have it: quoted, with nothing that it would replace (systemd.exec, systemd.unit)."""
+def quoted(assignment: str) -> str:
+    """An assignment as units have it: quoted, with nothing that systemd would replace (systemd.exec)."""
     escaped = assignment.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'

@@ -22,6 +22,8 @@ description:
   - Its dependencies come from the host's own package index or from C(runnerctl_wheelhouse).
   - Writes C(/etc/runnerctl/host.json) from the host's variables, in place of an older or damaged one; one of
     a newer schema is refused.
+  - With C(conda_store), makes the store of conda environments and the service that builds them
+    (C(runnerctl-env.socket), C(runnerctl-env.service), C(runnerctl-env-gc.timer)); takes them away without.
   - Brings a Python of 3.10 or newer where the distribution has one to install.
   - A host that is right costs one module execution and no transfer.
 notes:
@@ -44,6 +46,14 @@ options:
     type: str
   wheelhouse_sha256:
     description: Set by the action plugin. SHA-256 of that tar file.
+    type: str
+  env_owners:
+    description: Set by the action plugin. Users and organisations at GitHub whose jobs run on the host.
+    type: list
+    elements: str
+    default: []
+  env_credentials:
+    description: Set by the action plugin. Content of C(conda_store_credentials_file).
     type: str
   network:
     description: Set by the action plugin. Proxies and the site's own certificates, from the variables
@@ -88,6 +98,8 @@ ARGUMENTS = {
     "wheel": {"type": "path"},
     "wheelhouse": {"type": "str"},
     "wheelhouse_sha256": {"type": "str"},
+    "env_owners": {"type": "list", "elements": "str", "default": []},
+    "env_credentials": {"type": "str", "no_log": True},
     "network": ARGUMENT,
 }
 
@@ -105,6 +117,8 @@ def main() -> None:
         outcome = _apply(module)
     except (HostError, OSError) as error:
         module.fail_json(msg=one_line(error))
+    for text in outcome.warnings:
+        module.warn(text)
     module.exit_json(
         changed=bool(outcome.actions),
         version=module.params["version"],
@@ -125,7 +139,15 @@ def _apply(module: AnsibleModule) -> Outcome:
             given["wheel"], given["wheel_sha256"], given["wheelhouse"], given["wheelhouse_sha256"]
         )
     ca = (given["network"] or {}).get("ca")
-    wanted = Wanted(given["version"], given["wheel_sha256"], given["spec"], source, ca)
+    wanted = Wanted(
+        given["version"],
+        given["wheel_sha256"],
+        given["spec"],
+        source,
+        ca,
+        owners=tuple(given["env_owners"]),
+        credentials=given["env_credentials"],
+    )
     return CliInstall(Layout(), Receipt(), check=module.check_mode).converge(wanted)
 
 

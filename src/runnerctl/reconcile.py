@@ -13,7 +13,7 @@ from typing import Any
 
 from runnerctl.core.environment import slot_environment
 from runnerctl.core.plan import LocalSlot, Record, SlotPlan, plan_slot
-from runnerctl.core.scope import Scope, api_url_for, parse_scope
+from runnerctl.core.scope import Scope, api_url_for, owner_of, parse_scope
 from runnerctl.core.spec import HostSpec, Slot
 from runnerctl.errors import AccessError, ConfigError, TryAgainError
 from runnerctl.github.auth import credentials
@@ -68,6 +68,8 @@ def desired_slot(spec: HostSpec, slot: Slot, version: str) -> dict[str, Any]:
         "memory_bytes": share.memory_bytes if share else None,
         "tasks": runner.tasks_per_slot,
         "disk_bytes": runner.disk_per_slot_gib * GIB if runner.disk_per_slot_gib else None,
+        "store": spec.conda.store,
+        "store_owner": owner_of(spec.slot_url(slot)) if spec.conda.store else None,
     }
 
 

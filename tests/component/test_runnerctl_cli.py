@@ -143,7 +143,7 @@ def _sound(host: Host, wanted: Wanted, monkeypatch: pytest.MonkeyPatch) -> None:
     (venv / "bin/runnerctl").symlink_to("/bin/true")
     marker = {"version": wanted.version, "sha256": wanted.sha256, "python": "3.11"}
     (venv / "installed.json").write_text(json.dumps(marker))
-    monkeypatch.setattr(cli_install, "probe", lambda _: True)
+    monkeypatch.setattr(cli_install, "probe", lambda *_: True)
 
 
 @pytest.mark.parametrize("text", ['{"schema": "runnerctl.host/1", "ho', "", '{"schema": "runnerctl.host/0"}'])
