@@ -9,7 +9,7 @@ from runnerctl.ci.edit_config import Config
 from runnerctl.ci.edit_coverage import edit_coverage
 from runnerctl.ci.edit_hooks import edit_hooks, hooks_for
 from runnerctl.ci.edit_pytest import edit_pytest, unregistered
-from runnerctl.ci.init_environment import Environment, read_environment
+from runnerctl.ci.init_environment import Environment, Judge, read_environment
 from runnerctl.ci.init_mark import command_of, marked, state
 from runnerctl.ci.init_model import FileChange, InitPlan, Options
 from runnerctl.ci.init_options import DEFAULT_LABELS, checked, command_line, from_command_line, merged
@@ -23,8 +23,10 @@ __all__ = ["plan_init", "write_init"]
 HOOKS = ".pre-commit-config.yaml"
 
 
-def plan_init(repository: Repository, said: Options, *, workflow: str | None = None) -> InitPlan:
+def plan_init(repository: Repository, said: Options, *, judge: Judge, workflow: str | None) -> InitPlan:
     """What is to be done. ``workflow``: name of its file; None for the one written before, or ci.yml.
+
+    ``judge``: as in `read_environment`.
 
     Raises UsageError, ConfigError or DataError for what cannot be; nothing is written.
     """
@@ -39,7 +41,7 @@ def plan_init(repository: Repository, said: Options, *, workflow: str | None = N
     if not project.packages and not options.source_packages:
         remedy = "name what is to be measured with --source-package"
         raise ConfigError("has no Python package", where=str(repository.root), remedy=remedy)
-    environment = read_environment(repository, options, project.build_requires)
+    environment = read_environment(repository, options, project.build_requires, judge=judge)
     settings = _Settings(repository, options, project)
     changes = [
         _workflow(repository, path, options, project, environment, settings.no_cov),

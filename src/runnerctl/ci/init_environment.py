@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+from collections.abc import Callable
 
 import msgspec
 
@@ -20,7 +21,9 @@ from runnerctl.ci.init_model import FileChange, Options
 from runnerctl.ci.init_repo import Repository
 from runnerctl.errors import ConfigError
 
-__all__ = ["Environment", "read_environment"]
+__all__ = ["Environment", "Judge", "read_environment"]
+
+Judge = Callable[[str, str], object]  # text of an environment.yml, and its name for messages
 
 TOOLS = ("python", "pip", "pytest", "coverage", "pre-commit", "black", "ruff", "mypy")
 PLUGIN = "runnerctl"  # brings pytest's plugin: --require-gpu, budgets
@@ -34,15 +37,19 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 def read_environment(
-    repository: Repository, options: Options, build_requires: tuple[str, ...] | None
+    repository: Repository, options: Options, build_requires: tuple[str, ...] | None, *, judge: Judge
 ) -> Environment:
-    """Look at the file and add what is missing. Raises ConfigError without one, DataError for a bad one."""
+    """Look at the file and add what is missing.
+
+    ``judge``: raises DataError for what the store of environments would refuse. Raises that, too, and
+    ConfigError without a file.
+    """
     path = options.environment_file or "environment.yml"
     before = repository.read(path)
     if before is None:
         remedy = "write down the environment the project is developed in: conda env export --from-history"
         raise ConfigError("is not there", where=path, remedy=remedy)
-    _strictly(before, path)
+    judge(before, path)
     text = before.replace("\r\n", "\n")
     conda, pip = packages(text, path)
     back_end, unknown = build_needs(build_requires or ())
@@ -56,16 +63,6 @@ def read_environment(
             "CUDA is in it, but no one version: say --cuda 12.8 so that hosted runners choose its builds"
         )
     return Environment(_change(options, path, before, lacking, notes), options.cuda or version or "auto")
-
-
-def _strictly(text: str, path: str) -> None:
-    """What the store would refuse later is said now. Raises DataError."""
-    try:
-        from runnerctl.envs.file import parse
-
-        parse(text, path)
-    except (ImportError, ConfigError):  # without the extra `env` the jobs say it
-        return
 
 
 def _names(repository: Repository, path: str, conda: list[str], pip: list[str]) -> set[str]:

@@ -177,11 +177,23 @@ def init(
         force=force,
     )
     files = Repository(Path(repository or "."))
-    plan = plan_init(files, said, workflow=workflow)
+    plan = plan_init(files, said, judge=_judge, workflow=workflow)
     if not check:
         write_init(files, plan)
     _tell(command, plan, check=check, diff=diff, output=output)
     return 1 if check and any(each.writes for each in plan.changes) else 0
+
+
+def _judge(text: str, where: str) -> None:
+    """What the store would refuse later is said now; without the extra `env` the jobs say it."""
+    from runnerctl.errors import ConfigError
+
+    try:
+        from runnerctl.envs.file import parse
+
+        parse(text, where)
+    except (ImportError, ConfigError):
+        return
 
 
 def _tuple(values: list[str] | None) -> tuple[str, ...] | None:
