@@ -53,11 +53,11 @@ def test_an_answer_reads_well() -> None:
     """Everything a person wants to know, in few lines of 80 columns."""
     text = shown.text_of(environment(layer=True), github=True)
     assert text.splitlines() == [
-        "environment: 0123456789abcdef0123 (was there; 0.03 s)",
+        "environment: 0123456789abcdef0123 (was there; 31 ms)",
         "prefix:      /store/envs/0123456789abcdef0123",
         "python:      3.12.4",
         "size:        751 MiB in 29,058 files",
-        "layer:       /tmp/env-01 (made in 0.01 s)",
+        "layer:       /tmp/env-01 (made in 11 ms)",
         "active:      in the steps after this one",
     ]
 
@@ -146,6 +146,10 @@ def test_an_error_stands_beside_its_line(tmp_path: Path, monkeypatch: pytest.Mon
     environ = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(tmp_path)}
     line = shown.trouble(error, environ)
     assert line == "::error file=sub/environment.yml,line=3,title=runnerctl env::unknown key; drop it"
+    (tmp_path / "sub/deep").mkdir()
+    (tmp_path / "sub/deep/more.txt").touch()
+    included = shown.trouble(DataError("no", where="more.txt:1"), environ, "deep/environment.yml")
+    assert included == "::error file=sub/deep/more.txt,line=1,title=runnerctl env::no"
     other = shown.trouble(DataError("down", where="/run/socket"), environ)
     assert other == "::error title=runnerctl env::/run/socket: down"
 

@@ -144,8 +144,11 @@ def access(context: Context, store: str | None) -> Access:
 
 
 @contextlib.contextmanager
-def told(context: Context, title: str) -> Iterator[Progress]:
-    """Show what happens; in a workflow, an error is also shown beside the line that it is about."""
+def told(context: Context, title: str, file: str = "") -> Iterator[Progress]:
+    """Show what happens; in a workflow, an error is also shown beside the line that it is about.
+
+    ``file``: the environment's file.
+    """
     from runnerctl.envs.shown import Progress, trouble
 
     progress = Progress(context.stderr, context.env, title)
@@ -153,7 +156,7 @@ def told(context: Context, title: str) -> Iterator[Progress]:
         yield progress
     except RunnerctlError as error:
         progress.close()
-        line = trouble(error, context.env)
+        line = trouble(error, context.env, file)
         if line:
             context.note(line)
         raise
@@ -166,5 +169,5 @@ def ready_for(context: Context, store: str | None, asked: Asked) -> Environment:
     from runnerctl.envs.shown import prepare
 
     source = access(context, store)
-    with told(context, f"Environment of {asked.file}") as progress:
+    with told(context, f"Environment of {asked.file}", asked.file) as progress:
         return prepare(source.ensure(asked, progress), asked.layer, context.env)

@@ -58,7 +58,7 @@ def lock(
     wanted = asked(file, cuda=cuda, engine=engine)
     path = target or lock_beside(wanted.file)
     source = access(command, store)
-    with told(command, f"Lock of {wanted.file}") as progress:
+    with told(command, f"Lock of {wanted.file}", wanted.file) as progress:
         found = source.lock(wanted, progress)
         if not found.get("pinned", True):
             source.ensure(wanted, progress)

@@ -91,7 +91,7 @@ def _lock(command: Context, wanted: Asked, output: str | None) -> int:
     from runnerctl.envs.shown import read_text, request_of
 
     path = wanted.lock or lock_beside(wanted.file)
-    with told(command, wanted.file):
+    with told(command, wanted.file, wanted.file):
         if not os.path.exists(path):
             raise DataError("has no lock", where=wanted.file, remedy=f"write {path}: runnerctl env lock")
         request = request_of(wanted._replace(lock=None))

@@ -185,7 +185,7 @@ def text_of(environment: Environment, *, github: bool) -> str:
     if ready.get("files"):
         pairs["size"] = f"{size_text(ready.get('size_bytes', 0))} in {counted(ready['files'], 'file')}"
     if layer:
-        verb = f"made in {layer.seconds:.2f} s" if layer.made else "was there"
+        verb = f"made in {_duration(layer.seconds)}" if layer.made else "was there"
         pairs["layer"] = f"{layer.path} ({verb})"
     if github:
         pairs["active"] = "in the steps after this one"
@@ -196,7 +196,11 @@ def _headline(environment: Environment) -> str:
     ready = environment.ready
     words = {"hit": "was there", "linked": "solved anew, was there", "built": "built"}
     said = words.get(str(ready["status"]), str(ready["status"]))
-    return f"{ready['digest']} ({said}; {float(ready['duration_seconds']):.2f} s)"
+    return f"{ready['digest']} ({said}; {_duration(float(ready['duration_seconds']))})"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def size_text(size: float) -> str:
@@ -251,11 +255,16 @@ def replace_process(argv: Sequence[str], environ: Mapping[str, str]) -> NoReturn
             signal.signal(number, handler or signal.SIG_IGN)
 
 
-def trouble(error: RunnerctlError, environ: Mapping[str, str]) -> str | None:
-    """In a workflow: the line that shows an error beside the file's line it is about."""
+def trouble(error: RunnerctlError, environ: Mapping[str, str], near: str = "") -> str | None:
+    """In a workflow: the line that shows an error beside the file's line it is about.
+
+    ``near``: the environment's file, from whose directory the files are named that it includes.
+    """
     if not workflow.in_workflow(environ):
         return None
     file, _, rest = error.where.partition(":")
+    beside = os.path.join(os.path.dirname(near), file)
+    file = beside if near and os.path.isfile(beside) and not os.path.isfile(file) else file
     line = rest.partition(":")[0]
     message = f"{error.what}; {error.remedy}" if error.remedy else error.what
     if not os.path.isfile(file):
