@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 
+from runnerctl.envs import client
 from runnerctl.envs.leases import Holder
 from runnerctl.envs.model import Activation, Ready, Request
 from runnerctl.envs.service import Lanes, Service, Sight
@@ -115,7 +117,8 @@ def serving(
     *, limits: Limits | None = None, lanes: Lanes | None = None, host: dict[str, Any] | None = None
 ) -> Iterator[Bench]:
     """A service on a socket of its own. ``host``: what stands in host.json; this user is slot ``a``'s."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "AGAIN_PAUSE_SECONDS", 0.05)
         place = Path(folder)
         (place / "child.py").write_text(CHILD)
         if host is not None:

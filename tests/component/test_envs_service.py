@@ -116,7 +116,7 @@ def test_what_was_removed_at_that_moment_is_asked_for_again() -> None:
 )
 def test_a_child_that_dies_babbles_or_hangs_is_one_clear_error(text: str, words: str) -> None:
     """And the next question is answered."""
-    lanes = Lanes(build=Lane("build", most=2, each=2, seconds=0.5))
+    lanes = Lanes(build=Lane("build", most=2, each=2, seconds=0.3))
     with serving(lanes=lanes) as bench:
         with pytest.raises(UnavailableError, match=words):
             ensure(bench, text)

@@ -14,7 +14,7 @@ from runnerctl.envs.store_files import write_file
 
 __all__ = ["Holder", "Lease", "holder", "is_alive", "job_holder", "leases", "take"]
 
-LASTING_SECONDS = 24 * 3600.0
+LASTING_SECONDS = 6 * 24 * 3600.0  # GitHub lets a job of a self-hosted runner go on for five days
 WORKER = "Runner.Worker"
 MAX_ANCESTORS = 64
 

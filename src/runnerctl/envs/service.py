@@ -196,7 +196,8 @@ class Service:
             self.door.fail(client, BugError(f"the environment store met a bug ({type(error).__name__})"))
 
     def _refuse(self, client: Client, asker: Asker, error: RunnerctlError) -> None:
-        self.say(f"refused {asker.name}: {error}")
+        if self.door.may_say(client.uid):
+            self.say(f"refused {asker.name}: {error}")
         self.door.fail(client, error)
 
     def _answer(self, client: Client, ask: Ask, sight: Sight) -> None:
@@ -307,6 +308,8 @@ class Service:
         what = f"{job.subject} for {job.asker.name}"
         if "error" in value:
             error = value["error"]
+            if not self.door.may_say(job.asker.uid):
+                return
             self.say(f"{job.lane.name} of {what} failed after {seconds:.1f} s: {error.get('what')}")
         elif job.lane is self.lanes.build:
             ready = value.get("ready", {})

@@ -27,7 +27,8 @@ _ALIVE = encode_line({"alive": True})
 class Limits:
     """What one user may have at once, and how long each thing may take, in seconds.
 
-    ``flood``: connections of one user in ``flood_seconds``, where each 64 KiB of a request counts as one.
+    ``flood``: connections of one user in ``flood_seconds``, where each 64 KiB of a request counts as one;
+    ``lines``: of the log about his refusals in that time.
     """
 
     connections: int = 64
@@ -37,6 +38,7 @@ class Limits:
     write_seconds: float = 10.0
     flood: int = 1500
     flood_seconds: float = 10.0
+    lines: int = 30
 
 
 @dataclass(eq=False)
@@ -67,6 +69,7 @@ class _Pace:
 
     since: float
     weight: float = 0.0
+    lines: int = 0
 
 
 @dataclass
@@ -141,11 +144,17 @@ class Door:
             self._said[uid] = now
             self.refused(uid, what)
 
+    def may_say(self, uid: int) -> bool:
+        """Whether the log hears of one more thing about a user, who must not be able to fill it."""
+        pace = self._paces.setdefault(uid, _Pace(self.clock()))
+        pace.lines += 1
+        return pace.lines <= self.limits.lines
+
     def _is_flood(self, uid: int, weight: float) -> bool:
         now = self.clock()
         pace = self._paces.setdefault(uid, _Pace(now))
         if now - pace.since > self.limits.flood_seconds:
-            pace.since, pace.weight = now, 0.0
+            pace.since, pace.weight, pace.lines = now, 0.0, 0
         pace.weight += weight
         return pace.weight > self.limits.flood
 

@@ -21,11 +21,12 @@ from runnerctl.envs.model import Event
 from runnerctl.envs.owners import Asker
 from runnerctl.envs.service_asks import event_line
 from runnerctl.envs.service_door import Client, Door
-from runnerctl.envs.wire import LONGEST_ANSWER
+from runnerctl.envs.wire import LONGEST_ANSWER, LONGEST_REQUEST
 from runnerctl.errors import RunnerctlError, TryAgainError, UnavailableError
 
 __all__ = ["Job", "Jobs", "Lane", "Pipe"]
 
+MOST_HELD = 4 * LONGEST_REQUEST  # bytes of one user's questions that run or wait
 _PIECE = 64 * 1024
 _LAST_WORDS = 2000  # bytes of what a child wrote to its standard error
 _LOOK_SECONDS = 1.0  # between looks whether a child that says nothing is still there
@@ -46,7 +47,7 @@ class Lane:
 class Job:
     """One child, or one that waits for its turn. ``then`` gets its last line.
 
-    ``key``: of what it does; ``texts``: other names of the same, by what was asked.
+    ``key``: of what it does; ``texts``: other names of the same, by what was asked; ``weight``: bytes held.
     """
 
     lane: Lane
@@ -64,6 +65,10 @@ class Job:
     words: bytearray = field(default_factory=bytearray)
     last_event: bytes = b""
     place: int = 0
+    weight: int = 0
+
+    def __post_init__(self) -> None:
+        self.weight = len(self.order)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,10 +117,9 @@ class Jobs:
 
         Raises TryAgainError when its asker has enough of that kind.
         """
-        theirs = sum(
-            each.asker.uid == job.asker.uid for each in self.running + self.waiting if each.lane is job.lane
-        )
-        if theirs >= job.lane.each:
+        mine = [each for each in self.running + self.waiting if each.asker.uid == job.asker.uid]
+        theirs = sum(each.lane is job.lane for each in mine)
+        if theirs >= job.lane.each or sum(each.weight for each in mine) + job.weight > MOST_HELD:
             what = f"{theirs} of your questions of this kind run or wait already"
             raise TryAgainError(what, where=job.subject, remedy="run it again when they are done")
         self.waiting.append(job)

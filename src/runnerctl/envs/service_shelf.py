@@ -23,9 +23,8 @@ from runnerctl.errors import DataError
 if TYPE_CHECKING:
     from runnerctl.envs.service import Sight
 
-__all__ = ["LEASE_SECONDS", "FactsFound", "StoreShelf", "WorkOrder"]
+__all__ = ["FactsFound", "StoreShelf", "WorkOrder"]
 
-LEASE_SECONDS = 6 * 24 * 3600.0  # GitHub ends a job on a runner of one's own after five days
 FACTS_SECONDS = 300.0  # after which a driver that came or went is seen
 _DRIVER = Path("/proc/driver/nvidia/version")
 
