@@ -135,17 +135,21 @@ class GpuPlugin:
     # ---- where tests run
 
     def pytest_itemcollected(self, item: pytest.Item) -> None:
-        """A mark that cannot be read is an error before anything runs."""
+        """A mark that cannot be read is an error before anything runs, in a worker one of the test."""
         mark = item.get_closest_marker("gpu")
         if mark is None:
             return
         try:
             item.stash[_WISH] = _Wish(mark)
         except ValueError as error:
-            raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+            if self._main:
+                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+            item.stash[_BAD] = str(error)
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip or refuse without a GPU; else begin to look at its memory."""
+        if _BAD in item.stash:
+            pytest.fail(item.stash[_BAD], pytrace=False)
         wish = item.stash.get(_WISH, None)
         if wish is None:
             return
@@ -280,6 +284,7 @@ class GpuPlugin:
 
 _PLUGIN = pytest.StashKey[GpuPlugin]()
 _WISH = pytest.StashKey[_Wish]()
+_BAD = pytest.StashKey[str]()
 _TOKEN = pytest.StashKey[str]()
 _PEAK: pytest.StashKey[Any] = pytest.StashKey()
 _LATENCY = pytest.StashKey[GpuLatency]()

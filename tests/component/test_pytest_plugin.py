@@ -162,6 +162,7 @@ def test_a_dead_driver_fails_the_run(
         ("", [], 1, "none was selected"),
         (GREEN, ["--collect-only"], 0, "test_it.py::test_gpu"),
         ("@pytest.mark.gpu(vram='2 lb')\ndef test_gpu(): pass", [], 4, "'2 lb' is no amount of memory"),
+        ("@pytest.mark.gpu(count=0)\ndef test_gpu(): pass", ["-n1"], 1, "0 is no number of GPUs"),
         ("@pytest.mark.gpu(mem='2GiB')\ndef test_gpu(): pass", [], 4, "the mark gpu takes count, max_median"),
         ("@pytest.mark.gpu\n@pytest.mark.xfail\ndef test_gpu(): assert 0", [], 0, "1 xfailed"),
     ],

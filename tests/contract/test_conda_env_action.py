@@ -1,4 +1,4 @@
-"""The action's own steps, run as a runner runs them; conda and runnerctl only note what they are called with."""
+"""The action's own steps, run as a runner runs them; conda and runnerctl only note their calls."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_our_host_gets_it_from_its_store(machine: Machine) -> None:
 
 
 def test_another_machine_keeps_nothing(machine: Machine) -> None:
-    """Without a store: for this job alone, by the conda that is there; nothing is cached, HOME is untouched."""
+    """Without a store: for this job alone, by the conda that is there, and HOME is untouched."""
     machine.kind = "self-hosted"
     machine.environ["CONDA_EXE"] = str(machine.root / "miniforge/bin/conda")
     assert machine.run() == 0, machine.log

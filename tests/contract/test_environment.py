@@ -1,4 +1,4 @@
-"""environment.yml follows pyproject.toml, and scripts/environment makes it once."""
+"""environment.yml follows pyproject.toml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 tomllib: Any = importlib.import_module("tomllib")  # not in Python 3.10, which mypy checks for
@@ -25,12 +24,12 @@ CONDA_NAMES = {
 EXTRAS = {"pyjwt[crypto]": "cryptography"}  # conda has no extras: what one brings is listed beside it
 REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(\[[a-z]+\])?(?:>=([0-9.]+)|==[0-9.]+\.\*)")
 
-CONDA = """#!/bin/sh
-# env create --quiet --file FILE --prefix PREFIX
-echo "$@" >>"$CONDA_CALLS"
-for last; do :; done
-mkdir -p "$last/conda-meta" "$last/bin"
-[ -z "$CONDA_FAILS" ] || exit 1
+PYTHON = """#!/bin/sh
+case "$*" in
+*sys.prefix*) echo {prefix} ;;
+*sysconfig*) echo {prefix}/site ;;
+*) echo "$*" ;;
+esac
 """
 
 
@@ -68,50 +67,22 @@ def test_only_conda_forge() -> None:
     assert environment["channels"] == ["conda-forge", "nodefaults"]
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A checkout with the script and a conda that makes empty prefixes."""
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts" / "environment", tmp_path / "scripts")
-    shutil.copy(ROOT / "environment.yml", tmp_path)
-    conda = tmp_path / "conda"
-    conda.write_text(CONDA)
-    conda.chmod(0o755)
-    return tmp_path
-
-
-def _make(checkout: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    env = {"PATH": os.environ["PATH"], "HOME": str(checkout), "CONDA_EXE": str(checkout / "conda")}
-    env |= {"CONDA_CALLS": str(checkout / "calls"), "CONDA_FAILS": "", **more}
-    command = [str(checkout / "scripts" / "environment")]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=30)
-
-
-def _calls(checkout: Path) -> int:
-    return len((checkout / "calls").read_text().splitlines())
-
-
-def test_an_environment_is_made_once_for_each_file(checkout: Path) -> None:
-    """The prefix is bound to the file's hash: same file, no work; other file, other environment."""
-    first, second = _make(checkout), _make(checkout)
-    assert first.returncode == 0, first.stderr
-    assert first.stdout == second.stdout
-    assert _calls(checkout) == 1
-    (checkout / "environment.yml").write_text("name: other\n")
-    assert _make(checkout).stdout != first.stdout
-    assert _calls(checkout) == 2
-
-
-def test_an_interrupted_environment_is_made_again(checkout: Path) -> None:
-    """Complete when marked so: a half-made prefix is never used."""
-    assert _make(checkout, CONDA_FAILS="1").returncode != 0
-    assert _make(checkout).returncode == 0
-    assert _calls(checkout) == 2
-
-
-def test_later_steps_of_a_job_get_it(checkout: Path) -> None:
-    """Activation goes through the two files that a workflow's steps share."""
-    env, path = checkout / "env", checkout / "path"
-    prefix = _make(checkout, GITHUB_ENV=str(env), GITHUB_PATH=str(path)).stdout.strip()
-    assert env.read_text() == f"CONDA_PREFIX={prefix}\n"
-    assert path.read_text() == f"{prefix}/bin\n"
+def test_the_project_is_put_into_an_active_environment(tmp_path: Path) -> None:
+    """In CI `.venv` is the environment, or the layer over it, that `python` is of; nothing else is made."""
+    prefix = tmp_path / "layer"
+    for name in ("scripts", "layer/bin"):
+        (tmp_path / name).mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "setup", tmp_path / "scripts")
+    for name in ("pyproject.toml", "hatch_build.py"):
+        (tmp_path / name).touch()
+    python = prefix / "bin" / "python"
+    python.write_text(PYTHON.format(prefix=prefix))
+    python.chmod(0o755)
+    env = {"PATH": f"{prefix / 'bin'}:{os.environ['PATH']}", "CONDA_PREFIX": "/store/envs/x"}
+    for more in ({"GITHUB_ACTIONS": "true"}, {"CONDA_DEFAULT_ENV": "runnerctl"}):
+        command = [str(tmp_path / "scripts" / "setup")]
+        done = subprocess.run(command, env=env | more, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "-m pip install -qq --no-deps --no-build-isolation -e .\n"
+        assert (tmp_path / ".venv").resolve() == prefix
+        assert (prefix / "site/ansible_collections/runnerctl/gpu_runner").resolve() == tmp_path

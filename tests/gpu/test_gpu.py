@@ -1,6 +1,6 @@
 """On real hardware: what the driver says and what runnerctl says are the same.
 
-Nothing here skips itself: a GPU job on a machine without a GPU must be red, not green for want of a GPU.
+CI runs these with --require-gpu: a GPU job on a machine without a GPU must be red, not green for want of one.
 """
 
 from __future__ import annotations
