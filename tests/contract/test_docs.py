@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils import clean_units
+from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.env_units import env_units
 from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.guard_units import (
     guard_service_text,
     guard_socket_text,
@@ -111,7 +112,7 @@ def test_every_directive_of_the_unit_is_explained() -> None:
     """docs/explanation/unit.md has a row for each line of the units and of a slot's drop-in."""
     page = (ROOT / "docs" / "explanation" / "unit.md").read_text()
     slot = SlotSpec(name="main", runner_name="h-main", url=URL, version="1.2.3", cpus="0-3", tasks=100)
-    rich = replace(slot, gpus=("GPU-1",), memory_bytes=1 << 30, containers="rootless")
+    rich = replace(slot, gpus=("GPU-1",), memory_bytes=1 << 30, containers="rootless", store=True)
     texts = [*templates().values(), *ephemeral_templates().values(), *engine_templates().values()]
     texts += [slot_unit_text(slot), slot_unit_text(rich), timer_text(60), service_text(None)]
     texts += [
@@ -119,6 +120,7 @@ def test_every_directive_of_the_unit_is_explained() -> None:
         guard_service_text(),
         clean_units.timer_text(6),
         clean_units.service_text(),
+        *env_units({}, {"ca_bundle": "ca.pem", "https_proxy": "http://p:1"}, credentials=True).values(),
     ]
     lines = "".join(texts).splitlines()
     for line in lines:
