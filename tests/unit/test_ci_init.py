@@ -178,7 +178,8 @@ def test_a_list_of_options_gets_one_more() -> None:
 def test_markers_that_nobody_registers_are_found() -> None:
     """pytest's own and the registered ones are none of them."""
     config = IniConfig("[pytest]\nmarkers =\n    slow: x\n", "pytest.ini", "pytest")
-    source = "@pytest.mark.slow\n@pytest.mark.skip\n@pytest.mark.gpuu\n@pytest.mark.gpu(vram='1GiB')\n"
+    source = "pytestmark = [pytest.mark.slow]\n'x' == pytest.mark.quoted\n"
+    source += "@pytest.mark.skip\n@pytest.mark.gpuu\n    @pytest.mark.gpu(vram='1GiB')\n"
     assert unregistered(source, config) == ["gpuu"]
 
 
@@ -298,6 +299,7 @@ def test_five_states_of_a_file_are_told_apart() -> None:
     assert state(new + "# mine\n", new) == "edited"
     assert state(old + "# mine\n", new) == "both"
     assert state("a: 1\n", new) == "foreign"
+    assert state("a: 2\n", new) == "same"
     assert command_of(new) == "runnerctl ci init --branch x"
     assert command_of("# Written by `runnerctl ci init --branch x`\n") is None
 

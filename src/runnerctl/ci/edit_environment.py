@@ -99,7 +99,7 @@ def cuda_version(specs: Sequence[str]) -> tuple[str | None, bool]:
         found = _CUDA.match(spec)
         pinned = _VERSION.match(found[1].strip()) if found else None
         version = version or (pinned[1] if pinned else None)
-    return version, any(re.search(r"cuda|cudnn|nvidia", spec, re.IGNORECASE) for spec in specs)
+    return version, any(re.search(r"cuda|cudnn", spec, re.IGNORECASE) for spec in specs)
 
 
 def missing(needs: Needs, have: set[str]) -> Needs:

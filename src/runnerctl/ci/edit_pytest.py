@@ -44,7 +44,7 @@ _KNOWN = frozenset(
         "mpl_image_compare",
     ]
 )
-_USE = re.compile(r"\bpytest\.mark\.([A-Za-z_]\w*)")
+_USE = re.compile(r"^\s*(?:@|pytestmark\s*=\s*\[?\s*)pytest\.mark\.([A-Za-z_]\w*)", re.MULTILINE)
 
 
 def edit_pytest(config: Config) -> None:

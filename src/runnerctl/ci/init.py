@@ -41,7 +41,7 @@ def plan_init(repository: Repository, said: Options, *, judge: Judge, workflow: 
     if not project.packages and not options.source_packages:
         remedy = "name what is to be measured with --source-package"
         raise ConfigError("has no Python package", where=str(repository.root), remedy=remedy)
-    environment = read_environment(repository, options, project.build_requires, judge=judge)
+    environment = read_environment(repository, options, project, judge=judge)
     settings = _Settings(repository, options, project)
     changes = [
         _workflow(repository, path, options, project, environment, settings.no_cov),

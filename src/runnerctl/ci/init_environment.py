@@ -15,9 +15,11 @@ from runnerctl.ci.edit_environment import (
     included_files,
     missing,
     names,
+    normal,
     packages,
 )
 from runnerctl.ci.init_model import FileChange, Options
+from runnerctl.ci.init_project import Project
 from runnerctl.ci.init_repo import Repository
 from runnerctl.errors import ConfigError
 
@@ -37,7 +39,7 @@ class Environment(msgspec.Struct, frozen=True):
 
 
 def read_environment(
-    repository: Repository, options: Options, build_requires: tuple[str, ...] | None, *, judge: Judge
+    repository: Repository, options: Options, project: Project, *, judge: Judge
 ) -> Environment:
     """Look at the file and add what is missing.
 
@@ -52,8 +54,9 @@ def read_environment(
     judge(before, path)
     text = before.replace("\r\n", "\n")
     conda, pip = packages(text, path)
-    back_end, unknown = build_needs(build_requires or ())
-    lacking = missing(Needs((*TOOLS, *back_end), (PLUGIN,)), _names(repository, path, conda, pip))
+    back_end, unknown = build_needs(project.build_requires or ())
+    have = _names(repository, path, conda, pip) | {normal(each) for each in project.packages}
+    lacking = missing(Needs((*TOOLS, *back_end), (PLUGIN,)), have)
     notes = [
         f"add the build requirement {each} by hand" for each in unknown if each not in names([*conda, *pip])
     ]

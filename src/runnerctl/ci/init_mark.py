@@ -41,7 +41,7 @@ def state(now: str | None, new: str) -> State:
     write is what we wrote then. ``both``: edited, and we would write something else. ``foreign``: never ours.
     """
     now = (now or "").replace("\r\n", "\n")
-    if now == new:
+    if now == new or (now and new.endswith(f"\n{now}")):  # without the head it is the same, too
         return "same"
     found = _LINE.search(now)
     if found is None:

@@ -224,7 +224,10 @@ def _tell(context: Context, plan: InitPlan, *, check: bool, diff: bool, output: 
     context.say("\nNext:")
     for at, line in enumerate(_next(plan), 1):
         start = f"  {at}. "
-        context.say(textwrap.fill(line, context.width, initial_indent=start, subsequent_indent=" " * 5))
+        fill = textwrap.TextWrapper(
+            context.width, initial_indent=start, subsequent_indent=" " * 5, break_on_hyphens=False
+        )
+        context.say(fill.fill(line))
 
 
 def _json(change: FileChange) -> dict[str, Any]:
