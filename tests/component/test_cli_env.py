@@ -242,7 +242,7 @@ def test_a_lock_goes_out_of_date(site: Site, tmp_path: Path) -> None:
     file.write_text(text_of(site.channel, "tiny=1.*"))
     missing = site.ran("verify", str(file))
     assert missing.code == 65 and "has no lock" in missing.err
-    made = site.ran("lock", str(file))
+    made = site.ran("lock", str(file), "-o", "text")
     assert made.code == 0 and "written, 1 package\n" in made.out, made.err
     explicit = (tmp_path / "runnerctl-env.lock.explicit.txt").read_text()
     assert re.fullmatch(rf"@EXPLICIT\n{re.escape(site.channel)}/\S+/tiny-1.1-\S+#[0-9a-f]{{64}}\n", explicit)

@@ -24,6 +24,8 @@ def test_the_list_of_commands_is_complete() -> None:
     promised += ["labels add", "labels remove", "labels set", "labels sync"]
     promised += ["slots plan", "slots apply", "isolation verify", "isolation devices"]
     promised += ["jobs", "clean", "guard", "mint"]
+    promised += ["env ensure", "env exec", "env export-activation", "env list", "env lock", "env verify"]
+    promised += ["env gc", "env serve", "ci init", "ci check", "ci protect"]
     promised += ["group list", "group create", "group move"]
     assert sorted(LEAVES) == sorted(f"runnerctl {name}" for name in promised)
 
@@ -40,7 +42,8 @@ def test_help_has_an_example_and_fits(name: str) -> None:
     assert COMMANDS[name].help.split("\n")[0].endswith(".")
 
 
-SERVICES = {"runnerctl guard"}  # it has no answer: it runs until it is stopped, and logs
+# These have no answer: two run until they are stopped, one becomes another command.
+SERVICES = {"runnerctl guard", "runnerctl env serve", "runnerctl env exec"}
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -63,7 +66,7 @@ def test_examples_are_command_lines_that_parse() -> None:
         known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)}
         lines = [line for line in command.epilog.strip().splitlines() if f"{name} " in f"{line} "]
         for line in lines:
-            words = line.partition(name)[2].split(">")[0].split()
+            words = line.partition(name)[2].split(">")[0].split(" -- ")[0].split()
             assert {word for word in words if word.startswith("-") and word != "-"} <= known, line
 
 

@@ -19,6 +19,12 @@ TABLE: Mapping[str, Entry] = {
     "serve": Entry("runnerctl.cli.env_serve", "Build environments for this host's jobs; run by its unit."),
 }
 
+HELP = "Get conda environments from this host's store, in no time."
+EXAMPLE = """
+runnerctl env ensure environment.yml --github
+runnerctl env exec -- pytest
+"""
+
 
 class Env(Group):
     """The commands of ``runnerctl env``."""
@@ -26,7 +32,7 @@ class Env(Group):
     table = TABLE
 
 
-app = new_app(cls=Env, name="env", help="Get conda environments from this host's store, in no time.")
+app = new_app(cls=Env, name="env", help=HELP, epilog=EXAMPLE)
 
 
 @app.callback()

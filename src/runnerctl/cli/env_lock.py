@@ -10,6 +10,7 @@ import typer
 from runnerctl.cli.context import Context
 from runnerctl.cli.env_options import CudaOption, EngineOption, FileArgument, StoreOption, asked
 from runnerctl.cli.lazy import Command, new_app
+from runnerctl.cli.options import OutputOption
 from runnerctl.errors import UnavailableError
 
 __all__ = ["LOCK_NAME", "app", "lock", "lock_beside"]
@@ -19,15 +20,14 @@ LOCK_NAME = "runnerctl-env.lock"
 EXPLICIT = ".explicit.txt"
 EXAMPLE = """
 runnerctl env lock
-runnerctl env lock environment.yml --cuda 12.8 -o locks/gpu.lock
+runnerctl env lock environment.yml --cuda 12.8 --lock locks/gpu.lock
 runnerctl env ensure --lock runnerctl-env.lock
 """
 app = new_app()
-OutputFileOption = Annotated[
+TargetOption = Annotated[
     str | None,
     typer.Option(
-        "-o",
-        "--output",
+        "--lock",
         metavar="LOCKFILE",
         help=f"Where to write it. Default: {LOCK_NAME} beside FILE.",
         show_default=False,
@@ -39,10 +39,11 @@ OutputFileOption = Annotated[
 def lock(
     context: typer.Context,
     file: FileArgument = None,
-    target: OutputFileOption = None,
+    lock_file: TargetOption = None,
     cuda: CudaOption = "auto",
     engine: EngineOption = "rattler",
     store: StoreOption = None,
+    output: OutputOption = None,
 ) -> int:
     """Write down exactly what a file resolves to.
 
@@ -56,7 +57,7 @@ def lock(
 
     command: Context = context.obj
     wanted = asked(file, cuda=cuda, engine=engine)
-    path = target or lock_beside(wanted.file)
+    path = lock_file or lock_beside(wanted.file)
     source = access(command, store)
     with told(command, f"Lock of {wanted.file}", wanted.file) as progress:
         found = source.lock(wanted, progress)
@@ -66,7 +67,7 @@ def lock(
         packages = found["packages"]
         changed = replace(path, str(found["lock"]))
         replace(path + EXPLICIT, explicit(packages))
-    if command.wants_json(None):
+    if command.wants_json(output):
         result = {"packages": len(packages), "changed": changed}
         files = {"file": wanted.file, "lock_file": path, "explicit_file": path + EXPLICIT}
         command.say_json({"schema": SCHEMA, **files, **result})
