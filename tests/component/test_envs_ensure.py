@@ -262,6 +262,8 @@ def test_what_the_host_allows(store: Store, engine: Directories) -> None:
     )
     ensure(store, asked(policy=policy), engine)
     assert [channel.url for channel in engine.orders[-1].channels] == ["https://mirror.example/cf"]
+    long = TEXT.replace("conda-forge", "https://conda.anaconda.org/conda-forge/")
+    assert ensure(store, asked(long, policy=policy), engine).status == "hit"
     with pytest.raises(DataError, match=r"environment.yml:2: the channel 'bioconda' is not one"):
         ensure(store, asked(TEXT.replace("conda-forge", "bioconda"), policy=policy), engine)
     with pytest.raises(DataError, match="a directory of this host"):

@@ -84,7 +84,7 @@ def test_trees_are_hardened_measured_and_removed(tmp_path: Path) -> None:
 
 
 def test_modes_of_a_store_whatever_the_umask(tmp_path: Path) -> None:
-    """Everybody reads environments, nobody the caches, an owner's part only his group."""
+    """Everybody reads environments, nobody the caches, nor what belongs to owners."""
     before = os.umask(0o077)
     try:
         store = Store(tmp_path / "store")
@@ -96,7 +96,7 @@ def test_modes_of_a_store_whatever_the_umask(tmp_path: Path) -> None:
         name: (store.root / name).stat().st_mode & 0o777
         for name in ("envs", "cache", "owners", "owners/acme")
     }
-    assert modes == {"envs": 0o755, "cache": 0o700, "owners": 0o755, "owners/acme": 0o750}
+    assert modes == {"envs": 0o755, "cache": 0o700, "owners": 0o700, "owners/acme": 0o755}
     assert [each.owner for each in store.all()] == [None, "acme"]
 
 

@@ -15,6 +15,8 @@ from runnerctl.errors import AccessError, DataError
 
 __all__ = ["Policy", "Private", "Resolved", "policy_of"]
 
+HOSTED = "https://conda.anaconda.org/"  # where engines look for a channel that is just named
+
 
 class Private(msgspec.Struct, frozen=True):
     """A channel of one owner alone; several entries may give one channel several owners."""
@@ -80,7 +82,7 @@ class Policy(msgspec.Struct, frozen=True):
 
     def _address(self, text: str) -> str:
         """A channel's address after aliases; one without keeps its name, which engines know."""
-        text = plain_url(text)
+        text = plain_url(text).removeprefix(HOSTED)
         if text in self.aliases:
             return plain_url(self.aliases[text])
         first, slash, rest = text.partition("/")
@@ -97,8 +99,8 @@ class Policy(msgspec.Struct, frozen=True):
         }
 
     def _allowed(self, line: Line, url: str, *, private: bool, where: str) -> None:
-        listed = {plain_url(each) for each in self.channels}
-        listed |= {plain_url(self.aliases[each]) for each in self.channels if each in self.aliases}
+        listed = {plain_url(each).removeprefix(HOSTED) for each in self.channels}
+        listed |= {self._address(each) for each in self.channels}
         known = private or plain_url(line.text) in listed or url in listed
         if self.channels and not known:
             what = f"the channel {line.text!r} is not one that this host takes"

@@ -84,9 +84,10 @@ class Store:
     def prepare(self) -> None:
         """Make what is missing. Raises UnavailableError where it cannot be written."""
         try:
-            if self.owner:
-                _make(self.root.parent, 0o755)
-            _make(self.root, 0o750 if self.owner else 0o755)
+            if self.owner:  # jobs see their own owner's, which is mounted past this directory
+                _make(self.root.parent.parent, 0o755)
+                _make(self.root.parent, 0o700)
+            _make(self.root, 0o755)
             for name in FOLDERS:
                 _make(self.root / name, 0o755)
             for name in ("cache", *(f"cache/{each}" for each in CACHES)):
