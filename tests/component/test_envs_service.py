@@ -21,7 +21,6 @@ from runnerctl.errors import (
     AccessError,
     ConfigError,
     DataError,
-    RunnerctlError,
     TryAgainError,
     UnavailableError,
 )
@@ -129,15 +128,11 @@ def test_a_service_that_stops_sends_its_clients_to_the_next_one() -> None:
         answer = pool.submit(ensure, bench, "gate")
         wait_for(lambda: bench.ops() == ["peek", "build"])
         child = bench.service.jobs.running[0].child
+        os.unlink(bench.path)  # nobody takes over here
         bench.service.stop()
-        wait_for(lambda: not bench.service.jobs.running)
-        assert child is not None and child.poll() is not None
-        with pytest.raises(RunnerctlError):  # nobody took over here
-            client.ask("ping", {}, socket_path=bench.path, deadline=0.2)
-        answer.cancel()
-        os.unlink(bench.path)
         with pytest.raises(UnavailableError, match="is not there"):
             answer.result()
+        assert child is not None and child.poll() is not None
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="the kernel says who asks")
