@@ -12,6 +12,8 @@ __all__ = ["TestFacts", "read_tests", "selects"]
 _CUDA = re.compile(r"^(torch\.cuda|cupy|numba\.cuda|pycuda|jax\.devices)(\.|$)")
 _QUESTIONS = frozenset({"is_available", "device_count", "is_initialized"})
 _PROCESSES = ("multiprocessing", "concurrent.futures", "torch.multiprocessing", "joblib", "billiard")
+_PROCESS_WORD = re.compile(r"multiprocessing|concurrent\.futures|joblib|billiard")  # parsing takes its time
+_GPU_WORD = re.compile(r"gpu|cuda|cupy|jax")
 _MAX_NAMES = 8
 
 
@@ -37,18 +39,21 @@ def read_tests(files: Iterable[tuple[str, str]]) -> TestFacts:
     count = 0
     marked, unmarked, registered, processes = [], [], False, None
     for path, text in files:
-        tree = _parsed(text)
+        name = path.rsplit("/", 1)[-1]
+        is_test = name.startswith("test_") or name.endswith("_test.py")
+        count += is_test
+        starts = processes is None and _PROCESS_WORD.search(text) is not None
+        about_gpus = (is_test or name == "conftest.py") and _GPU_WORD.search(text) is not None
+        tree = _parsed(text) if starts or about_gpus else None
         if tree is None:
             continue
         processes = processes or _process_import(path, tree)
-        name = path.rsplit("/", 1)[-1]
         if name == "conftest.py":
             registered = registered or (
                 "addinivalue_line" in text and re.search(r"['\"]gpu\b", text) is not None
             )
             marked += [path] if re.search(r"add_marker\(.*gpu", text) else []
-        if name.startswith("test_") or name.endswith("_test.py"):
-            count += 1
+        elif is_test:
             marked += [path] if _carries(tree) else []
             unmarked += list(_unmarked(path, tree))
     return TestFacts(count, tuple(marked), tuple(unmarked), registered, processes)

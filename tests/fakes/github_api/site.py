@@ -23,6 +23,7 @@ from tests.fakes.github_api.jobs import Jobs
 from tests.fakes.github_api.journal import Entry, Journal
 from tests.fakes.github_api.limits import Limits
 from tests.fakes.github_api.openapi import Operation, description
+from tests.fakes.github_api.rulesets import Rulesets
 from tests.fakes.github_api.runners import Routes, Runners
 from tests.fakes.github_api.store import Store
 from tests.fakes.github_api.wire import Answer, RefusalError, Request, error_body
@@ -56,6 +57,7 @@ class Site:
             **Groups(self.store, self.jobs, runners, self.description).routes(),
             **Apps(self.store, self.description).routes(),
             **self.general.routes(),
+            **Rulesets(self.store).routes(),
         }
 
     def handle(self, request: Request) -> Answer:

@@ -181,6 +181,7 @@ class State(msgspec.Struct):
     repositories: dict[str, int] = {}
     owners: dict[str, int] = {}
     documents: dict[str, Any] = {}
+    rulesets: dict[str, list[dict[str, Any]]] = {}
     retired: list[str] = []
     secrets: list[Secret] = []
     label_ids: dict[str, int] = {}
