@@ -24,6 +24,8 @@ if [ "$*" = "info --base" ]; then echo "$BASE"; exit; fi
 for last; do :; done
 mkdir -p "$last/bin" "$last/conda-meta" "$last/etc/conda/activate.d"
 echo '{"version": 1, "env_vars": {"DEMO": "two\\nlines", "GONE": "***unset***"}}' >"$last/conda-meta/state"
+printf '#!/bin/sh\\necho "pip|$*" >>"$CALLS"\\n' >"$last/bin/python"
+chmod +x "$last/bin/python"
 printf '%s\\n' 'export LD_LIBRARY_PATH=/lib1' 'export FROM_SCRIPT="$CONDA_PREFIX"' 'unset BASH_ENV' \
   >"$last/etc/conda/activate.d/demo.sh"
 """
@@ -217,15 +219,20 @@ def test_another_machine_keeps_nothing(machine: Machine) -> None:
 def test_a_lock_decides_every_package(machine: Machine) -> None:
     """Conda reads the list of addresses; variables and pip's section still come from the file."""
     work = machine.root / "work"
-    (work / "env.lock").write_text("version: 7\n")
+    (work / "env.lock").write_text("# runnerctl environment lock 1\n# pip: six==1.17.0\nversion: 7\n")
     machine.inputs = {"lock": "env.lock"}
     assert machine.run() == 1
     assert "conda needs env.lock.explicit.txt" in machine.log
     (work / "env.lock.explicit.txt").write_text("@EXPLICIT\n")
-    (work / "environment.yml").write_text("dependencies: [python]\nvariables: {COLOUR: red}\n")
+    (work / "environment.yml").write_text("dependencies: [python, pip: [six]]\nvariables: {COLOUR: red}\n")
     assert machine.run() == 0, machine.log
     assert machine.calls[0].startswith("|create --yes --quiet --file env.lock.explicit.txt --prefix ")
     assert _exported(machine)["COLOUR"] == "red"
+    prefix = machine.steps["place"]["prefix"]
+    pins = f"{prefix}/conda-meta/pip-pins.txt"
+    pip = f"-m pip install --quiet --requirement ./.conda-env-pip.txt --constraint {pins}"
+    assert machine.calls[1] == f"pip|{pip}"
+    assert Path(pins).read_text() == "six==1.17.0\n"
     assert sorted(each.name for each in work.iterdir()) == [
         "env.lock",
         "env.lock.explicit.txt",
