@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import RunnerctlError, spec_from_task
+from packaging.requirements import Requirement  # ansible-core needs it, too
+from packaging.utils import canonicalize_name
 
 from runnerctl.core.spec import HostSpec
 from runnerctl.wheel import Wheel, controller_wheel, file_sha256
@@ -56,7 +59,8 @@ class ActionModule(TargetAction):
             return args
         if house is not None and house.startswith(("http://", "https://")):
             return {**args, "wheelhouse": house}
-        wheels = _fitting(self._wheels(house, spec.host) if house else self._bundled(spec), python)
+        wheels = self._wheels(house, spec.host) if house else self._bundled(spec)
+        wheels = _fitting(wheels if spec.conda.store else _without_store(wheels), python)
         with tempfile.TemporaryDirectory(prefix="runnerctl-wheelhouse-") as directory:
             packed = Path(directory) / "wheelhouse.tar"
             with tarfile.open(packed, "w") as archive:
@@ -88,6 +92,18 @@ class ActionModule(TargetAction):
 
 def _host_json(spec: HostSpec) -> str:
     return msgspec.json.format(msgspec.json.encode(spec), indent=2).decode() + "\n"
+
+
+def _without_store(wheels: list[Path]) -> list[Path]:
+    """What only the store of environments needs is large, and stays where it is."""
+    needed = [Requirement(line) for line in requires("runnerctl") or ()]
+    names = {canonicalize_name(each.name) for each in needed if _only_extra(each, "env")}
+    return [path for path in wheels if canonicalize_name(path.name.split("-")[0]) not in names]
+
+
+def _only_extra(needed: Requirement, extra: str) -> bool:
+    marker = needed.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
 def _fitting(wheels: list[Path], python: str | None) -> list[Path]:

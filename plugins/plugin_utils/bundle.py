@@ -35,7 +35,10 @@ def bundle_problems(action: ActionBase, spec: HostSpec, machine: str) -> list[Pr
         bundle = bundle_of(action, spec)
         if bundle is None:
             return []
-        bundle.wheels()
+        names = {file.path.rpartition("/")[2].partition("-")[0] for file in bundle.wheels()}
+        if spec.conda.store and "py_rattler" not in names:
+            what = "has no wheels for the store of environments (conda_store)"
+            raise ConfigError(what, where=bundle.name, remedy="make it again with this runnerctl")
         if spec.conda.manage:
             bundle.miniforge(machine, spec.conda.version)
         if spec.github_runner.slots:

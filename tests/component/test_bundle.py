@@ -310,6 +310,9 @@ def test_the_roles_take_keys_and_release_from_it(
         "repositories": [{"key_url": None, "key_text": f"a key of {docker}"}, {"key_url": other}],
     }
     assert with_bundled_keys(action, spec(world), plan) == plan
+    (problem,) = bundle_problems(action, host, "x86_64")
+    assert "no wheels for the store" in problem.message
+    host = replace(host, conda=replace(host.conda, store=False))
     assert bundle_problems(action, host, "x86_64") == []
     (problem,) = bundle_problems(action, host, "aarch64")
     assert problem.variable == "runnerctl_bundle" and "--architecture arm64" in problem.remedy

@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +26,7 @@ DOWNLOAD_SECONDS = 600
 
 def wheelhouse() -> Path:
     """A folder with the dependencies of the package for every Python of the images. Raises HostsError."""
-    wanted = sorted(line for line in metadata.requires("runnerctl") or [] if "extra ==" not in line)
+    wanted = sorted(_wanted(metadata.requires("runnerctl") or []))
     key = hashlib.sha256(repr((wanted, PYTHONS, PLATFORMS)).encode()).hexdigest()[:12]
     place = CACHE / f"wheelhouse-{key}"
     with locked("wheelhouse"):
@@ -37,6 +38,16 @@ def wheelhouse() -> Path:
                 shutil.copytree(directory, place.with_suffix(".part"), dirs_exist_ok=True)
             place.with_suffix(".part").rename(place)
     return place
+
+
+def _wanted(requirements: list[str]) -> Iterator[str]:
+    """What a host needs, the store of environments included."""
+    for line in requirements:
+        needed, _, marker = line.partition(";")
+        if "extra" not in marker:
+            yield line
+        elif "'env'" in marker.replace('"', "'"):
+            yield needed.strip()
 
 
 def _download(python: str, directory: str, wanted: list[str]) -> list[str]:

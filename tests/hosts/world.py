@@ -36,6 +36,7 @@ def variables(github: str, mirror: str) -> dict[str, Any]:
         "github_runner_url": f"{github}/acme/widgets",
         "github_runner_download_url": mirror + RUNNER_PATH,
         "conda_url": mirror + CONDA_PATH,
+        "conda_store": False,  # tests of the store turn it on: a host without costs less
         "runnerctl_wheelhouse": str(wheelhouse()),
     }
 

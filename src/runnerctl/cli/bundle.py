@@ -208,7 +208,11 @@ def _collect(context: Context, target: Path, specs: list[HostSpec], choices: _Ch
         context.note(f"runnerctl: collecting {text}")
 
     wheels = partial(
-        parts.fetch_wheels, pythons=choices.pythons, architectures=choices.architectures, tell=tell
+        parts.fetch_wheels,
+        pythons=choices.pythons,
+        architectures=choices.architectures,
+        extras=["env"] if any(spec.conda.store for spec in specs) else [],
+        tell=tell,
     )
     collector = Collector(
         target,

@@ -139,9 +139,17 @@ def read_key(url: str) -> bytes:
 
 
 def fetch_wheels(
-    folder: Path, *, pythons: Sequence[str], architectures: Sequence[str], tell: Callable[[str], None]
+    folder: Path,
+    *,
+    pythons: Sequence[str],
+    architectures: Sequence[str],
+    extras: Sequence[str] = (),
+    tell: Callable[[str], None],
 ) -> None:
-    """Our own wheel and all it depends on, with pip, from the index it is configured for."""
+    """Our own wheel and all it depends on, with pip, from the index it is configured for.
+
+    ``extras``: of our package, which some of the hosts need.
+    """
     try:
         from runnerctl.cli.bundle_wheels import missing
     except ImportError as error:
@@ -152,10 +160,10 @@ def fetch_wheels(
         for architecture in architectures:
             tell(f"wheels for Python {python} on {architecture}")
             machine = MACHINES[architecture]
-            needed = [wheel]
+            needed = [f"{wheel}[{','.join(extras)}]" if extras else wheel]
             for _ in range(ROUNDS):
                 _pip(folder, needed, python, machine)
-                needed = missing(folder, "runnerctl", python=python, machine=machine)
+                needed = missing(folder, "runnerctl", python=python, machine=machine, extras=extras)
                 if not needed:
                     break
             else:

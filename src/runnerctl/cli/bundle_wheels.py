@@ -17,11 +17,15 @@ from packaging.utils import canonicalize_name
 __all__ = ["missing"]
 
 
-def missing(folder: Path, root: str, *, python: str, machine: str) -> list[str]:
-    """Requirements that ``root`` has on a Linux with this Python (as ``3.11``), and no wheel here meets."""
+def missing(folder: Path, root: str, *, python: str, machine: str, extras: Iterable[str] = ()) -> list[str]:
+    """Requirements that ``root``, with its ``extras``, has on this Python and no wheel here meets.
+
+    ``python``: as ``3.11``.
+    """
     wheels = {_name(path): path for path in sorted(folder.glob("*.whl")) if _fits(path, python, machine)}
     seen: set[tuple[str, str]] = set()
-    waiting, wanted = [(canonicalize_name(root), "")], {}
+    wanted: dict[str, str] = {}
+    waiting = [(canonicalize_name(root), extra) for extra in ("", *extras)]
     while waiting:
         name, extra = waiting.pop()
         if (name, extra) in seen:
