@@ -283,3 +283,17 @@ def test_its_key_is_the_files_hash_and_no_stale_one_is_revived() -> None:
     assert "hashFiles(inputs.environment-file)" in cache["key"]
     assert "restore-keys" not in cache
     assert not [step["name"] for step in action["runs"]["steps"] if "${{" in step.get("run", "")]
+
+
+def test_its_scripts_are_sound(tmp_path: Path) -> None:
+    """Shellcheck finds nothing in any step."""
+    steps = yaml.safe_load(ACTION.read_text())["runs"]["steps"]
+    scripts = []
+    for number, step in enumerate(step for step in steps if "run" in step):
+        scripts.append(tmp_path / f"{number}.sh")
+        scripts[-1].write_text(
+            "#!/bin/bash\n" + "".join(f"export {name}\n" for name in step["env"]) + step["run"]
+        )
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True, timeout=30)
+    assert done.stdout == ""
