@@ -72,6 +72,14 @@ def test_an_answer_as_json_begins_with_the_environment() -> None:
     assert found["activation"]["variables"]["CONDA_PREFIX"] == found["prefix"] == READY["prefix"]
 
 
+def test_an_environment_without_python_has_no_layer() -> None:
+    """And says so, when one was wanted."""
+    bare = {**READY, "python": None, "scripts": []}
+    assert shown.prepare(bare, "auto", {}).notes == tuple(READY["activation"]["notes"])
+    made = shown.prepare(bare, "auto", {"RUNNER_TEMP": "/nonexistent"})
+    assert made.layer is None and "no Python" in made.notes[-1] and "VIRTUAL_ENV" not in made.variables
+
+
 def test_later_steps_get_what_is_theirs(tmp_path: Path) -> None:
     """PATH in the runner's order, variables without those that reach further, a line of summary."""
     files = {name: str(tmp_path / name) for name in ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")}

@@ -18,6 +18,7 @@ EXAMPLE = """
 runnerctl env list
 sudo runnerctl env list -o json
 """
+SHORT = 12  # characters of a digest that people see; env verify --digest takes them
 _HEAD = ("DIGEST", "SIZE", "FILES", "PYTHON", "MADE", "USED", "LEASES", "FOR", "NAME")
 _SPANS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 app = new_app()
@@ -29,7 +30,7 @@ def environments(context: typer.Context, store: StoreOption = None, output: Outp
 
     The one used last comes first. MADE and USED say how long ago; LEASES how many running jobs or shells keep
     it from being removed; FOR whose jobs may see it. One that was made from private channels is seen by its
-    owner's slots and by root only.
+    owner's slots and by root only. JSON has the whole digests.
     """
     from runnerctl.cli.env_access import access
     from runnerctl.cli.output import rfc3339, table
@@ -52,7 +53,7 @@ def _row(row: Any, now: float) -> tuple[object, ...]:
     from runnerctl.envs.shown import size_text
 
     return (
-        row["digest"],
+        row["digest"][:SHORT],
         size_text(row["size_bytes"]),
         row["files"],
         row.get("python_version"),

@@ -114,15 +114,22 @@ def _published(
 
     source = access(command, store)
     with told(command, f"Environments of {source.place}") as progress:
-        found = source.verify(digest, full=full, progress=progress)
-    if digest is not None and not found:
-        remedy = "see runnerctl env list"
-        raise DataError("is not an environment of this store", where=digest, remedy=remedy)
+        whole = None if digest is None else _whole(digest, [row["digest"] for row in source.environments()])
+        found = source.verify(whole, full=full, progress=progress)
     if command.wants_json(output):
         command.say_json({"schema": SCHEMA, "store": source.place, "full": full, "environments": found})
     else:
         _tell(command, found)
     return DataError.exit_code if any(each["problems"] for each in found) else 0
+
+
+def _whole(digest: str, known: list[str]) -> str:
+    """The environment whose digest begins so. Raises DataError unless there is exactly one."""
+    meant = [each for each in known if each.startswith(digest)]
+    if len(meant) != 1:
+        what = "is the beginning of several digests" if meant else "is not an environment of this store"
+        raise DataError(what, where=digest, remedy="see runnerctl env list")
+    return meant[0]
 
 
 def _tell(command: Context, found: Any) -> None:

@@ -12,6 +12,7 @@ an environment of one's own. What differs from a hosted runner, where the enviro
 - ``$CONDA_PREFIX/bin/python`` sees the environment alone: say ``python``;
 - ``conda install`` cannot change the environment: what is wanted belongs into ``environment.yml``;
 - a wheel that puts data where the environment has some (``share/proj``) is refused: those are links;
+- ``pip install --user`` is refused, as in every virtual environment;
 - ``sys.base_prefix`` and ``sys.prefix`` are not the same.
 """
 
