@@ -58,14 +58,13 @@ class EnvStore(OwnUnits):
         ``owners``: those at GitHub whose jobs run here; ``credentials``: the text of the channels' file;
         ``renewed``: the command that the service runs was replaced.
         """
-        conda = section_of(spec, "conda")
-        if not conda.get("store"):
+        if not section_of(spec, "conda").get("store"):
             self._give_up()
             return
         self._user()
         self._places(owners)
         secret = self._credentials(credentials)
-        texts = env_units(conda, section_of(spec), credentials=credentials is not None)
+        texts = env_units(section_of(spec), credentials=credentials is not None)
         self.run(changed=self.write(texts), renewed=renewed or secret)
 
     def restart(self, *, changed: bool) -> None:

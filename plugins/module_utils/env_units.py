@@ -138,7 +138,7 @@ After=runnerctl-env.socket
 
 [Service]
 Type=oneshot
-ExecStart={cli} env gc --store host --budget {budget}GiB --keep {days}
+ExecStart={cli} env gc --store host
 SuccessExitStatus=75
 TimeoutStartSec=3h
 Nice=19
@@ -167,8 +167,8 @@ SystemCallErrorNumber=EPERM
 """
 
 
-def env_units(conda: Mapping[str, Any], network: Mapping[str, Any], *, credentials: bool) -> dict[str, str]:
-    """The units by name, given the sections ``conda`` and ``runnerctl`` of ``host.json``.
+def env_units(network: Mapping[str, Any], *, credentials: bool) -> dict[str, str]:
+    """The units by name, given the section ``runnerctl`` of ``host.json``.
 
     ``credentials``: whether there is a file of channel credentials, which the service alone is handed.
     """
@@ -181,12 +181,11 @@ def env_units(conda: Mapping[str, Any], network: Mapping[str, Any], *, credentia
         environment="".join(f"{line}\n" for line in lines),
         hidden=" ".join(f"-{path}" for path in ("/var/lib/gha-runner", *HIDDEN)),
     )
-    budget, days = int(conda.get("store_budget_gib", 200)), int(conda.get("store_keep_days", 30))
     return {
         ENV_SOCKET: _SOCKET.format(managed=MANAGED),
         ENV_SERVICE: service,
         ENV_GC_TIMER: _GC_TIMER.format(managed=MANAGED),
-        ENV_GC_SERVICE: _GC_SERVICE.format(managed=MANAGED, cli=CLI, budget=budget, days=days),
+        ENV_GC_SERVICE: _GC_SERVICE.format(managed=MANAGED, cli=CLI),
     }
 
 

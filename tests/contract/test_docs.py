@@ -120,7 +120,7 @@ def test_every_directive_of_the_unit_is_explained() -> None:
         guard_service_text(),
         clean_units.timer_text(6),
         clean_units.service_text(),
-        *env_units({}, {"ca_bundle": "ca.pem", "https_proxy": "http://p:1"}, credentials=True).values(),
+        *env_units({"ca_bundle": "ca.pem", "https_proxy": "http://p:1"}, credentials=True).values(),
     ]
     lines = "".join(texts).splitlines()
     for line in lines:

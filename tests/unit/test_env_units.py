@@ -219,12 +219,10 @@ def test_a_user_that_was_there_before_stays(host: Host) -> None:
 def test_the_service_reaches_channels_as_the_site_does() -> None:
     """Proxies, and the site's own authorities."""
     network = {"https_proxy": "http://proxy:3128", "no_proxy": ["mirror"], "ca_bundle": "ca.pem"}
-    service = env_units({}, network, credentials=False)[ENV_SERVICE]
+    service = env_units(network, credentials=False)[ENV_SERVICE]
     assert 'Environment="https_proxy=http://proxy:3128"\n' in service
     assert 'Environment="no_proxy=mirror,localhost,127.0.0.1,::1"\n' in service
     assert 'Environment="SSL_CERT_FILE=/etc/runnerctl/ca.pem"\n' in service
-    texts = env_units({"store_budget_gib": 50, "store_keep_days": 7}, {}, credentials=False)
-    assert "env gc --store host --budget 50GiB --keep 7\n" in texts[ENV_GC_SERVICE]
 
 
 def test_a_slot_sees_its_own_owners_part() -> None:
