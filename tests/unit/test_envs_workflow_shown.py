@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,9 @@ def test_later_steps_get_what_is_theirs(tmp_path: Path) -> None:
     assert Path(files["GITHUB_STEP_SUMMARY"]).read_text().startswith("- environment.yml: 0123")
     with pytest.raises(UsageError, match="GITHUB_ENV"):
         shown.to_github(environment(), {}, "environment.yml")
+    later = {**files, "VIRTUAL_ENV": "/tmp/env-01", "GITHUB_STEP_SUMMARY": "/nonexistent/summary"}
+    shown.to_github(environment(), later, "environment.yml")
+    assert re.search(r"VIRTUAL_ENV<<(\w+)\n\n\1\n", Path(files["GITHUB_ENV"]).read_text())
 
 
 def test_a_shell_reads_the_activation() -> None:

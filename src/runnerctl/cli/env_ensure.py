@@ -50,10 +50,12 @@ def ensure(
     service builds; elsewhere it is made in the user's own store.
     """
     from runnerctl.cli.env_access import ready_for, told
-    from runnerctl.envs.shown import answer, notes_text, text_of, to_github
+    from runnerctl.envs.shown import answer, github_files, notes_text, text_of, to_github
 
     command: Context = context.obj
     wanted = asked(file, refresh=refresh, cuda=cuda, engine=engine, lock=lock, layer=layer)
+    if github:
+        github_files(command.env)  # before a build that takes minutes
     environment = ready_for(command, store, wanted)
     with told(command, wanted.file):
         notes = to_github(environment, command.env, wanted.file) if github else []

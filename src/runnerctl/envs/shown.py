@@ -5,6 +5,7 @@ Standard library only. Answers of a store are plain mappings here (`model.Ready`
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -28,6 +29,7 @@ __all__ = [
     "counted",
     "find_file",
     "for_process",
+    "github_files",
     "notes_text",
     "prepare",
     "read_text",
@@ -148,20 +150,28 @@ def prepare(ready: Mapping[str, Any], layer: str, environ: Mapping[str, str]) ->
     return Environment(ready, made, (made.bin, *path) if made else path, variables, tuple(notes))
 
 
+def github_files(environ: Mapping[str, str]) -> list[str]:
+    """The runner's files that activation is written to. Raises UsageError outside a workflow."""
+    return [workflow.file_from(environ, name) for name in ("GITHUB_ENV", "GITHUB_PATH")]
+
+
 def to_github(environment: Environment, environ: Mapping[str, str], file: str) -> list[str]:
     """Activate it for the later steps of the job; lines about variables that these do not get.
 
     Raises UsageError outside a workflow, DataError for a variable or directory that cannot be handed on,
     UnavailableError when the runner's files cannot be written.
     """
-    targets = [workflow.file_from(environ, name) for name in ("GITHUB_ENV", "GITHUB_PATH")]
+    targets = github_files(environ)
     variables, notes = workflow.exportable(environment.variables)
+    if environ.get("VIRTUAL_ENV") and not environment.layer:
+        variables["VIRTUAL_ENV"] = ""  # an earlier step's layer is not this environment's; nothing unsets
     texts = workflow.env_lines(variables), workflow.path_lines(environment.path)
     for target, text in zip(targets, texts, strict=True):
         workflow.append(target, text)
     if environ.get("GITHUB_STEP_SUMMARY"):
         line = workflow.summary_line(f"{file}: {_headline(environment)}")
-        workflow.append(environ["GITHUB_STEP_SUMMARY"], line)
+        with contextlib.suppress(UnavailableError):  # it is for people; the steps go on without
+            workflow.append(environ["GITHUB_STEP_SUMMARY"], line)
     return notes
 
 
