@@ -45,6 +45,8 @@ elif "babbles" in text:
 elif "hangs" in text:
     tell(event={"step": "solve"})
     time.sleep(60)
+elif "lies" in text:
+    tell(ready={"digest": []}, facts=7)
 else:
     tell(event={"step": "link", "text": "so far"})
     while "gate" in text and not os.path.exists(os.environ["NOTES"] + ".open"):
@@ -88,8 +90,8 @@ class Desk:
         text = payload.request.text if payload.request else ""
         return json.dumps({"op": op, "owner": sight.owner, "text": text}).encode() + b"\n"
 
-    def learn(self, _facts: dict[str, Any]) -> None:
-        return
+    def learn(self, facts: dict[str, Any]) -> None:
+        assert isinstance(facts, dict)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from runnerctl.envs.service_jobs import Lane
 from runnerctl.envs.wire import LONGEST_REQUEST, encode_request
 from runnerctl.errors import (
     AccessError,
+    BugError,
     ConfigError,
     DataError,
     TryAgainError,
@@ -111,13 +112,18 @@ def test_what_was_removed_at_that_moment_is_asked_for_again() -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("dies", "was killed by signal 9"), ("babbles", "ended with"), ("hangs", "took longer than")],
+    [
+        ("dies", "was killed by signal 9"),
+        ("babbles", "ended with"),
+        ("hangs", "took longer than"),
+        ("lies", "met a bug"),
+    ],
 )
 def test_a_child_that_dies_babbles_or_hangs_is_one_clear_error(text: str, words: str) -> None:
     """And the next question is answered."""
     lanes = Lanes(build=Lane("build", most=2, each=2, seconds=0.3))
     with serving(lanes=lanes) as bench:
-        with pytest.raises(UnavailableError, match=words):
+        with pytest.raises((UnavailableError, BugError), match=words):
             ensure(bench, text)
         assert ensure(bench)["status"] == "built"
 

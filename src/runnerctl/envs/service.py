@@ -156,14 +156,27 @@ class Service:
             self.notify("WATCHDOG=1")
         pause = min(self.door.next_at(), self.jobs.next_at()) - self.clock()
         for key, mask in self.selector.select(min(max(pause, 0.0), _TURN_SECONDS)):
-            if isinstance(key.data, Door):
-                key.data.accept()
-            elif isinstance(key.data, Client):
-                self.door.ready(key.data, mask)
-            elif isinstance(key.data, Pipe):
-                self.jobs.heard(key.data, mask)
+            try:
+                self._heard(key.data, mask)
+            except Exception as error:  # one thing's trouble is not everybody's
+                self.say(f"a bug: {type(error).__name__}: {error}")
+                self._drop(key.data)
         self.jobs.turn()
         self.door.turn()
+
+    def _heard(self, thing: object, mask: int) -> None:
+        if isinstance(thing, Door):
+            thing.accept()
+        elif isinstance(thing, Client):
+            self.door.ready(thing, mask)
+        elif isinstance(thing, Pipe):
+            self.jobs.heard(thing, mask)
+
+    def _drop(self, thing: object) -> None:
+        if isinstance(thing, Client):
+            self.door.close(thing)
+        elif isinstance(thing, Pipe):
+            self.jobs.drop(thing.job)
 
     def _end(self) -> None:
         """Running builds end; who waited asks again, and finds the next service behind the same socket."""
@@ -193,7 +206,7 @@ class Service:
             self._refuse(client, asker, error)
         except Exception as error:  # one question's trouble is not everybody's
             self.say(f"a bug, met by {asker.name}: {type(error).__name__}: {error}")
-            self.door.fail(client, BugError(f"the environment store met a bug ({type(error).__name__})"))
+            self.door.fail(client, _bug(error))
 
     def _refuse(self, client: Client, asker: Asker, error: RunnerctlError) -> None:
         if self.door.may_say(client.uid):
@@ -262,8 +275,19 @@ class Service:
         self.jobs.put(job, client)
 
     def _done(self, job: Job, value: dict[str, Any], payload: Payload, sight: Sight) -> None:
-        """A child's last line: what everybody who waits for it is told, or that there is more to do."""
+        """A child's last line, which may be anything."""
         waiters, job.waiters = job.waiters, []
+        try:
+            self._finish(job, value, waiters, payload, sight)
+        except Exception as error:
+            self.say(f"a bug, met by {job.asker.name}: {type(error).__name__}: {error}")
+            for client in waiters:
+                self.door.fail(client, _bug(error))
+
+    def _finish(
+        self, job: Job, value: dict[str, Any], waiters: list[Client], payload: Payload, sight: Sight
+    ) -> None:
+        """What everybody who waits for a job is told; or there is more to do."""
         facts = value.pop("facts", None)
         if facts is not None:
             self.shelf.learn(facts)
@@ -316,6 +340,11 @@ class Service:
             self.say(f"{ready.get('status')} {ready.get('digest')} of {what} in {seconds:.1f} s")
         elif job.lane is not self.lanes.look:
             self.say(f"{job.lane.name} {what} took {seconds:.1f} s")
+
+
+def _bug(error: Exception) -> BugError:
+    remedy = "please report it, with the lines of journalctl -u runnerctl-env.service"
+    return BugError(f"the environment store met a bug ({type(error).__name__})", remedy=remedy)
 
 
 def _owner(asker: Asker, ask: Ask) -> str | None:

@@ -158,7 +158,8 @@ class Jobs:
         """When `turn` has something to do next."""
         if not self.running and not self._gone:
             return float("inf")
-        return self.clock() + _LOOK_SECONDS
+        ends = [job.began_at + job.lane.seconds for job in self.running]
+        return min([self.clock() + _LOOK_SECONDS, *ends])
 
     def _next(self) -> Job | None:
         free = [job for job in self.waiting if self._may_run(job)]
@@ -301,6 +302,13 @@ class Jobs:
         minutes = job.lane.seconds / 60
         what = f"took longer than {minutes:.0f} min and was ended"
         return UnavailableError(what, where=job.subject, remedy="name fewer packages, or mirror the channel")
+
+    def drop(self, job: Job) -> None:
+        """End a job whose answer cannot be used; who waits is let go, and asks again."""
+        waiters, job.waiters = job.waiters, []
+        self._end(job)
+        for client in waiters:
+            self.door.close(client)
 
     def _fail(self, job: Job, error: RunnerctlError) -> None:
         self._end(job)
