@@ -9,7 +9,7 @@ from fnmatch import fnmatch
 from runnerctl.ci.rules import Edit, Hit, Rule, rule
 from runnerctl.ci.rules_shared import SETUP_CONDA, SETUP_MICROMAMBA, creates, creation_name, environment_files
 from runnerctl.ci.workflow_model import Job, Repository, Step
-from runnerctl.ci.workflow_yaml import key_line, value_line
+from runnerctl.ci.workflow_yaml import as_map, key_line, value_line
 
 __all__ = ["RULES"]
 
@@ -161,7 +161,7 @@ def cache_path_unset(repository: Repository) -> Iterator[Hit]:
         told = any(
             step.action_name == SETUP_CONDA or re.search(r"CONDA=.*GITHUB_ENV", step.run) for step in before
         )
-        if not told and "CONDA" not in (cache.job.node.get("env") or {}):
+        if not told and "CONDA" not in as_map(cache.job.node.get("env")):
             message = "env.CONDA is not set before the set-up step; the path is /envs"
             yield Hit("ci.cache_path_unset", cache.step.file, cache.step.input_line("path"), message)
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from runnerctl.ci.rules import Hit, Rule, rule
 from runnerctl.ci.rules_shared import Pytest, inserted_input, pytests
 from runnerctl.ci.workflow_model import Job, Repository, Step, Workflow
+from runnerctl.ci.workflow_yaml import as_map
 
 __all__ = ["RULES"]
 
@@ -120,7 +121,7 @@ def _other_data(job: Job) -> bool:
     for step in job.steps:
         if step.action_name.startswith("actions/download-artifact") or "COVERAGE_FILE" in step.run:
             return True
-        if "COVERAGE_FILE" in (step.node.get("env") or {}):
+        if "COVERAGE_FILE" in as_map(step.node.get("env")):
             return True
         for command in step.commands:
             if command.program == "coverage" and command.words[1:2] == ("run",):
@@ -133,7 +134,7 @@ def _other_data(job: Job) -> bool:
                 return True
             if command.program in ("mv", "cp") and any(".coverage" in word for word in command.words):
                 return True
-    return "COVERAGE_FILE" in (job.node.get("env") or {})
+    return "COVERAGE_FILE" in as_map(job.node.get("env"))
 
 
 def _brings(words: tuple[str, ...]) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from runnerctl.ci.rules import Edit, Hit, Rule, rule
 from runnerctl.ci.rules_shared import is_gpu_job, pytests, runs_here
 from runnerctl.ci.workflow_model import HOSTED, Job, Repository, Step
+from runnerctl.ci.workflow_yaml import text_of
 
 __all__ = ["GONE", "RULES"]
 
@@ -137,7 +138,7 @@ def _gone(repository: Repository, step: Step, line: int, name: str) -> Hit:
 def _release(job: Job) -> float:
     """The Ubuntu release a job runs on; for anything else a current one, and none for another container."""
     container = job.node.get("container")
-    image = str(container.get("image") if isinstance(container, dict) else container or "")
+    image = text_of(container.get("image") if isinstance(container, dict) else container)
     if image:
         match = _UBUNTU.search(image)
         return float(match[1]) if match else 0.0

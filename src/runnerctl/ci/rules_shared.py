@@ -10,7 +10,7 @@ from runnerctl.ci.workflow_model import Job, Repository, Step
 from runnerctl.ci.workflow_settings import Settings
 from runnerctl.ci.workflow_shell import Command
 from runnerctl.ci.workflow_tests import selects
-from runnerctl.ci.workflow_yaml import is_flow, key_line
+from runnerctl.ci.workflow_yaml import as_map, is_flow, key_line, text_of
 
 __all__ = [
     "SETUP_CONDA",
@@ -86,8 +86,7 @@ class Pytest:
 
 
 def _environment_words(step: Step) -> list[str]:
-    env = step.node.get("env")
-    text = str(env.get("PYTEST_ADDOPTS") or "") if isinstance(env, dict) else ""
+    text = text_of(as_map(step.node.get("env")).get("PYTEST_ADDOPTS"))
     try:
         return shlex.split(text)
     except ValueError:

@@ -11,7 +11,7 @@ from runnerctl.ci.rules_shared import inserted_input
 from runnerctl.ci.workflow_expression import FORK, pull_request_context, verdict
 from runnerctl.ci.workflow_gates import gate_of, skippable_tests
 from runnerctl.ci.workflow_model import Job, Repository, Step, Workflow
-from runnerctl.ci.workflow_yaml import as_map, expressions
+from runnerctl.ci.workflow_yaml import expressions, texts
 
 __all__ = ["RULES"]
 
@@ -269,13 +269,13 @@ def _only_reads(workflow: Workflow) -> bool:
     """Whether nothing in a workflow can need more than reading the code."""
     for job in workflow.jobs:
         if job.calls or re.search(
-            r"github\.token|GITHUB_TOKEN|secrets\.", str(dict(job.node.get("env") or {}))
+            r"github\.token|GITHUB_TOKEN|secrets\.", " ".join(texts(job.node.get("env")))
         ):
             return False
         for step in job.steps:
             if step.uses and not step.uses.startswith("./") and not _READERS.match(step.uses):
                 return False
-            text = f"{step.run} {dict(step.inputs)} {dict(as_map(step.node.get('env')))}"
+            text = "\n".join(texts(step.node))
             if re.search(r"github\.token|GITHUB_TOKEN|\bgh |git push|secrets\.", text):
                 return False
     return True

@@ -11,7 +11,7 @@ from typing import Any
 from runnerctl.ci.workflow_settings import Settings
 from runnerctl.ci.workflow_shell import Command, commands
 from runnerctl.ci.workflow_tests import TestFacts
-from runnerctl.ci.workflow_yaml import as_list, as_map, key_line, node_line, value_line
+from runnerctl.ci.workflow_yaml import as_list, as_map, key_line, node_line, text_of, value_line
 
 __all__ = ["HOSTED", "Environment", "Job", "Repository", "Step", "Workflow"]
 
@@ -35,7 +35,7 @@ class Step:
     @property
     def uses(self) -> str:
         """The action with its version, or empty."""
-        return str(self.node.get("uses") or "").strip()
+        return text_of(self.node.get("uses")).strip()
 
     @property
     def action_name(self) -> str:
@@ -45,7 +45,7 @@ class Step:
     @property
     def run(self) -> str:
         """The script, or empty."""
-        return str(self.node.get("run") or "")
+        return text_of(self.node.get("run"))
 
     @property
     def run_line(self) -> int:
@@ -61,8 +61,7 @@ class Step:
 
     def input(self, name: str) -> str:
         """An input as text, as the runner hands it on: true and false in lower case."""
-        value = self.inputs.get(name)
-        return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        return text_of(self.inputs.get(name))
 
     def input_line(self, name: str) -> int:
         """The line of an input."""
@@ -71,12 +70,12 @@ class Step:
     @property
     def condition(self) -> str:
         """``if:`` of the step and of the step that uses its action."""
-        return " ".join(filter(None, (str(self.node.get("if") or ""), self.outer)))
+        return " ".join(filter(None, (text_of(self.node.get("if")), self.outer)))
 
     @property
     def shell(self) -> str:
         """The shell that runs it: its own, or the default of job or workflow."""
-        return str(self.node.get("shell") or self.default_shell)
+        return text_of(self.node.get("shell")) or self.default_shell
 
     @property
     def hosted_only(self) -> bool:
@@ -115,23 +114,22 @@ class Job:
     @property
     def name(self) -> str:
         """The name as it stands in the file, or the id."""
-        return str(self.node.get("name") or self.id)
+        return text_of(self.node.get("name")) or self.id
 
     @property
     def condition(self) -> str:
         """``if:``, or empty."""
-        value = self.node.get("if")
-        return "" if value is None else str(value)
+        return text_of(self.node.get("if"))
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Ids of the jobs it waits for."""
-        return tuple(map(str, as_list(self.node.get("needs"))))
+        return tuple(map(text_of, as_list(self.node.get("needs"))))
 
     @property
     def calls(self) -> str:
         """The reusable workflow it calls, or empty."""
-        return str(self.node.get("uses") or "").strip()
+        return text_of(self.node.get("uses")).strip()
 
     @property
     def runs_always(self) -> bool:

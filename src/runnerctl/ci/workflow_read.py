@@ -12,7 +12,16 @@ from runnerctl.ci.rules import INVALID, Hit
 from runnerctl.ci.workflow_model import Environment, Job, Repository, Step, Workflow
 from runnerctl.ci.workflow_settings import CONFIGURATION_FILES, Settings, SettingsError, read_settings
 from runnerctl.ci.workflow_tests import TestFacts, read_tests
-from runnerctl.ci.workflow_yaml import YamlError, as_list, as_map, item_line, key_line, load, node_line
+from runnerctl.ci.workflow_yaml import (
+    YamlError,
+    as_list,
+    as_map,
+    item_line,
+    key_line,
+    load,
+    node_line,
+    text_of,
+)
 from runnerctl.errors import UsageError
 
 __all__ = ["read_repository", "read_text"]
@@ -156,8 +165,8 @@ class _Reader:
                 self.hits.append(Hit(INVALID, file, item_line(steps, index), "is no step"))
                 continue
             yield Step(file, node, node_line(node), shell)
-            action = actions.get(_local(str(node.get("uses") or "")))
-            condition = str(node.get("if") or "")
+            action = actions.get(_local(text_of(node.get("uses"))))
+            condition = text_of(node.get("if"))
             for inner in action.steps if action else ():
                 yield Step(inner.file, inner.node, inner.line, inner.default_shell, True, condition)
 
@@ -206,7 +215,9 @@ class _Reader:
     def _hooks(self) -> Mapping[str, tuple[str, int]]:
         node = as_map(self._yaml(".pre-commit-config.yaml"))
         repos = [each for each in as_list(node.get("repos")) if isinstance(each, Mapping)]
-        return {str(each.get("repo")): (str(each.get("rev") or ""), key_line(each, "rev")) for each in repos}
+        return {
+            text_of(each.get("repo")): (text_of(each.get("rev")), key_line(each, "rev")) for each in repos
+        }
 
     def _python(self) -> Iterator[tuple[str, str]]:
         count = 0
@@ -218,7 +229,7 @@ class _Reader:
                     return
                 path = Path(folder, name)
                 try:
-                    if path.stat().st_size <= _MAX_PYTHON_BYTES:
+                    if path.is_file() and path.stat().st_size <= _MAX_PYTHON_BYTES:
                         yield str(path.relative_to(self.root)), path.read_bytes().decode("utf-8", "replace")
                 except OSError:
                     continue
@@ -238,11 +249,11 @@ def _events(node: Any) -> Mapping[str, Any]:
     given = as_map(node).get("on")
     if isinstance(given, Mapping):
         return {str(name): value for name, value in given.items()}
-    return {str(name): None for name in as_list(given)}
+    return {text_of(name): None for name in as_list(given)}
 
 
 def _default_shell(node: Any) -> str:
-    return str(as_map(as_map(as_map(node).get("defaults")).get("run")).get("shell") or "")
+    return text_of(as_map(as_map(as_map(node).get("defaults")).get("run")).get("shell"))
 
 
 def _labels(node: Mapping[str, Any]) -> tuple[frozenset[str], ...] | None:
@@ -250,9 +261,9 @@ def _labels(node: Mapping[str, Any]) -> tuple[frozenset[str], ...] | None:
     given = node.get("runs-on")
     if isinstance(given, Mapping):
         given = given.get("labels")
-    labels = [str(label).lower() for label in as_list(given)]
+    labels = [text_of(label).lower() for label in as_list(given)]
     if len(labels) == 1 and "${{" in labels[0]:
-        values = _matrix_values(node, str(as_list(given)[0]))
+        values = _matrix_values(node, text_of(as_list(given)[0]))
         return None if values is None else tuple(frozenset({value.lower()}) for value in values)
     return None if any("${{" in label for label in labels) else (frozenset(labels),)
 
@@ -275,10 +286,10 @@ def _environment(name: str, node: Mapping[str, Any]) -> Environment:
             package, spec = _spec(each)
             specs[package] = (spec, item_line(dependencies, index))
         for at, line in enumerate(as_list(as_map(each).get("pip"))):
-            package, spec = _spec(str(line))
+            package, spec = _spec(text_of(line))
             specs.setdefault(package, (spec, item_line(each.get("pip"), at)))
-    listed = tuple((str(each), item_line(channels, at)) for at, each in enumerate(as_list(channels)))
-    return Environment(name, str(node.get("name") or ""), listed, specs)
+    listed = tuple((text_of(each), item_line(channels, at)) for at, each in enumerate(as_list(channels)))
+    return Environment(name, text_of(node.get("name")), listed, specs)
 
 
 def _spec(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from runnerctl.errors import ConfigError
@@ -18,11 +19,13 @@ __all__ = [
     "key_line",
     "load",
     "node_line",
+    "text_of",
     "texts",
     "value_line",
 ]
 
-MAX_BYTES = 1 << 20  # GitHub refuses larger workflow files
+MAX_BYTES = 1 << 19  # far more than any workflow has
+_MAX_TEXTS = 10_000  # aliases can make a small file endless
 _EXPRESSION = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 
 
@@ -107,16 +110,27 @@ def is_flow(node: Any) -> bool:
     return bool(style is not None and style.flow_style())
 
 
-def texts(node: Any, *, depth: int = 12) -> Iterator[str]:
-    """Every text below a node, keys left out; deeper than ``depth`` nothing is read."""
+def text_of(value: Any) -> str:
+    """A scalar as text, as the runner hands it on: true and false in lower case; anything else is empty."""
+    if value is None or isinstance(value, (Mapping, list, set)):
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def texts(node: Any) -> Iterator[str]:
+    """The texts below a node, keys left out."""
+    return islice(_texts(node, 12), _MAX_TEXTS)
+
+
+def _texts(node: Any, depth: int) -> Iterator[str]:
     if isinstance(node, str):
         yield node
     elif depth and isinstance(node, Mapping):
         for value in node.values():
-            yield from texts(value, depth=depth - 1)
+            yield from _texts(value, depth - 1)
     elif depth and isinstance(node, list):
         for value in node:
-            yield from texts(value, depth=depth - 1)
+            yield from _texts(value, depth - 1)
 
 
 def expressions(text: str) -> Iterator[tuple[int, str]]:
