@@ -361,7 +361,7 @@ def test_a_hosts_service_is_asked_the_same(host: Path, site: Site, tmp_path: Pat
 
 def test_nothing_of_the_machinery_is_loaded_for_a_layer() -> None:
     """The quick way makes layers, too: standard library only."""
-    code = "import sys, runnerctl.envs.shown; print({'msgspec', 'typer', 'yaml'} & set(sys.modules))"
+    code = "import sys, runnerctl.cli.env_shown; print({'msgspec', 'typer', 'yaml'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
     )

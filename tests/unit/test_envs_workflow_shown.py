@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from runnerctl.envs import shown
+from runnerctl.cli import env_shown as shown
+from runnerctl.cli.env_shown import Asked, Environment, Progress
 from runnerctl.envs.layer import Layer
-from runnerctl.envs.shown import Asked, Environment, Progress
 from runnerctl.errors import DataError, UsageError
 
 READY: dict[str, Any] = {

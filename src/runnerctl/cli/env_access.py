@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from runnerctl.cli.context import Context
-    from runnerctl.envs.shown import Asked, Environment, Progress
+    from runnerctl.cli.env_shown import Asked, Environment, Progress
 
 __all__ = ["HOST_STORE", "Access", "Answer", "Service", "access", "chosen", "ready_for", "told", "user_store"]
 
@@ -86,7 +86,7 @@ class Service:
 
 
 def _request(asked: Asked) -> dict[str, Any]:
-    from runnerctl.envs.shown import request_of
+    from runnerctl.cli.env_shown import request_of
 
     return request_of(asked)
 
@@ -149,7 +149,7 @@ def told(context: Context, title: str, file: str = "") -> Iterator[Progress]:
 
     ``file``: the environment's file.
     """
-    from runnerctl.envs.shown import Progress, trouble
+    from runnerctl.cli.env_shown import Progress, trouble
 
     progress = Progress(context.stderr, context.env, title)
     try:
@@ -166,7 +166,7 @@ def told(context: Context, title: str, file: str = "") -> Iterator[Progress]:
 
 def ready_for(context: Context, store: str | None, asked: Asked) -> Environment:
     """The environment that was asked for, with its layer. Raises what the store and the layer raise."""
-    from runnerctl.envs.shown import prepare
+    from runnerctl.cli.env_shown import prepare
 
     source = access(context, store)
     with told(context, f"Environment of {asked.file}", asked.file) as progress:

@@ -50,7 +50,7 @@ def ensure(
     service builds; elsewhere it is made in the user's own store.
     """
     from runnerctl.cli.env_access import ready_for, told
-    from runnerctl.envs.shown import answer, github_files, notes_text, text_of, to_github
+    from runnerctl.cli.env_shown import answer, github_files, notes_text, text_of, to_github
 
     command: Context = context.obj
     wanted = asked(file, refresh=refresh, cuda=cuda, engine=engine, lock=lock, layer=layer)

@@ -58,7 +58,7 @@ def execute(
     is set, too.
     """
     from runnerctl.cli.env_access import ready_for
-    from runnerctl.envs.shown import for_process, notes_text, replace_process
+    from runnerctl.cli.env_shown import for_process, notes_text, replace_process
 
     command: Context = context.obj
     argv = context.meta[REST]

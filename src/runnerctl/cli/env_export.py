@@ -46,7 +46,7 @@ def export_activation(
     no conda init. What would change other programs too (LD_LIBRARY_PATH, PYTHONPATH) is left out there.
     """
     from runnerctl.cli.env_access import ready_for, told
-    from runnerctl.envs.shown import answer, github_files, notes_text, shell_lines, to_github
+    from runnerctl.cli.env_shown import answer, github_files, notes_text, shell_lines, to_github
 
     command: Context = context.obj
     wanted = asked(file, cuda=cuda, engine=engine, lock=lock, layer=layer)

@@ -78,8 +78,8 @@ _WHY = {"unused": "not used for long", "budget": "budget", "quota": "the owner's
 
 def _tell(command: Context, found: Any, *, check: bool) -> None:
     from runnerctl.cli.env_list import span
+    from runnerctl.cli.env_shown import counted, size_text
     from runnerctl.cli.output import table
-    from runnerctl.envs.shown import counted, size_text
 
     removed = found.get("removed", ())
     if removed:

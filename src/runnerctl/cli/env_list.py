@@ -50,7 +50,7 @@ def environments(context: typer.Context, store: StoreOption = None, output: Outp
 
 
 def _row(row: Any, now: float) -> tuple[object, ...]:
-    from runnerctl.envs.shown import size_text
+    from runnerctl.cli.env_shown import size_text
 
     return (
         row["digest"][:SHORT],

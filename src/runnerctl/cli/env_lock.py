@@ -53,7 +53,7 @@ def lock(
     lock that says the same already is left as it is. For a host with a GPU, written elsewhere: --cuda 12.8.
     """
     from runnerctl.cli.env_access import access, told
-    from runnerctl.envs.shown import counted
+    from runnerctl.cli.env_shown import counted
 
     command: Context = context.obj
     wanted = asked(file, cuda=cuda, engine=engine)

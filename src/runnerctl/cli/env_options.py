@@ -11,7 +11,7 @@ import typer
 from runnerctl.errors import UnavailableError, UsageError
 
 if TYPE_CHECKING:
-    from runnerctl.envs.shown import Asked
+    from runnerctl.cli.env_shown import Asked
 
 __all__ = [
     "CudaOption",
@@ -89,7 +89,7 @@ GithubOption = Annotated[
 
 def asked(file: str | None, *, refresh: str | None = None, **given: Any) -> Asked:
     """What the options ask for. Raises UsageError."""
-    from runnerctl.envs.shown import Asked, find_file
+    from runnerctl.cli.env_shown import Asked, find_file
 
     seconds = days_given(refresh, "--refresh")
     return Asked(find_file(file), refresh_seconds=None if seconds is None else int(seconds), **given)

@@ -17,10 +17,10 @@ from runnerctl.envs.store import Store
 
 if TYPE_CHECKING:
     from runnerctl.cli.context import Context
+    from runnerctl.cli.env_shown import Asked, Progress
     from runnerctl.envs.ensure import Asked as Question
     from runnerctl.envs.leases import Holder
     from runnerctl.envs.ports import Engine, Tell
-    from runnerctl.envs.shown import Asked, Progress
 
 __all__ = ["OwnStore"]
 
@@ -67,10 +67,10 @@ class OwnStore:
         return _plain(collect(self._store, limits, now=self._context.clock(), dry_run=dry_run))
 
     def _question(self, asked: Asked) -> Question:
+        from runnerctl.cli.env_shown import request_of
         from runnerctl.envs.ensure import Asked as Question
         from runnerctl.envs.facts import host_facts
         from runnerctl.envs.policy import Policy
-        from runnerctl.envs.shown import request_of
 
         request = msgspec.convert(request_of(asked), Request)
         facts = host_facts(asked.cuda, cache=Path(self.place) / "cuda.json", environ=self._context.env)

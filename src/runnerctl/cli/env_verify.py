@@ -15,7 +15,7 @@ from runnerctl.cli.options import OutputOption
 from runnerctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from runnerctl.envs.shown import Asked
+    from runnerctl.cli.env_shown import Asked
 
 __all__ = ["app", "verify"]
 
@@ -85,10 +85,10 @@ def verify(
 
 def _lock(command: Context, wanted: Asked, output: str | None) -> int:
     from runnerctl.cli.env_access import told
+    from runnerctl.cli.env_shown import read_text, request_of
     from runnerctl.envs.file import parse
     from runnerctl.envs.file_pip import check_files
     from runnerctl.envs.lockfile import check, read
-    from runnerctl.envs.shown import read_text, request_of
 
     path = wanted.lock or lock_beside(wanted.file)
     with told(command, wanted.file, wanted.file):
@@ -133,8 +133,8 @@ def _whole(digest: str, known: list[str]) -> str:
 
 
 def _tell(command: Context, found: Any) -> None:
+    from runnerctl.cli.env_shown import counted
     from runnerctl.cli.output import escape
-    from runnerctl.envs.shown import counted
 
     for each in found:
         problems = [escape(str(problem)) for problem in each["problems"]]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 if TYPE_CHECKING:
-    from runnerctl.envs.shown import Environment
+    from runnerctl.cli.env_shown import Environment
     from runnerctl.errors import RunnerctlError
 
 __all__ = ["Plain", "main", "plain", "short"]
@@ -114,7 +114,7 @@ def short(wanted: Plain, socket_path: str) -> int:
 
 
 def _do(wanted: Plain, socket_path: str) -> None:
-    from runnerctl.envs import shown
+    from runnerctl.cli import env_shown as shown
 
     asked = shown.Asked(file=shown.find_file(wanted.file), **wanted.options)
     environment = _environment(asked, socket_path)
@@ -132,7 +132,8 @@ def _do(wanted: Plain, socket_path: str) -> None:
 
 
 def _environment(asked: Any, socket_path: str) -> Environment:
-    from runnerctl.envs import client, shown
+    from runnerctl.cli import env_shown as shown
+    from runnerctl.envs import client
     from runnerctl.envs.client_files import reader
     from runnerctl.errors import RunnerctlError
 
@@ -155,7 +156,7 @@ def _environment(asked: Any, socket_path: str) -> Environment:
 
 
 def _for_later(environment: Environment, file: str) -> list[str]:
-    from runnerctl.envs import shown
+    from runnerctl.cli import env_shown as shown
     from runnerctl.errors import RunnerctlError
 
     try:
@@ -166,7 +167,7 @@ def _for_later(environment: Environment, file: str) -> list[str]:
 
 
 def _annotate(error: RunnerctlError) -> None:
-    from runnerctl.envs.shown import trouble
+    from runnerctl.cli.env_shown import trouble
 
     line = trouble(error, os.environ)
     if line:
