@@ -43,6 +43,8 @@ DOCUMENTS = {
     "runnerctl.bundle/1": "`manifest.json` of a bundle",
     "runnerctl.keepalive_state/1": "`runnerctl/keepalive.json` of the controller's user",
     "runnerctl.lint/1": "`runnerctl spec validate -o json`",
+    "runnerctl.ci/1": "`runnerctl ci check -o json`",
+    "runnerctl.ci-protect/1": "`runnerctl ci protect -o json`",
     "runnerctl.specs/1": "`runnerctl spec show -o json` of an inventory",
     "runnerctl.auth/1": "`runnerctl auth status -o json`",
     "runnerctl.logs/1": "`runnerctl logs SLOT -o json`",

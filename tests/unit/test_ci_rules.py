@@ -16,7 +16,7 @@ import pytest
 
 from runnerctl.ci.check import Checker
 from runnerctl.ci.fix import Mended, diff, mend, write
-from runnerctl.ci.rules import Hit, all_rules
+from runnerctl.ci.rules import Hit, all_rules, rules_by_id
 
 CASES = Path(__file__).parent / "cases" / "ci"
 _HERE = re.compile(r"# HERE(?:-(?P<above>\d))?(?: (?P<times>\d))?")
@@ -70,6 +70,7 @@ def test_a_rule_hits_its_cases_and_nothing_else(
     found = hits(checker, rule)
     assert Counter((hit.file, hit.line) for hit in found) == expected(files), [hit.message for hit in found]
     assert bool(found) == name.startswith("bad")
+    assert rules_by_id()[rule].fixable or not any(hit.fixable for hit in found)
     if found and all(hit.fixable for hit in found):
         mended = only(checker, rule)
         assert comments(mended.before) <= comments(mended.after), diff(mended)

@@ -52,7 +52,10 @@ Check = Callable[["Repository"], Iterator[Hit]]
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One rule. ``title`` states what it finds; ``example`` is a piece of a file that it finds."""
+    """One rule. ``title`` states what it finds; ``example`` is a piece of a file that it finds.
+
+    ``fixable``: ``--fix`` mends at least its plain cases.
+    """
 
     id: str
     severity: Severity
@@ -61,6 +64,7 @@ class Rule(msgspec.Struct, frozen=True):
     remedy: str
     example: str
     check: Check
+    fixable: bool = False
 
 
 def _nothing(_repository: Repository) -> Iterator[Hit]:
@@ -69,12 +73,19 @@ def _nothing(_repository: Repository) -> Iterator[Hit]:
 
 
 def rule(
-    name: str, severity: Severity, *, title: str, why: str, remedy: str, example: str
+    name: str,
+    severity: Severity,
+    *,
+    title: str,
+    why: str,
+    remedy: str,
+    example: str,
+    fixable: bool = False,
 ) -> Callable[[Check], Rule]:
     """Make a rule of the function that looks for it."""
 
     def made(check: Check) -> Rule:
-        return Rule(name, severity, title, why, remedy, example.strip("\n"), check)
+        return Rule(name, severity, title, why, remedy, example.strip("\n"), check, fixable)
 
     return made
 

@@ -22,6 +22,7 @@ _SHELL = "bash -el {0}"
 @rule(
     "ci.login_shell_missing",
     "error",
+    fixable=True,
     title="Steps that do not see the activated environment",
     why=(
         "setup-miniconda activates in shell profiles, which only a login shell reads: without it the step"

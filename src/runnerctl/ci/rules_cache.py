@@ -65,6 +65,7 @@ def _bound(repository: Repository, job: Job, key: str) -> bool:
 @rule(
     "ci.cache_key_unbound",
     "error",
+    fixable=True,
     title="A cached environment that does not follow environment.yml",
     why="The key stays the same when a dependency changes, so the old environment is restored and tested.",
     remedy="end the key with ${{ hashFiles('environment.yml') }}",
@@ -96,6 +97,7 @@ def _bind(repository: Repository, cache: _Cache) -> tuple[Edit, ...]:
 @rule(
     "ci.cache_restore_stale",
     "error",
+    fixable=True,
     title="restore-keys that bring back a stale environment",
     why=(
         "After a change of environment.yml the newest old environment is restored instead, and tested as if"

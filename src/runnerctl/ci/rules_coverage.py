@@ -53,6 +53,7 @@ def _setting(repository: Repository, message: str, key: str, value: str) -> Hit:
 @rule(
     "ci.coverage_settings",
     "warning",
+    fixable=True,
     title="Coverage loses what child processes and other machines measured",
     why=(
         "Without concurrency = multiprocessing nothing of a worker process counts, without parallel one"
@@ -197,6 +198,7 @@ def coverage_threshold_missing(repository: Repository) -> Iterator[Hit]:
 @rule(
     "ci.coverage_file_hidden",
     "error",
+    fixable=True,
     title="Hidden data files that are not uploaded",
     why=(
         "upload-artifact leaves out files whose name begins with a dot since version 4.4: .coverage.* never"

@@ -83,6 +83,7 @@ def _makes(repository: Repository, step: Step) -> list[str]:
 @rule(
     "ci.auto_update_conda",
     "warning",
+    fixable=True,
     title="The base installation is updated by a job",
     why=(
         "auto-update-conda changes the installation that other jobs of the host use at that very moment, and"
@@ -136,6 +137,7 @@ def profiles_edited(repository: Repository) -> Iterator[Hit]:
 @rule(
     "ci.python_version_conflict",
     "error",
+    fixable=True,
     title="Two versions of Python",
     why=(
         "One of them loses, silently: either the environment is not the one of environment.yml, or it is"

@@ -102,6 +102,7 @@ def _nobody(job: Job, labels: frozenset[str], fleet: tuple[frozenset[str], ...])
 @rule(
     "ci.package_gone",
     "error",
+    fixable=True,
     title="An apt package that no longer exists",
     why=(
         "apt-get fails with 'has no installation candidate' as soon as the image moves on, and the job"

@@ -29,6 +29,7 @@ def inserted_at_top(repository: Repository, workflow: Workflow, lines: list[str]
 @rule(
     "ci.timeout_missing",
     "warning",
+    fixable=True,
     title="A job without a time limit",
     why="GitHub ends a job after six hours. A hung CUDA call holds the only GPU for as long.",
     remedy="set timeout-minutes to some three times what the job takes",
@@ -54,6 +55,7 @@ def timeout_missing(repository: Repository) -> Iterator[Hit]:
 @rule(
     "ci.concurrency_missing",
     "warning",
+    fixable=True,
     title="Every push queues a full run",
     why=(
         "Ten pushes to a pull request queue ten runs for the only GPU, nine of them for commits nobody will"

@@ -101,6 +101,7 @@ def marker_unused(repository: Repository) -> Iterator[Hit]:
 @rule(
     "ci.marker_unregistered",
     "warning",
+    fixable=True,
     title="The marker gpu is not registered, or a typo in it is no error",
     why=(
         "With a typo, gup, the test runs in the tier without a GPU. Registered markers and --strict-markers"

@@ -218,6 +218,7 @@ def _danger(inside: str) -> Severity | None:
 @rule(
     "ci.permissions_wide",
     "warning",
+    fixable=True,
     title="The job's token may do more than it needs",
     why=(
         "Without permissions: the token has the repository's default, in old ones the right to push. Code of"
@@ -284,6 +285,7 @@ def _only_reads(workflow: Workflow) -> bool:
 @rule(
     "ci.credentials_kept",
     "note",
+    fixable=True,
     title="The check-out leaves its token in .git/config",
     why=(
         "Every later step, and everything a test imports, can read it there; on a persistent machine so can"

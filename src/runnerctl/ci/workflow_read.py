@@ -30,6 +30,7 @@ _SKIPPED = frozenset(
     {".git", ".venv", "venv", "node_modules", "build", "dist", ".tox", ".cache", "__pycache__"}
 )
 _MAX_PYTHON_FILES = 2000
+_MAX_STEPS = 20_000
 _MAX_PYTHON_BYTES = 1 << 19
 _MAX_BYTES = 4 << 20
 _BREAK = re.compile(r"\r\n|\n|\r")
@@ -71,6 +72,7 @@ class _Reader:
         self.changed = changed
         self.hits: list[Hit] = []
         self.lines: dict[str, tuple[str, ...]] = {}
+        self.steps = 0
 
     def repository(
         self, fleet: tuple[frozenset[str], ...] | None, tests: TestFacts | None
@@ -161,6 +163,9 @@ class _Reader:
 
     def _steps(self, file: str, steps: Any, shell: str, actions: Mapping[str, Job]) -> Iterator[Step]:
         for index, node in enumerate(as_list(steps)):
+            self.steps += 1
+            if self.steps > _MAX_STEPS:  # aliases can make a small file endless
+                return
             if not isinstance(node, Mapping):
                 self.hits.append(Hit(INVALID, file, item_line(steps, index), "is no step"))
                 continue
