@@ -151,10 +151,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment(file: Path) -> dict[str, str]:
-    if file.stat().st_size > MAX_BYTES:
-        raise DataError(
-            "the activation scripts set more than 1 MiB of variables", remedy="leave out their package"
-        )
+    if not 0 < file.stat().st_size <= MAX_BYTES:  # empty: the kernel refused to hand so much to ``env``
+        what = "the activation scripts set more than a process can be given, or more than 1 MiB"
+        raise DataError(what, remedy="leave out the package that brings them")
     pairs = (item.partition(b"=") for item in file.read_bytes().split(b"\0") if item)
     found = {}
     for name, _, value in pairs:
