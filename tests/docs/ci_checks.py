@@ -11,8 +11,8 @@ HEAD = """\
 # Rules of `ci check`
 
 What [`runnerctl ci check`](cli.md#runnerctl-ci-check) looks for in a repository. An *error* fails a run, or
-makes a green one worth nothing; a *warning* costs time or trust; a *note* may be right as it is. A line is left
-alone when it says why:
+makes a green one worth nothing; a *warning* costs time or trust; a *note* may be right as it is. A line is
+left alone when it says why:
 
 ```yaml
 runs-on: ubuntu-latest # runnerctl: ignore[ci.timeout_missing] the steps have limits of their own
@@ -28,7 +28,7 @@ RULE = """
 
 **Remedy**: {remedy}.{fix}
 
-```yaml
+```text
 {example}
 ```
 """

@@ -44,7 +44,7 @@ DOCUMENTS = {
     "runnerctl.keepalive_state/1": "`runnerctl/keepalive.json` of the controller's user",
     "runnerctl.lint/1": "`runnerctl spec validate -o json`",
     "runnerctl.ci/1": "`runnerctl ci check -o json`",
-    "runnerctl.ci-protect/1": "`runnerctl ci protect -o json`",
+    "runnerctl.ci_protect/1": "`runnerctl ci protect -o json`",
     "runnerctl.specs/1": "`runnerctl spec show -o json` of an inventory",
     "runnerctl.auth/1": "`runnerctl auth status -o json`",
     "runnerctl.logs/1": "`runnerctl logs SLOT -o json`",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-SCHEMA = "runnerctl.ci-protect/1"
+SCHEMA = "runnerctl.ci_protect/1"
 EXAMPLE = """
 runnerctl ci protect --url https://github.com/acme/widgets --check
 GH_TOKEN=... runnerctl ci protect --url https://github.com/acme/widgets
