@@ -118,6 +118,16 @@ def test_in_a_workflow_both_annotate_the_same_line(
     assert "::error" in short.err
 
 
+def test_outside_a_job_both_refuse_to_write_for_later_steps(
+    bench: Bench, job: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is built."""
+    monkeypatch.delenv("GITHUB_PATH")
+    short, long = both(["env", "ensure", "--github"], bench, job, capsys)
+    assert short == long
+    assert short.code == 64
+
+
 @pytest.mark.parametrize(
     "argv",
     [

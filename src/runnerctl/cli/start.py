@@ -117,6 +117,8 @@ def _do(wanted: Plain, socket_path: str) -> None:
     from runnerctl.cli import env_shown as shown
 
     asked = shown.Asked(file=shown.find_file(wanted.file), **wanted.options)
+    if wanted.github:
+        shown.github_files(os.environ)  # before a build that takes minutes
     environment = _environment(asked, socket_path)
     if wanted.command == "exec":
         _note(shown.notes_text(environment.notes, os.environ))
