@@ -70,7 +70,7 @@ class Watch:
         return Peak(**answer)
 
     def close(self) -> None:
-        """End the child; one that cannot be killed is left behind."""
+        """Let the child end, kill it when it does not; one that cannot be killed is left behind."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -78,10 +78,13 @@ class Watch:
             if pipe:
                 with contextlib.suppress(OSError):
                     pipe.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        try:
             child.wait(_GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_GRACE_SECONDS)
 
     def _look(self) -> Sight:
         try:
