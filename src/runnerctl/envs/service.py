@@ -268,7 +268,7 @@ class Service:
             asker=sight.asker,
             order=self.shelf.order(op, payload, sight),
             then=lambda job, value: self._done(job, value, payload, sight),
-            subject=where or op,
+            subject=where or "the store",
             asked_at=self.clock(),
             texts={text} if text else set(),
         )
