@@ -154,8 +154,9 @@ def test_what_is_not_plain_goes_the_long_way(argv: list[str]) -> None:
     assert start.plain(argv) is None
 
 
-def test_the_short_way_loads_nothing_heavy(bench: Bench, job: Path) -> None:
+def test_the_short_way_loads_nothing_heavy(bench: Bench, job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither Typer nor msgspec, YAML or the engine; the command takes the process's place."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # counting loads modules of its own
     code = (
         "import sys\nfrom runnerctl.cli.start import main\n"
         f"code = main(['env', 'ensure', '--github'], socket_path={bench.path!r})\n"
