@@ -8,6 +8,8 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -274,7 +276,7 @@ def test_names_from_jobs_do_no_harm_in_the_log() -> None:
         assert all("\n" not in line.replace(where, "") for line in bench.said)
 
 
-def test_a_client_says_clearly_what_is_wrong(tmp_path: Any) -> None:
+def test_a_client_says_clearly_what_is_wrong(tmp_path: Path) -> None:
     """No socket, nobody behind it, somebody who speaks something else, somebody who says nothing."""
     path = str(tmp_path / "s")
     with pytest.raises(UnavailableError, match="has no environment store"):
@@ -291,6 +293,20 @@ def test_a_client_says_clearly_what_is_wrong(tmp_path: Any) -> None:
         thread.join()
         with pytest.raises(TryAgainError, match="in the time there was"):
             client.ask("ping", {}, socket_path=path, deadline=0.2)
+
+
+def test_a_full_queue_is_waited_for(tmp_path: Path) -> None:
+    """Before the service is up, more may come than the socket's queue holds."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(4) as pool:
+        listener.bind(path)
+        listener.listen(0)
+        ask = partial(client.ask, "ping", {}, socket_path=path)
+        answers = [pool.submit(ask) for _ in range(4)]
+        time.sleep(0.05)
+        for _ in answers:
+            _say(listener, b'{"ready":{}}\n')
+        assert [answer.result() for answer in answers] == [{}] * 4
 
 
 def _say(listener: socket.socket, data: bytes) -> None:

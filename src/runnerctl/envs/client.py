@@ -21,6 +21,7 @@ AGAIN = 5  # times that a request is put to the successor of a service that stop
 AGAIN_PAUSE_SECONDS = 0.5
 MOST_ROUNDS = 8  # of files asked for: one that names another, and so on
 _UNIT = "systemctl status runnerctl-env.socket runnerctl-env.service"
+_QUEUE_PAUSE_SECONDS = 0.02
 _PIECE = 64 * 1024
 _CODES = {
     error.exit_code: error
@@ -127,8 +128,7 @@ def _subject(payload: dict[str, Any]) -> str:
 def _connected(socket_path: str, end: float) -> socket.socket:
     stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        stream.settimeout(max(min(CONNECT_SECONDS, end - time.monotonic()), 0.001))
-        stream.connect(socket_path)
+        _connect(stream, socket_path, min(end, time.monotonic() + CONNECT_SECONDS))
     except FileNotFoundError:
         stream.close()
         raise _unavailable("is not there: this host has no environment store", socket_path) from None
@@ -139,6 +139,19 @@ def _connected(socket_path: str, end: float) -> socket.socket:
         stream.close()
         raise _unavailable(f"cannot be reached: {error.strerror or error}", socket_path) from None
     return stream
+
+
+def _connect(stream: socket.socket, socket_path: str, end: float) -> None:
+    """Connect; a queue that is full (EAGAIN, unix(7)) is waited for. Raises OSError."""
+    while True:
+        stream.settimeout(max(end - time.monotonic(), 0.001))
+        try:
+            stream.connect(socket_path)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_QUEUE_PAUSE_SECONDS)
 
 
 def _lines(stream: socket.socket, end: float, socket_path: str) -> Iterator[bytes]:
