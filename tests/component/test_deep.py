@@ -29,7 +29,7 @@ from tests.fakes.cuda import build, environment
 
 HEALTHY = Path(__file__).parents[1] / "unit/cases/healthy.json"
 FIRST, SECOND = "GPU-11111111-1111-4111-8111-111111111111", "GPU-22222222-2222-4222-8222-222222222222"
-DEADLINE_SECONDS = 4.0 if os.environ.get("COVERAGE_RUN") else 1.2  # a loop over bytes is slow when counted
+DEADLINE_SECONDS = 1.2
 PROGRAM = """
 import sys
 import msgspec

@@ -79,8 +79,9 @@ def _copies(driver: Driver, place: ctypes.c_uint64) -> None:
 def _compare(driver: Driver, place: ctypes.c_uint64, wanted: bytes, *, call: str) -> None:
     got = driver.to_host(place, len(wanted))
     if got != wanted:
-        first = next(at for at, (one, other) in enumerate(zip(got, wanted, strict=True)) if one != other)
-        count = sum(one != other for one, other in zip(got, wanted, strict=True))
+        differs = int.from_bytes(got, "little") ^ int.from_bytes(wanted, "little")  # far quicker than a loop
+        wrong = differs.to_bytes(len(wanted), "little")
+        first, count = len(wrong) - len(wrong.lstrip(b"\0")), len(wrong) - wrong.count(0)
         raise _WrongError(f"after {call} {count} of {len(wanted)} bytes are wrong, the first at byte {first}")
 
 
