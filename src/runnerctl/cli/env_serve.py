@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -51,21 +51,14 @@ def serve(
     """
     from runnerctl.envs.service import Service, notify
     from runnerctl.envs.service_policy import PolicyFile
-    from runnerctl.envs.service_secrets import scrubber
     from runnerctl.envs.service_shelf import StoreShelf
 
     command: Context = context.obj
     credentials = _credentials(command.env)
-    scrub = scrubber(credentials)
     listener = _listening(socket_path) if socket_path else _handed(command.env)
     address = command.env.get("NOTIFY_SOCKET")
 
-    def say(text: str) -> None:
-        from runnerctl.cli.output import escape
-
-        plain = scrub(text.encode("utf-8", "backslashreplace")).decode()
-        command.note(f"runnerctl: {escape(plain)}")
-
+    say = _teller(command, credentials)
     Service(
         shelf=StoreShelf(Path(os.path.abspath(store)), say=say),
         policies=PolicyFile(
@@ -79,6 +72,20 @@ def serve(
         notify=lambda text: notify(text, address),
     ).run()
     return 0
+
+
+def _teller(command: Context, credentials: str | None) -> Callable[[str], None]:
+    """What writes a line of the log: names harmless, no credential in it."""
+    from runnerctl.cli.output import escape
+    from runnerctl.envs.service_secrets import scrubber
+
+    scrub = scrubber(credentials)
+
+    def say(text: str) -> None:
+        plain = scrub(text.encode("utf-8", "backslashreplace")).decode()
+        command.note(f"runnerctl: {escape(plain)}")
+
+    return say
 
 
 def _credentials(env: Mapping[str, str]) -> str | None:
