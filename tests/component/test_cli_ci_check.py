@@ -215,3 +215,27 @@ def test_our_own_workflows_are_clean() -> None:
     """What we ask of others."""
     ran = call("ci", "check", str(ROOT), "--severity", "note")
     assert ran.code == 0, ran.out
+
+
+def test_what_ci_init_writes_is_clean(tmp_path: Path) -> None:
+    """A project with both tiers and processes: after ci init there is nothing left to say."""
+    files = {
+        "environment.yml": "name: p\nchannels: [conda-forge]\ndependencies: [python=3.11]\n",
+        "pyproject.toml": '[project]\nname = "p"\nversion = "1"\n',
+        "src/p/__init__.py": "import multiprocessing\n\nCPUS = multiprocessing.cpu_count()\n",
+        "tests/test_p.py": "import pytest\n\n\n@pytest.mark.gpu\ndef test_p():\n    pass\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    made = call("ci", "init", str(tmp_path))
+    assert made.code == 0, made.err
+    ran = call("ci", "check", str(tmp_path), "--labels-from", str(labels_of_one(tmp_path)))
+    assert ran.code == 0, ran.out
+
+
+def labels_of_one(folder: Path) -> Path:
+    """A fleet of one runner with a GPU."""
+    path = folder / "labels.txt"
+    path.write_text("self-hosted linux x64 gpu\n", encoding="utf-8")
+    return path

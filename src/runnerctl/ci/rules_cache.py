@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 
 from runnerctl.ci.rules import Edit, Hit, Rule, rule
-from runnerctl.ci.rules_shared import SETUP_CONDA, SETUP_MICROMAMBA, creates, creation_name, environment_files
+from runnerctl.ci.rules_shared import SETUP_MICROMAMBA, creates, creation_name, environment_files
 from runnerctl.ci.workflow_model import Job, Repository, Step
 from runnerctl.ci.workflow_yaml import as_map, key_line, value_line
 
@@ -160,12 +160,16 @@ def cache_path_unset(repository: Repository) -> Iterator[Hit]:
         if not re.search(r"env\.CONDA\b", cache.path) or not cache.restores:
             continue
         before = cache.job.steps[: cache.index]
-        told = any(
-            step.action_name == SETUP_CONDA or re.search(r"CONDA=.*GITHUB_ENV", step.run) for step in before
-        )
+        told = any(_may_set_conda(step) for step in before)
         if not told and "CONDA" not in as_map(cache.job.node.get("env")):
             message = "env.CONDA is not set before the set-up step; the path is /envs"
             yield Hit("ci.cache_path_unset", cache.step.file, cache.step.input_line("path"), message)
+
+
+def _may_set_conda(step: Step) -> bool:
+    """A set-up action by its name, an action of the repository, or a script that exports CONDA."""
+    named = step.action_name.startswith("./") or "conda" in step.action_name or "mamba" in step.action_name
+    return named or re.search(r"CONDA=.*GITHUB_ENV", step.run) is not None
 
 
 @rule(

@@ -199,6 +199,11 @@ def _activates(step: Step) -> bool:
     return any(command.words[:3] == ("runnerctl", "env", "ensure") for command in step.commands)
 
 
+def _built(word: str) -> bool:
+    """A path, a variable, or an archive that an earlier step built."""
+    return word.startswith((".", "/", "$", "dist/", "wheels/")) or word.endswith((".whl", ".tar.gz", ".zip"))
+
+
 def _foreign(command: Command) -> list[str]:
     """What a pip install names beside the project itself."""
     found, words, at = [], command.words[2:], 0
@@ -207,13 +212,11 @@ def _foreign(command: Command) -> list[str]:
         following = words[at + 1] if at + 1 < len(words) else ""
         if word in ("-r", "--requirement"):
             found += [] if following.startswith("$") else [f"-r {following}"]
-        elif (word.startswith("-r") and not word.startswith("--") and len(word) > 2) or (
-            not word.startswith("-") and not word.startswith((".", "/", "$", "dist/", "wheels/"))
-        ):
+        elif re.match(r"-r.", word) or (not word.startswith("-") and not _built(word)):
             found.append(word)
         takes = word in ("-r", "--requirement", "-c", "--constraint", "-e", "--editable", "-i", "--index-url")
         at += 2 if takes or word in ("-t", "--target", "--extra-index-url", "-f", "--find-links") else 1
-    return [] if any("*.whl" in word for word in found) else found
+    return found
 
 
 @rule(

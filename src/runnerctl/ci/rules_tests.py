@@ -165,7 +165,7 @@ def gpu_test_unmarked(repository: Repository) -> Iterator[Hit]:
 
 @rule(
     "ci.hooks_not_run",
-    "warning",
+    "note",
     title="Hooks of pre-commit that nobody runs in CI",
     why="A hook that only some developers installed finds what the others committed, in their pull requests.",
     remedy="run pre-commit run --all-files in the quick tier",
