@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import time
@@ -11,6 +12,12 @@ import pytest
 
 from runnerctl.envs.activation import find_activation
 from runnerctl.errors import DataError
+
+CREATE_RULESET, VERSION_FLAG = 444, 1  # asks the kernel for its version of Landlock
+_ASKED = (CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION_FLAG))
+LANDLOCK = ctypes.CDLL(None).syscall(*_ASKED) > 0
+    ctypes.CDLL(None).syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION_FLAG)) > 0
+)
 
 
 def script(prefix: Path, text: str, name: str = "a.sh") -> None:
@@ -105,10 +112,23 @@ def test_scripts_that_do_harm(tmp_path: Path, text: str, what: str) -> None:
         find_activation(tmp_path, seconds=0.4 if "sleep" in text else 10)
 
 
+def test_scripts_write_to_a_folder_of_their_own_only(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("as it was\n")
+    script(
+        tmp_path,
+        'echo changed >"$CONDA_PREFIX/kept"; : >"$CONDA_PREFIX/new"; rm -f "$CONDA_PREFIX/kept"\n'
+        'mv "$CONDA_PREFIX/kept" "$HOME/kept"; echo fine >"$HOME/own"; export SEEN=$(cat "$HOME/own")\n',
+    )
+    found = find_activation(tmp_path)
+    assert found.variables["SEEN"] == "fine"
+    if LANDLOCK:
+        assert (tmp_path / "kept").read_text() == "as it was\n"
+        assert not (tmp_path / "new").exists()
+
+
 def test_nothing_stays_behind(tmp_path: Path) -> None:
-    script(tmp_path, f"(trap '' HUP; sleep 60) & echo $! >{tmp_path}/pid; echo noise; echo noise >&2")
-    find_activation(tmp_path)
-    pid = int((tmp_path / "pid").read_text())
+    script(tmp_path, "(trap '' HUP; sleep 60) & export CHILD=$!; echo noise; echo noise >&2")
+    pid = int(find_activation(tmp_path).variables["CHILD"])
     until = time.monotonic() + 5
     while _lives(pid) and time.monotonic() < until:
         time.sleep(0.01)

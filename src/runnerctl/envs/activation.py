@@ -1,7 +1,8 @@
 """What ``conda activate`` would do, found out once at build time, so that no job has to run it.
 
 A clean bash sources the environment's scripts; what they changed is the answer. Nothing of the builder's own
-environment goes in, no standard input, and a deadline holds the whole thing.
+environment goes in, no standard input, they can write to a folder of their own only (where the kernel has
+Landlock), and a deadline holds the whole thing.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from runnerctl.envs import _confine
 from runnerctl.envs.file import variable_fault
 from runnerctl.envs.model import Activation
 from runnerctl.errors import DataError
@@ -119,7 +122,8 @@ def _kept(variables: Mapping[str, str], folder: str, notes: list[str]) -> dict[s
 
 
 def _source(scripts: Iterable[Path], environment: Mapping[str, str], folder: Path, *, seconds: float) -> None:
-    command = ["bash", "--noprofile", "--norc", "-c", SCRIPT, "activate", str(folder), *map(str, scripts)]
+    command = [sys.executable, "-I", "-S", _confine.__file__, str(folder)]
+    command += ["bash", "--noprofile", "--norc", "-c", SCRIPT, "activate", str(folder), *map(str, scripts)]
     process = subprocess.Popen(
         command,
         env=dict(environment),
