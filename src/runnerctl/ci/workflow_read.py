@@ -213,8 +213,7 @@ class _Reader:
         try:
             return read_settings(lambda name: "\n".join(self.lines[name]) if name in self.lines else None)
         except SettingsError as error:
-            name = next(iter(each for each in ("pyproject.toml", *CONFIGURATION_FILES) if each in self.lines))
-            self.hits.append(Hit(INVALID, name, error.line, error.what))
+            self.hits.append(Hit(INVALID, error.file, error.line, error.what))
             return Settings()
 
     def _hooks(self) -> Mapping[str, tuple[str, int]]:

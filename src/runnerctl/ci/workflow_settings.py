@@ -17,12 +17,13 @@ CONFIGURATION_FILES = (".coveragerc", "pytest.ini", ".pytest.ini", "pyproject.to
 
 
 class SettingsError(Exception):
-    """A settings file that cannot be read; ``line`` counts from one."""
+    """A settings file that cannot be read; ``line`` counts from one, ``file`` names it."""
 
     def __init__(self, what: str, line: int) -> None:
         super().__init__(what)
         self.what = " ".join(what.split())
         self.line = line
+        self.file = ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,11 @@ def _has_plugin(project: Mapping[str, Any]) -> bool:
 
 
 def _parse(name: str, text: str) -> Mapping[str, Any]:
-    return _toml(text) if name.endswith(".toml") else _ini(text)
+    try:
+        return _toml(text) if name.endswith(".toml") else _ini(text)
+    except SettingsError as error:
+        error.file = name
+        raise
 
 
 def _toml(text: str) -> Mapping[str, Any]:

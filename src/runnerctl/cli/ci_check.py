@@ -108,7 +108,7 @@ def command(
     checker = Checker(root, fleet=fleet)
     form = output or _form(asked)
     report, mended = checker.report(), None
-    if not report.files:
+    if not report.files and not any(each.file.startswith(".github/") for each in report.findings):
         remedy = "give the root of a repository"
         raise UsageError("there is no workflow below .github/workflows", where=str(root), remedy=remedy)
     if fix:
