@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from runnerctl.errors import DataError, TryAgainError, UnavailableError
 from tests.component.envs_engine_support import Heard, order, wheel, yml
 from tests.fakes.conda_channel import Served, serve
 
+CREATE_RULESET, VERSION_FLAG = 444, 1  # asks the kernel for its version of Landlock
+_ASKED = (CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION_FLAG))
+LANDLOCK = ctypes.CDLL(None).syscall(*_ASKED) > 0
 SECRET = "sesame-55d0"
 
 
@@ -68,6 +72,15 @@ def test_wheels_are_added_and_conda_s_stay(prefix: Path, index: Served) -> None:
     module.write_text("changed = 1\n")
     damage = [each for each in verify(prefix, full=True, published=False) if each.path.endswith("one.py")]
     assert [each.package for each in damage] == ["one-2.0"]
+
+
+def test_the_environment_s_own_code_cannot_write(prefix: Path, index: Served) -> None:
+    (site,) = prefix.glob("lib/python3*/site-packages")
+    code = f"open('{site}/fromconda.py', 'w').write('changed')"
+    (site / "harm.pth").write_text(f"import sys; sys.modules.setdefault('x_ran', sys); {code}\n")
+    assert install_pip(asked(prefix, index, "two"), prefix, Heard()) == ("two==1.5",)
+    if LANDLOCK:
+        assert (site / "fromconda.py").read_text() == "version = 'of conda'\n"
 
 
 def test_files_options_and_pins_of_a_lock(prefix: Path, index: Served) -> None:

@@ -16,8 +16,6 @@ from runnerctl.errors import DataError
 CREATE_RULESET, VERSION_FLAG = 444, 1  # asks the kernel for its version of Landlock
 _ASKED = (CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION_FLAG))
 LANDLOCK = ctypes.CDLL(None).syscall(*_ASKED) > 0
-    ctypes.CDLL(None).syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint(VERSION_FLAG)) > 0
-)
 
 
 def script(prefix: Path, text: str, name: str = "a.sh") -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from runnerctl.envs import lockfile
+from runnerctl.envs import _confine, lockfile
 from runnerctl.envs._engine_errors import no_space, one_line
 from runnerctl.envs.model import EnvironmentFile, Event, Line
 from runnerctl.envs.ports import Order, Tell
@@ -56,7 +58,8 @@ def install_pip(
     before = distributions(prefix)
     with tempfile.TemporaryDirectory(prefix="runnerctl-pip-") as directory:
         folder = Path(directory)
-        command = [uv(), "pip", "install", "--python", str(python), *_write(order, folder, before)]
+        options = _write(order, folder, before)
+        command = [uv(), "pip", "install", "--python", _confined(python, folder), *options]
         text, code = _call(command, _environment(order, folder), cwd=folder, seconds=seconds)
     if code != 0:
         raise explain(text, file)
@@ -66,6 +69,16 @@ def install_pip(
         what = f"pip's section replaced what conda installed: {', '.join(changed)}"
         raise DataError(what, where=_where(file, file.pip[0]), remedy="list these among the dependencies")
     return tuple(f"{name}=={version}" for name, version in sorted(after.items()) if name not in before)
+
+
+def _confined(python: Path, folder: Path) -> str:
+    """The interpreter as uv asks it: it came out of a package, and may write to ``folder`` only."""
+    launcher = folder / ".bin" / "python"
+    launcher.parent.mkdir()
+    own = [sys.executable, "-I", "-S", _confine.__file__, str(folder), str(python)]
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.join(own)} "$@"\n', encoding="utf-8")
+    launcher.chmod(0o700)
+    return str(launcher if os.access(launcher, os.X_OK) else python)  # not where the disk is mounted noexec
 
 
 def uv() -> str:
