@@ -26,14 +26,8 @@ LAW = {
         *("msgspec", f"{COLLECTION}.module_utils"),  # what acts on a slot exists once
     ),
     "envs": (
-        *(
-            "runnerctl.core",
-            "runnerctl.errors",
-            "runnerctl.hostfile",
-            "runnerctl.private",
-            "runnerctl.redact",
-        ),
-        *("msgspec", "yaml", "rattler", "uv"),
+        *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile", "runnerctl.private"),
+        *("runnerctl.redact", "msgspec", "yaml", "rattler", "uv"),
     ),
     "ci": ("runnerctl.core", "runnerctl.errors", "msgspec", "ruamel.yaml", "tomlkit"),
     "probes": (

@@ -45,7 +45,10 @@ CudaOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Engine, typer.Option("--engine", help="What solves and installs; conda and mamba must be on the host.")
+    Engine,
+    typer.Option(
+        "--engine", help="What solves and installs; conda and mamba must be on the host, and are unproved."
+    ),
 ]
 LockOption = Annotated[
     str | None,
