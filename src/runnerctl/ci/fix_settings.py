@@ -61,12 +61,8 @@ def _ini(file: str, text: str, wanted: _Wanted) -> str:
 def _ini_set(lines: list[str], header: str, key: str, value: str) -> list[str]:
     start = next((at for at, line in enumerate(lines) if line.strip() == header), None)
     if start is None:
-        tail = [] if lines and lines[-1] == "" else [""]
-        return (
-            [*lines[:-1], *tail, header, f"{key} = {value}", ""]
-            if lines
-            else [header, f"{key} = {value}", ""]
-        )
+        kept = lines[:-1] if lines and lines[-1] == "" else lines
+        return [*kept, *([""] if kept else []), header, f"{key} = {value}", ""]
     end = next((at for at in range(start + 1, len(lines)) if lines[at].startswith("[")), len(lines))
     for at in range(start + 1, end):
         match = re.match(rf"{re.escape(key)}\s*[=:]\s*(.*)$", lines[at])
