@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,12 @@ FILES, LIBRARIES = 20_000, 6
 SMALL_BYTES, LIBRARY_BYTES = 24 * 1024, 100 * 1024 * 1024
 HITS, RESTORES, TOGETHER = 30, 5, 8
 START_SECONDS = 30.0
+_PROGRAM = """\
+#!{python}
+import sys
+from runnerctl.cli.start import main
+sys.exit(main(socket_path={socket!r}))
+"""
 NETWORK_MB = (50.0, 3.5)  # a hosted runner's cache, and what a user measured on a machine of his own
 
 
@@ -78,7 +85,7 @@ class Figures:
     pack: float
     restore: Spread
     together: float
-    statuses: list[str]
+    built: int
     alone: float
 
 
@@ -103,13 +110,15 @@ class Bench:
         file.write_text(f"channels:\n  - file://{self.channel}\ndependencies:\n{lines}")
         return file
 
-    def ensure(self, file: Path, *words: str, runner: Path | None = None) -> dict[str, Any]:
+    def ensure(
+        self, file: Path, *words: str, runner: Path | None = None, program: Path = RUNNERCTL
+    ) -> dict[str, Any]:
         """One ``runnerctl env ensure`` as a step of a job would have it; its answer."""
         temp = runner or self.folder / "runner"
         temp.mkdir(exist_ok=True)
         env = {name: value for name, value in os.environ.items() if not name.startswith("GITHUB_")}
         env |= {"RUNNER_TEMP": str(temp), "GITHUB_ENV": str(temp / "env"), "GITHUB_PATH": str(temp / "path")}
-        command = [str(RUNNERCTL), "env", "ensure", str(file), "--github", "-o", "json", *words]
+        command = [str(program), "env", "ensure", str(file), "--github", "-o", "json", *words]
         done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=self.folder)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
@@ -121,17 +130,18 @@ def _measure(bench: Bench) -> Figures:
     python = Spread(_times(lambda _: subprocess.run([sys.executable, "-c", "pass"], check=True), bench.hits))
     own = ["--store", str(bench.folder / "own")]
     say("hits through the service")
-    with _service(bench) as socket:
-        ask = ["--socket", str(socket)]
-        build, ready = _timed(lambda: bench.ensure(bench.file, "--layer", "none", *ask))
+    with _service(bench) as program:
+        build, ready = _timed(lambda: bench.ensure(bench.file, "--layer", "none", program=program))
         assert ready["status"] == "built", ready
-        service_hit = _hits(bench, "--layer", "none", *ask)
-        layered = _hits(bench, *ask)
+        service_hit = _hits(bench, "--layer", "none", program=program)
+        layered = _hits(bench, "--layer", "auto", program=program)
         say(f"{TOGETHER} at once")
         other = bench.write("other.yml", ["python", "pip", "small"])
         alone_file = bench.write("alone.yml", ["python", "small"])
-        alone, _ = _timed(lambda: bench.ensure(alone_file, "--layer", "none", *ask))
-        together, statuses = _timed(lambda: _together(bench, other, ask))
+        alone, _ = _timed(lambda: bench.ensure(alone_file, "--layer", "none", program=program))
+        before = _builds(bench)
+        together, _ = _timed(lambda: _together(bench, other, program))
+        built = _builds(bench) - before
     say("hits without it")
     bench.ensure(bench.file, "--layer", "none", *own)
     own_hit = _hits(bench, "--layer", "none", *own)
@@ -153,30 +163,36 @@ def _measure(bench: Bench) -> Figures:
         pack=pack,
         restore=restore,
         together=together,
-        statuses=statuses,
+        built=built,
         alone=alone,
     )
 
 
-def _hits(bench: Bench, *words: str) -> Spread:
+def _hits(bench: Bench, *words: str, program: Path = RUNNERCTL) -> Spread:
     """Whole processes; each writes into a folder of its own, as each job does."""
 
     def one(number: int) -> None:
         runner = bench.folder / f"runner-{'-'.join(words[:2]).strip('-').replace('/', '_')}-{number}"
-        answer = bench.ensure(bench.file, *words, runner=runner)
+        answer = bench.ensure(bench.file, *words, runner=runner, program=program)
         assert answer["status"] == "hit", answer
 
     one(-1)
     return Spread(_times(one, bench.hits))
 
 
-def _together(bench: Bench, file: Path, words: list[str]) -> list[str]:
-    def one(number: int) -> str:
-        answer = bench.ensure(file, "--layer", "none", *words, runner=bench.folder / f"together-{number}")
-        return str(answer["status"])
+def _together(bench: Bench, file: Path, program: Path) -> None:
+    def one(number: int) -> None:
+        runner = bench.folder / f"together-{number}"
+        bench.ensure(file, "--layer", "none", runner=runner, program=program)
 
     with ThreadPoolExecutor(TOGETHER) as pool:
-        return sorted(pool.map(one, range(TOGETHER)))
+        list(pool.map(one, range(TOGETHER)))
+
+
+def _builds(bench: Bench) -> int:
+    """How many environments the service says it has built so far."""
+    lines = (bench.folder / "service.log").read_text().splitlines()
+    return sum(re.search(r"\bbuilt [0-9a-f]{20}\b", line) is not None for line in lines)
 
 
 def _restore(bench: Bench, archive: Path, number: int) -> None:
@@ -188,17 +204,19 @@ def _restore(bench: Bench, archive: Path, number: int) -> None:
 
 @contextmanager
 def _service(bench: Bench) -> Iterator[Path]:
-    """The service that a host has, run by hand; it ends with the block."""
+    """The service that a host has, run by hand until the end of the block; gives a runnerctl that asks it.
+
+    That is the console script but for the socket's place, which on a host is always the same.
+    """
     socket = bench.folder / "env.sock"
-    command = [
-        str(RUNNERCTL),
-        "env",
-        "serve",
-        "--socket",
-        str(socket),
-        "--store",
-        str(bench.folder / "store"),
-    ]
+    store, spec = bench.folder / "store", bench.folder / "host.json"
+    conda = {"store_channels": [f"file://{bench.channel}"]}
+    spec.write_text(json.dumps({"schema": "runnerctl.host/1", "host": "bench", "conda": conda}))
+    command = [str(RUNNERCTL), "env", "serve", "--socket", str(socket), "--store", str(store)]
+    command += ["--host-file", str(spec)]
+    program = bench.folder / "runnerctl"
+    program.write_text(_PROGRAM.format(python=sys.executable, socket=str(socket)))
+    program.chmod(0o755)
     with (bench.folder / "service.log").open("w") as log:
         process = subprocess.Popen(command, stderr=log, stdout=log)
         try:
@@ -207,7 +225,7 @@ def _service(bench: Bench) -> Iterator[Path]:
                 if process.poll() is not None or time.monotonic() > until:
                     raise SystemExit((bench.folder / "service.log").read_text())
                 time.sleep(0.05)
-            yield socket
+            yield program
         finally:
             process.terminate()
             process.wait(30)
@@ -280,9 +298,7 @@ def _tables(figures: Figures) -> str:
         (f"the same archive at {speed:g} MB/s, computed", f"{middle + figures.archive / 1e6 / speed:.1f} s")
         for speed in NETWORK_MB
     ]
-    built = figures.statuses.count("built")
     layer = figures.layered.median - figures.service_hit.median
-    others = f"{built} built, {TOGETHER - built} waited"
     more = [
         ("once", "seconds"),
         ("cold build: solve, unpack, link, compile, publish", f"{figures.build:.1f} s"),
@@ -290,7 +306,7 @@ def _tables(figures: Figures) -> str:
         ("save: `tar -c`, `zstdmt`", f"{figures.pack:.1f} s"),
         *network,
         ("a smaller environment, built by one that asks alone", f"{figures.alone:.1f} s"),
-        (f"{TOGETHER} at once ask for a new one: {others}", f"{figures.together:.1f} s"),
+        (f"{TOGETHER} at once ask for a new one: {figures.built} build", f"{figures.together:.1f} s"),
     ]
     return f"{table(rows)}\n\n{table(more)}"
 
