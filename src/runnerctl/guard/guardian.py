@@ -37,6 +37,7 @@ UNITS_SECONDS = 10.0
 NOTE_SECONDS = 60.0
 NOT_A_JOB = "the guard cannot tell which job of this host asks"
 CLOCK_SECONDS = 0.05  # how far two readings of the clock may be apart
+TICK_SECONDS = 0.011  # the begin of a process is told in ticks of a hundredth
 FLOODED = "it flooded the guard of this host with connections"
 
 
@@ -103,9 +104,10 @@ class Guardian:
     def turn(self) -> None:
         """Look at the slots, and do what is due."""
         self._ask_systemd()
+        looked_at = time.time() - TICK_SECONDS
         ended, begun = self.watch.look()
         for name in ended:
-            self._ended(name)
+            self._ended(name, looked_at)
         for name in begun:
             self._begun(self.watch.slots[name])
         for job in list(self.jobs.values()):
@@ -191,13 +193,14 @@ class Guardian:
         self.parts.meter.start(slot.place.name, slot.place.gpus)
         self.books.note(job)
 
-    def _ended(self, name: str) -> None:
+    def _ended(self, name: str, looked_at: float) -> None:
+        """A worker had ended by then; the next one may have begun at any moment since."""
         job = self.jobs.pop(name, None)
         slot = self.watch.slots.get(name)
         if job is None or slot is None:
             return
         self.admission.forget(job)
-        job.kept.ended_at = time.time()
+        job.kept.ended_at = looked_at
         if slot.worker is not None:  # the next one began before we looked: nothing of it is of this job
             job.kept.ended_at = min(job.kept.ended_at, self.kernel.began_at(slot.worker) - CLOCK_SECONDS)
         if job.kept.state == "waiting":
