@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tarfile
 import tempfile
-from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,9 @@ from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.layout import
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.network import network_argument
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.remote import TargetAction
 from ansible_collections.runnerctl.gpu_runner.plugins.plugin_utils.spec import RunnerctlError, spec_from_task
-from packaging.requirements import Requirement  # ansible-core needs it, too
-from packaging.utils import canonicalize_name
 
 from runnerctl.core.spec import HostSpec
-from runnerctl.wheel import Wheel, controller_wheel, file_sha256
+from runnerctl.wheel import Wheel, controller_wheel, extra_distributions, file_sha256
 
 
 class ActionModule(TargetAction):
@@ -96,14 +93,8 @@ def _host_json(spec: HostSpec) -> str:
 
 def _without_store(wheels: list[Path]) -> list[Path]:
     """What only the store of environments needs is large, and stays where it is."""
-    needed = [Requirement(line) for line in requires("runnerctl") or ()]
-    names = {canonicalize_name(each.name) for each in needed if _only_extra(each, "env")}
-    return [path for path in wheels if canonicalize_name(path.name.split("-")[0]) not in names]
-
-
-def _only_extra(needed: Requirement, extra: str) -> bool:
-    marker = needed.marker
-    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+    names = extra_distributions("env")
+    return [path for path in wheels if path.name.split("-")[0].lower() not in names]
 
 
 def _fitting(wheels: list[Path], python: str | None) -> list[Path]:

@@ -31,7 +31,7 @@ import msgspec
 from runnerctl.errors import ConfigError, UnavailableError
 from runnerctl.private import locked
 
-__all__ = ["Wheel", "cache_directory", "controller_wheel", "file_sha256"]
+__all__ = ["Wheel", "cache_directory", "controller_wheel", "extra_distributions", "file_sha256"]
 
 DISTRIBUTION = "runnerctl"
 FORMAT = "1"  # of the canonical form: part of every cache key
@@ -89,6 +89,14 @@ def controller_wheel(
     if found is None:
         raise UnavailableError("the wheel vanished from its cache", where=str(cached), remedy="run again")
     return found
+
+
+def extra_distributions(extra: str) -> set[str]:
+    """What an extra of this package names, as file names of wheels have it: ``py_rattler``."""
+    wanted = re.compile(rf"""([A-Za-z0-9._-]+)[^;]*;.*\bextra\s*==\s*['"]{re.escape(extra)}['"]""")
+    lines = importlib.metadata.requires(DISTRIBUTION) or []
+    names = (found[1] for line in lines if (found := wanted.match(line)))
+    return {re.sub(r"[-_.]+", "_", name).lower() for name in names}
 
 
 def file_sha256(path: Path) -> str:

@@ -71,7 +71,7 @@ def fresh(
         [host],
         module_world,
         Controller(Path(tmp_path_factory.mktemp("deprovision")), lab.keys),
-        {"github_runner_slots": SLOTS, "github_runner_packages": [OURS, THEIRS]},
+        {"github_runner_slots": SLOTS, "github_runner_packages": [OURS, THEIRS], "conda_store": True},
     )
     host.exec("sh", "-c", f"apt-get -qq update && apt-get -qq install {THEIRS} >/dev/null", seconds=180)
     site.shell("useradd --system gha-b; mkdir -p /opt/theirs /etc/conda; echo mine > /opt/theirs/file")

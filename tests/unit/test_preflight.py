@@ -9,6 +9,7 @@ import pytest
 from runnerctl.core.driver_structs import DriverFacts, InstalledDriver
 from runnerctl.core.labels import ARCHITECTURES
 from runnerctl.core.preflight import (
+    BUILDER_BYTES,
     CLI_BYTES,
     CONDA_BYTES,
     DRIVER_BYTES,
@@ -117,7 +118,8 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
 
 # -- space -------------------------------------------------------------------------------------------------
 
-ALL = CLI_BYTES + CONDA_BYTES + RELEASE_BYTES
+CLI = CLI_BYTES + BUILDER_BYTES
+ALL = CLI + CONDA_BYTES + RELEASE_BYTES
 
 
 @pytest.mark.parametrize(
@@ -125,10 +127,10 @@ ALL = CLI_BYTES + CONDA_BYTES + RELEASE_BYTES
     [
         ({}, {}, ALL),
         ({"cli": True}, {}, CONDA_BYTES + RELEASE_BYTES),
-        ({"conda": True}, {}, CLI_BYTES + RELEASE_BYTES),
-        ({"releases": ("2.336.0",)}, {}, CLI_BYTES + CONDA_BYTES),
-        ({}, {"conda_manage": False}, CLI_BYTES + RELEASE_BYTES),
-        ({}, {"github_runner_slots": []}, CLI_BYTES + CONDA_BYTES),
+        ({"conda": True}, {}, CLI + RELEASE_BYTES),
+        ({"releases": ("2.336.0",)}, {}, CLI + CONDA_BYTES),
+        ({}, {"conda_manage": False}, CLI + RELEASE_BYTES),
+        ({}, {"github_runner_slots": []}, CLI + CONDA_BYTES),
         ({"cli": True, "conda": True, "releases": ("2.336.0",)}, {}, 0),
     ],
 )
@@ -201,7 +203,7 @@ def test_no_driver_is_judged_on_a_distribution_that_is_refused() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_driver_needs_room(shared: bool) -> None:
     """In /, beside what /opt needs when that is the same file system; not when it is installed already."""
-    opt = CLI_BYTES + CONDA_BYTES + RELEASE_BYTES
+    opt = CLI + CONDA_BYTES + RELEASE_BYTES
     needed = DRIVER_BYTES + (opt if shared else 0)
 
     def room(free: int, **installed: Any) -> HostFacts:

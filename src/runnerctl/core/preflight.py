@@ -25,6 +25,7 @@ SUPPORTED = {
 RELEASE_BYTES = 1 << 30
 CONDA_BYTES = 1 << 30
 CLI_BYTES = 256 << 20
+BUILDER_BYTES = 320 << 20  # what the store of environments needs besides
 DRIVER_BYTES = 1536 << 20  # packages, compiler, headers, the modules built for two kernels
 
 
@@ -88,7 +89,7 @@ def _kind_problems(facts: HostFacts) -> list[Problem]:
 
 
 def _opt_bytes(spec: HostSpec, facts: HostFacts) -> int:
-    needed = 0 if facts.cli else CLI_BYTES
+    needed = 0 if facts.cli else CLI_BYTES + (BUILDER_BYTES if spec.conda.store else 0)
     if spec.conda.manage and not facts.conda:
         needed += CONDA_BYTES
     if spec.github_runner.slots and not facts.releases:
