@@ -22,16 +22,23 @@ LAW = {
     ),
     "bundle": ("runnerctl.core", "runnerctl.errors", "runnerctl.private", "msgspec"),
     "guard": (
-        *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile", "runnerctl.probes"),
+        *(
+            "runnerctl.core",
+            "runnerctl.errors",
+            "runnerctl.hostfile",
+            "runnerctl.probes",
+            "runnerctl.replace",
+        ),
         *("msgspec", f"{COLLECTION}.module_utils"),  # what acts on a slot exists once
     ),
     "envs": (
         *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile", "runnerctl.private"),
         *("runnerctl.redact", "msgspec", "yaml", "rattler", "uv"),
     ),
-    "ci": ("runnerctl.core", "runnerctl.errors", "msgspec", "ruamel.yaml", "tomlkit"),
+    "ci": ("runnerctl.core", "runnerctl.errors", "runnerctl.replace", "msgspec", "ruamel.yaml", "tomlkit"),
     "probes": (
-        *("runnerctl.core", "runnerctl.errors", "runnerctl.hostfile"),  # the spec has one reader
+        *("runnerctl.core", "runnerctl.errors", "runnerctl.replace"),
+        "runnerctl.hostfile",  # the spec has one reader
         *("msgspec", "pynvml", "docker", "requests"),
     ),
 }

@@ -13,7 +13,7 @@ from runnerctl.ci.fix_settings import with_settings
 from runnerctl.ci.rules import INVALID, Edit, Hit
 from runnerctl.ci.workflow_read import read_text
 from runnerctl.errors import DataError, UnavailableError
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["Mended", "diff", "mend", "write"]
 

@@ -23,7 +23,7 @@ def check_place(file: str) -> None:
 def write_page(file: str, found: Fleet, *, refresh_seconds: float | None = None) -> None:
     """Replace ``file`` by the page of ``found``, readable for everybody. Raises UnavailableError."""
     from runnerctl.cli.render_fleet_html import render_html
-    from runnerctl.probes.replace import replace_file
+    from runnerctl.replace import replace_file
 
     text = render_html(found, refresh_seconds=refresh_seconds)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runnerctl.errors import UnavailableError, UsageError
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["check_name", "write_metrics"]
 

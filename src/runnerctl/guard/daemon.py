@@ -28,7 +28,7 @@ from runnerctl.guard.places import places, user_of
 from runnerctl.guard.procs import Kernel
 from runnerctl.hostfile import load_host_spec
 from runnerctl.probes.files import read_bytes, read_line
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["Daemon", "notify"]
 

@@ -13,7 +13,7 @@ import msgspec
 from runnerctl.guard.ports import GpuUse, JobClaims, JobReport, Residue
 from runnerctl.guard.procs import Process
 from runnerctl.probes.files import read_bytes
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["Job", "JobFiles", "Kept", "joined"]
 

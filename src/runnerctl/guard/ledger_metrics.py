@@ -11,7 +11,7 @@ from runnerctl.core.sections import HostSpec
 from runnerctl.errors import UnavailableError, UsageError
 from runnerctl.guard.ledger import DATABASE, JobLedger
 from runnerctl.guard.ledger_read import reading
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["gpus_of_slots", "metrics_text", "publish", "write_metrics"]
 

@@ -21,7 +21,7 @@ from runnerctl.guard.ports import SlotPlace
 from runnerctl.probes import nvml
 from runnerctl.probes.bounded import Report, run_all
 from runnerctl.probes.files import read_line, under
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["driver_mark", "setup_info", "write_all"]
 

@@ -9,7 +9,7 @@ from runnerctl.core.driver_readings import Baseline
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.errors import DataError
 from runnerctl.probes.files import LARGEST_BYTES, read_bytes, under
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["BASELINE_FILE", "read_baseline", "write_baseline"]
 

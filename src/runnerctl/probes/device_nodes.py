@@ -31,8 +31,8 @@ from runnerctl.probes.bounded import Report, Task, run_all
 from runnerctl.probes.child import kill_group
 from runnerctl.probes.files import read_bytes, read_line, under
 from runnerctl.probes.kernels import text_of
-from runnerctl.probes.replace import replace_file
 from runnerctl.probes.stuck import DIRECTORY, Guard
+from runnerctl.replace import replace_file
 
 __all__ = [
     "CACHE",

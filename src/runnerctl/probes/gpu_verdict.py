@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from runnerctl.probes.files import read_bytes
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["PATH", "GpuVerdict", "Verdicts", "publish", "published"]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from runnerctl.core.driver_readings import KernelEvent, KernelLog
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["FRESH_SECONDS", "PUBLISHED", "publish", "published"]
 

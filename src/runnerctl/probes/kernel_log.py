@@ -25,7 +25,7 @@ from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.bounded import Outcome, Report
 from runnerctl.probes.files import read_bytes, read_line, under
 from runnerctl.probes.kernel_events import PUBLISHED, publish, published
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["STATE", "parse_kernel_log", "read_kernel_log"]
 

@@ -17,7 +17,7 @@ import msgspec
 
 from runnerctl.core.reading import Unavailable
 from runnerctl.probes.files import read_bytes, read_line
-from runnerctl.probes.replace import replace_file
+from runnerctl.replace import replace_file
 
 __all__ = ["DIRECTORY", "SCHEMA", "Guard", "Stuck", "start_ticks", "state_of", "wchan_of"]
 
