@@ -17,8 +17,8 @@ from runnerctl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from runnerctl.ci.protect import Required
-    from runnerctl.ci.protect_rules import Plan
     from runnerctl.core.scope import Scope
+    from runnerctl.github.rulesets import Plan
 
 __all__ = ["app"]
 
@@ -125,8 +125,8 @@ class _Desk:
         return 1 if check and plan.missing else 0
 
     def _plan(self, names: tuple[str, ...], *, write: bool) -> Plan:
-        from runnerctl.ci.protect_rules import Rulesets
         from runnerctl.cli.remote import registry
+        from runnerctl.github.rulesets import Rulesets
 
         assert self.scope is not None
         client = registry(self.context, self.scope, api=self.api, max_wait=self.max_wait).client
@@ -137,8 +137,8 @@ class _Desk:
         return plan
 
     def _app_id(self) -> int | None:
-        from runnerctl.ci.protect_rules import ACTIONS_APP
         from runnerctl.cli.remote import PUBLIC_API
+        from runnerctl.github.rulesets import ACTIONS_APP
 
         return ACTIONS_APP if self.api == PUBLIC_API else None
 
@@ -162,8 +162,8 @@ class _Desk:
 
     def _tell_how(self, names: tuple[str, ...], output: str | None) -> None:
         """The command of GitHub's own tool, and the page, for somebody who may."""
-        from runnerctl.ci.protect_rules import ruleset_body
         from runnerctl.cli.output import escape
+        from runnerctl.github.rulesets import ruleset_body
 
         body = ruleset_body(names, branch=self.branch, app_id=self._app_id())
         name = self.scope.name if self.scope else "OWNER/REPOSITORY"
