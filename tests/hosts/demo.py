@@ -20,7 +20,7 @@ from typing import Any
 
 from tests.fakes.github_api import Control
 from tests.fakes.github_api.control import ControlError
-from tests.hosts import demo_fleet, demo_slots, gpu
+from tests.hosts import demo_env, demo_fleet, demo_slots, gpu
 from tests.hosts.console import INDENT, WIDTH, Console
 from tests.hosts.controller import Controller, Outcome, Run
 from tests.hosts.demo_gpu import VARIABLES, sick_and_back
@@ -166,11 +166,18 @@ class Demo:
         return rc or self._slots(stage)
 
     def _slots(self, stage: Stage) -> int:
-        """Steps 11 and 12: one host, several GPUs, no neighbour within reach."""
-        self.console.step("A second GPU: two slots instead of one")
-        rc = demo_slots.split(stage.host, self.console, lambda more: self._provision(stage, more))
-        self.console.step("Two jobs at once; each tries both GPUs")
-        return rc or demo_slots.two_jobs(stage.host, self.console, stage.control, LABELS)
+        """Steps 11 to 14: one host, several GPUs, no neighbour within reach; and what its jobs run in."""
+        with demo_env.channel(stage.lab.network.gateway) as store:
+            self.console.step("A second GPU: two slots instead of one, and a store of environments")
+            rc = demo_slots.split(
+                stage.host, self.console, lambda more: self._provision(stage, {**more, **store})
+            )
+            self.console.step("Two jobs at once; each tries both GPUs")
+            rc = rc or demo_slots.two_jobs(stage.host, self.console, stage.control, LABELS)
+            self.console.step("The same conda environment for two jobs")
+            rc = rc or demo_env.two_jobs(stage.host, self.console, stage.control, LABELS)
+        self.console.step("The CI of a repository, written and checked")
+        return rc or demo_env.repository(self.console, self.home)
 
     def _controller(self, stage: Stage) -> Controller:
         environment = {"GH_TOKEN": stage.facts["token"]}
@@ -269,7 +276,7 @@ def main() -> int:
     parser.add_argument("--name", default="gpu-01", help="name of the host (default: %(default)s)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    console = Console(12)
+    console = Console(14)
     speak_through(console.note)
     demo = Demo(arguments.name, console)
     try:
