@@ -289,7 +289,8 @@ def test_a_power_cut_leaves_no_half_environment(place: Place) -> None:
     host = place.site.host
     text = FILE.replace("tiny =1.0", "tiny =2.0")
     host.put("/root/cut/environment.yml", text)
-    host.ssh("cd /root/cut; (runnerctl env ensure --layer none >/dev/null 2>&1 &)")
+    ensure = ("--working-directory=/root/cut", "runnerctl", "env", "ensure", "--layer", "none")
+    host.exec("systemd-run", "--quiet", *ensure)
     eventually(lambda: building(place))
     host.pull_the_plug()
     host.start()
