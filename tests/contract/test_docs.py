@@ -41,7 +41,7 @@ NAME = "runnerctl.gpu_runner"
 URL = "https://github.com/acme/widgets"
 PAGES = texts()
 VARIABLE = re.compile(r"\b(?:RUNNERCTL_(?!COMPLETE)[A-Z_]+[A-Z]|GH_TOKEN|GITHUB_TOKEN|NO_COLOR)\b")
-SCHEMA = re.compile(r'"(runnerctl\.[\w-]+/\d+)"')
+SCHEMA = re.compile(r'"(runnerctl\.[\w.-]+/\d+)"')
 OURS = re.compile(
     r"/(?:etc|opt|run|usr/local|var/lib)/[\w./@{}-]*(?:runnerctl|gha-|actions-runner|miniforge)[\w./@-]*"
 )

@@ -21,7 +21,9 @@ with the worst of its hosts, in the order CRITICAL, UNKNOWN, WARNING, OK.
 
 """
 MIDDLE = """
-A linter (`runnerctl spec validate`) exits 0 when there is nothing to say and 1 when there are findings.
+A linter (`runnerctl spec validate`, `ci check`) exits 0 when there is nothing to say and 1 when there are
+findings. `ci init --check` and `ci protect --check` exit 1 when something is to be done. `env exec` has the
+exit code of the command that it becomes, and `env verify` 65 when something differs.
 
 Every other command exits 0, or with one of these, whose numbers are those of `sysexits.h`; 130 when it was
 interrupted. An error is one line on standard error: what failed, on what, and what to do next.
@@ -39,6 +41,11 @@ APART = (
     ("`labels`, `group move`", "a runner is drained and was left out; or somebody undid the change", ""),
     ("`labels sync`", "the same", "GitHub has no record of a runner"),
     ("`keepalive --fail-under-days`", "a record may be gone sooner, or is gone", ""),
+    (
+        "`env ensure`, `env exec`",
+        "the disk or the owner's quota has no room, or the service does not take more now",
+        "a channel, the service or the driver does not answer",
+    ),
     ("every command", "a rate limit lasts longer than `--max-wait`", "GitHub does not answer"),
 )
 END = """
