@@ -82,7 +82,7 @@ class ActionModule(TargetAction):
         if not wheels:
             raise AnsibleActionFail(
                 f"{host}: runnerctl_wheelhouse: {house!r} is no directory with wheels on the controller; "
-                "fill one with `pip download runnerctl -d DIRECTORY`, or give an http address"
+                "fill one with `pip download 'runnerctl[env]' -d DIRECTORY`, or give an http address"
             )
         return wheels
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from runnerctl.core.channels import channel_fault
 from runnerctl.envs.file import parse
-from runnerctl.envs.file_channels import channel_fault
 from runnerctl.envs.file_pip import check_files, check_pip
 from runnerctl.envs.model import Line
 from runnerctl.errors import DataError

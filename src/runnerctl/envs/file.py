@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from runnerctl.envs.file_channels import channel_fault, plain_url
+from runnerctl.core.channels import channel_fault, plain_url
 from runnerctl.envs.file_pip import check_pip
 from runnerctl.envs.file_yaml import Source, kind_of, line_of
 from runnerctl.envs.model import EnvironmentFile, Line

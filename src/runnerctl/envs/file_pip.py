@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from runnerctl.envs.file_channels import has_credentials
+from runnerctl.core.channels import has_credentials
 from runnerctl.envs.model import Line
 from runnerctl.errors import DataError
 

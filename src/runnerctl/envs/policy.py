@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import msgspec
 
+from runnerctl.core.channels import plain_url
 from runnerctl.core.sections import Conda
-from runnerctl.envs.file_channels import plain_url
 from runnerctl.envs.model import Channel, EnvironmentFile, Line
 from runnerctl.errors import AccessError, DataError
 
