@@ -84,6 +84,7 @@ def test_the_first_builds_and_the_second_finds(site: Site) -> None:
     assert "sample_function" in again.err or "shell function" in again.err
 
 
+@pytest.mark.exhaustive
 def test_a_jobs_later_steps_can_install(site: Site, tmp_path: Path) -> None:
     """What the runner does with the files is done here; then pip and pytest work in the job's layer."""
     files = {name: str(tmp_path / name) for name in ("GITHUB_ENV", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")}
@@ -237,6 +238,7 @@ def test_what_is_there_is_listed(site: Site) -> None:
     assert lines[0].split()[:3] == ["DIGEST", "SIZE", "FILES"] and max(map(len, lines)) <= 80
 
 
+@pytest.mark.exhaustive
 def test_a_lock_goes_out_of_date(site: Site, tmp_path: Path) -> None:
     """Written once, left alone while it says the same, refused when the file asks for something else."""
     file = tmp_path / "environment.yml"

@@ -168,6 +168,7 @@ def test_health_asks_github(github: GithubApi, tmp_path: Path) -> None:
     assert github.control.violations() == []
 
 
+@pytest.mark.exhaustive
 def test_an_app_whose_github_says_nothing_keeps_no_verdict_waiting(tmp_path: Path) -> None:
     """The token is minted within the verdict's own deadline too."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -139,6 +139,7 @@ def test_an_environment_is_built_once_hit_after_and_kept_for_its_job(host: Host)
     assert host.ask("gc", budget_bytes=0)["leased"] == 1
 
 
+@pytest.mark.exhaustive
 def test_a_private_channels_environment_is_its_owners_alone(host: Host) -> None:
     """Another owner's slot may neither build from it, nor see, keep or name what was built."""
     host.uid = 4321
@@ -198,6 +199,7 @@ def test_files_that_a_clever_yaml_hides_are_asked_for(host: Host, tmp_path: Path
     assert caught.value.where == "r.txt:1"
 
 
+@pytest.mark.exhaustive
 def test_a_killed_builder_and_a_restart_leave_nothing_half(host: Host) -> None:
     """The one that waits is answered by the next build, the next service, or by one clear error."""
     host.uid = 4321

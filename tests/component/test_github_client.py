@@ -162,6 +162,7 @@ def test_a_server_that_stays_down_is_one_clear_error(control: Control, acme: Con
     assert acme.registry.registration_token().token
 
 
+@pytest.mark.exhaustive
 def test_a_slow_body_meets_the_deadline(github: GithubApi, control: Control) -> None:
     control.add_runners(ORG, 100)
     control.fault("slow_body", seconds=20.0, count=None)

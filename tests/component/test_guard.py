@@ -133,6 +133,7 @@ def test_a_guard_that_is_killed_goes_on_with_the_job(host: Host) -> None:
     assert (row["repository"], row["result"]) == ("acme/widgets", "Succeeded")
 
 
+@pytest.mark.exhaustive
 def test_a_guard_that_is_replaced_while_a_hook_asks_answers_it_all_the_same(host: Host) -> None:
     host.spec(gpus=(GPU,))
     (host.root / "look").write_text("unknown")
@@ -147,6 +148,7 @@ def test_a_guard_that_is_replaced_while_a_hook_asks_answers_it_all_the_same(host
         assert hook.result(timeout=20) == (0, "")
 
 
+@pytest.mark.exhaustive
 def test_without_a_guard_a_job_fails_with_a_reason(host: Host) -> None:
     host.job()
     status, text = host.hook()
@@ -166,6 +168,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 10.0) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.exhaustive
 def test_processes_of_the_last_job_do_not_end_the_next_one(host: Host) -> None:
     """Until it is cleaned up behind the last job, what runs beside the next one's hook may be of that."""
     host.spec()

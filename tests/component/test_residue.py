@@ -111,6 +111,7 @@ while time.monotonic() < end:
 """
 
 
+@pytest.mark.exhaustive
 def test_renames_under_way_lead_nowhere(slot: Slot) -> None:
     """A directory that turns into a link, and back, while root removes it: nothing outside is touched."""
     precious = slot.base / "precious"

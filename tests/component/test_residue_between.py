@@ -37,6 +37,7 @@ def slot() -> Iterator[Slot]:
         yield made
 
 
+@pytest.mark.exhaustive
 def test_logs_of_many_jobs_do_not_fill_the_hosts_disk(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a job writes is kept on the host's own disk: the oldest goes, and root owns what stays."""
     monkeypatch.setattr(residue_logs, "STORE_BYTES", residue_logs.MOST_BYTES + 25)
@@ -57,6 +58,7 @@ def test_a_new_directory_is_not_taken_for_trash(slot: Slot) -> None:
     assert [path.name for path in trash.iterdir()] == ["new-1"]
 
 
+@pytest.mark.exhaustive
 def test_the_next_jobs_workspace_is_empty_and_there(slot: Slot) -> None:
     """Its set-up found the last job's directories, and goes on in them when it is admitted."""
     slot.job("mkdir -p app/app/.git other; touch app/app/file; ln -s / link; chmod 0 app/app/.git")
@@ -69,6 +71,7 @@ def test_the_next_jobs_workspace_is_empty_and_there(slot: Slot) -> None:
     assert {(slot.root / name).stat().st_uid for name in slot.left()} == {UID}
 
 
+@pytest.mark.exhaustive
 def test_what_keeps_starting_itself_is_not_taken_for_the_next_job(slot: Slot) -> None:
     """The next job waits for us: what does not descend from its worker is the last one's."""
     with slot.start("import subprocess, time; subprocess.run(['sleep', '60'])") as listener:
@@ -81,6 +84,7 @@ def test_what_keeps_starting_itself_is_not_taken_for_the_next_job(slot: Slot) ->
         slot.cleaner.fresh(slot.place)
 
 
+@pytest.mark.exhaustive
 def test_a_unit_that_starts_again_meanwhile_is_left_alone(slot: Slot) -> None:
     """Its listener has ended with its job, and the next one may be there before anybody looks."""
     kernel = UnitKernel()

@@ -107,6 +107,7 @@ def test_an_adopted_runners_name_is_known_though_its_host_is_silent() -> None:
 @seed(20260101)
 @settings(max_examples=150, deadline=None, database=None)
 @given(worlds())
+@pytest.mark.exhaustive
 def test_random_fleets_lose_nothing(world: World) -> None:
     """The oracle knows which machine truly stands behind each record; the rules see only what hosts say."""
     assert wrong_deletions(world) == []

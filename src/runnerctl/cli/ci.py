@@ -21,7 +21,12 @@ class Ci(Group):
     table = TABLE
 
 
-app = new_app(cls=Ci, name="ci", help="Set up and check a repository's workflows for your GPU runners.")
+app = new_app(
+    cls=Ci,
+    name="ci",
+    help="Set up and check a repository's workflows for your GPU runners.",
+    epilog="runnerctl ci init --check\nrunnerctl ci check --fix\nGH_TOKEN=... runnerctl ci protect",
+)
 
 
 @app.callback()

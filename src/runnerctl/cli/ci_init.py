@@ -18,7 +18,7 @@ __all__ = ["app", "init"]
 EXAMPLE = """
 runnerctl ci init --check
 runnerctl ci init
-runnerctl ci init ../widgets --threshold 90 --integration tests/test_integration.py
+runnerctl ci init ../widgets --threshold 90 --integration tests/slow
 """
 app = new_app()
 RepositoryArgument = Annotated[
