@@ -75,6 +75,7 @@ def test_save_show_and_clear(bench: Bench) -> None:
     assert gone.code == 64 and "no baseline was saved" in gone.err
 
 
+@pytest.mark.exhaustive
 def test_a_dry_run_saves_nothing(bench: Bench) -> None:
     """It says what would be saved, and what is odd about it."""
     dry = bench.run("save", "--dry-run")
@@ -107,6 +108,7 @@ def test_differences_are_listed_and_need_force(bench: Bench) -> None:
     assert bench.run("save", scenario=narrow).out.startswith("nothing to do")
 
 
+@pytest.mark.exhaustive
 def test_a_new_driver_is_written_down_without_force(bench: Bench) -> None:
     """A note is no difference that anybody has to accept."""
     bench.run("save")
@@ -187,6 +189,7 @@ def test_health_compares_with_the_baseline(bench: Bench) -> None:
     assert found["summary"] == "compute mode was default and is prohibited"
 
 
+@pytest.mark.exhaustive
 def test_health_tells_memory_without_a_process_from_memory_in_use(bench: Bench) -> None:
     """The same 20 GiB, with nobody and with somebody who holds the GPU open."""
     root = bench.folder / "root"

@@ -27,6 +27,7 @@ def inventory(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.exhaustive
 def test_show_gives_what_a_host_would_get(inventory: Path) -> None:
     """Templates are resolved; every host has its spec."""
     ran = spawn("spec", "show", "-i", str(inventory), "-o", "json")
@@ -55,6 +56,7 @@ def test_validate_is_clean_or_names_everything(inventory: Path) -> None:
     assert any("nvidia_driver_gpu_count" in text and "'many'" in text for text in messages)
 
 
+@pytest.mark.exhaustive
 def test_an_inventory_that_cannot_be_used(tmp_path: Path, inventory: Path) -> None:
     """No runner hosts, nothing that matches, nothing that Ansible can read: one line each."""
     ran = spawn("spec", "validate", "-i", "localhost,")

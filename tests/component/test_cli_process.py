@@ -73,6 +73,7 @@ def test_version_in_both_forms() -> None:
     assert spawn("-o", "json", "--version").json == {"schema": "runnerctl.version/1", "version": __version__}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("content", "text"),
     [

@@ -241,6 +241,7 @@ def test_register_needs_an_installed_release(host: Host) -> None:
         host.slots().register("one")
 
 
+@pytest.mark.exhaustive
 def test_unregister_and_register_again(host: Host) -> None:
     """Record gone, unit stopped and disabled, credentials deleted, directories kept; twice is once."""
     host.slots().register(None)
@@ -327,6 +328,7 @@ def test_restart_never_kills_a_job(host: Host) -> None:
     assert not host.system.told and marker.exists()
 
 
+@pytest.mark.exhaustive
 def test_restart_waits_for_a_converge(host: Host) -> None:
     """Else it would take away the marker of a change that the restarted runner did not see."""
     host.slots().register("one")

@@ -93,6 +93,7 @@ def _of(health: Health, check: str, gpu: int) -> Finding:
     return found[0]
 
 
+@pytest.mark.exhaustive
 def test_sound_gpus(bench: Bench) -> None:
     """All three parts on both, all four passes, nearly all memory, and a number for each way."""
     deep = bench.probe("")

@@ -104,6 +104,7 @@ def test_what_is_odd_is_left_to_a_human(place: Place, answer: dict[str, object] 
     assert place.calls == ["baseline save --dry-run -o json"]
 
 
+@pytest.mark.exhaustive
 def test_gpus_that_do_not_answer_are_asked_once_in_a_run(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def test_an_idle_listener_is_stopped_at_once_and_a_busy_one_left_alone(place: Pl
     assert place.system.told == ["stop gha-runner@a.service", "start --no-block gha-hold@b.service"]
 
 
+@pytest.mark.exhaustive
 def test_the_listener_is_stopped_as_soon_as_the_job_has_ended(place: Place) -> None:
     """Within a fraction of the poll: no next job comes between."""
     with subprocess.Popen(["sleep", "1"]) as worker:
@@ -141,6 +142,7 @@ def test_the_listener_is_stopped_as_soon_as_the_job_has_ended(place: Place) -> N
     assert place.system.told == ["stop gha-runner@a.service"]
 
 
+@pytest.mark.exhaustive
 def test_the_end_of_what_a_job_left_behind_is_not_the_jobs(place: Place) -> None:
     """It may bear the worker's name; the job that runs is not harmed."""
     place.system.workers["gha-runner@a.service"] = os.getpid()

@@ -66,6 +66,7 @@ def listed(reply: Reply) -> tuple[str, list[float]]:
     return str(failed.value), slept
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("start", "piece"),
     [

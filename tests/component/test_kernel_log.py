@@ -135,6 +135,7 @@ def test_the_journal_is_read_since_the_boot_oldest_first(bench: Bench) -> None:
     assert "-k" not in bench.calls()[0].split()
 
 
+@pytest.mark.exhaustive
 def test_the_next_reading_begins_where_the_last_ended(bench: Bench) -> None:
     """Old events are kept, new ones added, each once."""
     bench.journal((3, XID), (2, "usb"))
@@ -162,6 +163,7 @@ def test_a_damaged_or_strange_note_means_a_whole_reading(bench: Bench, damage: s
     assert "--reverse" in bench.calls()[-1]
 
 
+@pytest.mark.exhaustive
 def test_a_journalctl_without_a_filter_is_read_whole(bench: Bench) -> None:
     """It is built without PCRE on some systems."""
     bench.journal((3, XID), (2, "usb"))
@@ -170,6 +172,7 @@ def test_a_journalctl_without_a_filter_is_read_whole(bench: Bench) -> None:
     assert "--grep" not in bench.calls()[-1]
 
 
+@pytest.mark.exhaustive
 def test_a_journal_without_such_lines_is_no_failure(bench: Bench) -> None:
     """The filter's exit code is 1 then."""
     bench.journal((3, "usb"))
@@ -178,6 +181,7 @@ def test_a_journal_without_such_lines_is_no_failure(bench: Bench) -> None:
     assert len(bench.log().events) == 1
 
 
+@pytest.mark.exhaustive
 def test_a_storm_of_programs_faults_does_not_hide_the_one_that_matters(bench: Bench) -> None:
     """Thousands of lines of one program, and one of the GPU before them."""
     bench.journal((12, XID))

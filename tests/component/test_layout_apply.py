@@ -93,6 +93,7 @@ def test_every_gpu_gets_a_slot_and_the_second_run_does_nothing(laid_out: Host) -
     assert (acts(done), done.waiting) == ([], [])
 
 
+@pytest.mark.exhaustive
 def test_a_gpu_that_went_takes_its_slot_along_and_no_record_stays(
     laid_out: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_gpu_that_went_takes_its_slot_along_and_no_record_stays(
     assert not (laid_out.root / "var/lib/runnerctl/slots/gpu0.json").exists()
 
 
+@pytest.mark.exhaustive
 def test_a_slot_with_a_job_goes_later(laid_out: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record stays with it, and a later run takes both."""
     give(monkeypatch, cards(1))

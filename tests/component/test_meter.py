@@ -106,6 +106,7 @@ def test_a_mig_device_has_its_own_memory_and_no_utilisation(meters: Meters) -> N
     assert (use.busy_seconds, use.utilization_peak_percent, use.energy_joules) == (None, None, None)
 
 
+@pytest.mark.exhaustive
 def test_older_drivers(meters: Meters) -> None:
     """Without the driver's buffer the rate of the moment counts; without its counter the power."""
     meter = meters(

@@ -125,6 +125,7 @@ def test_each_fault(mirror: Mirror) -> None:
     assert get(mirror, "/_control/faults").json() == {"faults": []}
 
 
+@pytest.mark.exhaustive
 def test_a_slow_download_takes_its_time(mirror: Mirror) -> None:
     """64 KiB a second, in tenths."""
     mirror.fault("slow")
@@ -139,6 +140,7 @@ def test_an_unknown_fault_is_refused(mirror: Mirror) -> None:
     assert "known: truncate" in answer.json()["message"]
 
 
+@pytest.mark.exhaustive
 def test_a_directory_is_an_index_that_pip_reads(mirror: Mirror, tmp_path: Path) -> None:
     """A wheelhouse works with --no-index --find-links."""
     wheels = tmp_path / "wheels"

@@ -30,6 +30,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("nvml"))
 
 
+@pytest.mark.exhaustive
 def test_a_gpu_that_has_everything(library: Path, tmp_path: Path) -> None:
     """Each group of readings arrives where it belongs."""
     gpu = read(library, tmp_path, EVERYTHING).gpus[0]

@@ -77,6 +77,7 @@ def test_ansible_ends_with_the_command(
     assert signal.getsignal(number) == signal.SIG_DFL
 
 
+@pytest.mark.exhaustive
 def test_a_host_writes_into_the_folder_of_answers_alone(tmp_path: Path) -> None:
     """A host's name may come from a cloud's tags: it is no path."""
     inventory = tmp_path / "hosts.yml"

@@ -164,6 +164,7 @@ def test_a_repository_is_added_once_and_then_costs_nothing(machine: Machine, mir
     assert not machine.ensure(check=True).changed
 
 
+@pytest.mark.exhaustive
 def test_pins_come_and_go(machine: Machine) -> None:
     """A pin that is no more wanted is taken away."""
     pin = module.Pin("acme-*", "version 1.0-1", 1001)
@@ -235,6 +236,7 @@ def test_lists_that_cannot_be_trusted(
     assert machine.ensure().changed
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("fault", "cause"), [("other key", "another key"), ("unsigned", "not signed")])
 def test_a_host_that_lets_unsigned_sources_in_lets_ours_not(
     machine: Machine, repo: AptRepo, other_key: SigningKey, fault: str, cause: str
@@ -249,6 +251,7 @@ def test_a_host_that_lets_unsigned_sources_in_lets_ours_not(
         refresh(machine.repository, root=str(machine.root))
 
 
+@pytest.mark.exhaustive
 def test_a_wrong_signature_is_seen_also_where_older_lists_are_cached(
     machine: Machine, repo: AptRepo, other_key: SigningKey
 ) -> None:

@@ -137,6 +137,7 @@ open("f", "w").close()
 """
 
 
+@pytest.mark.exhaustive
 def test_no_tree_is_too_deep_and_no_mode_too_strict(slot: Slot) -> None:
     """Paths far beyond the kernel's limit, directories that nobody may read; they go, and the trash, too."""
     slot.job(DEEP, program=PYTHON)

@@ -113,6 +113,7 @@ def test_configure_writes_the_files_and_the_record(registered: RunnerBox) -> Non
     assert {label["name"].lower() for label in record["labels"]} == {"self-hosted", "linux", "x64", "gpu"}
 
 
+@pytest.mark.exhaustive
 def test_configure_refuses_what_the_real_one_refuses(
     registered: RunnerBox, tarball: Path, tmp_path: Path
 ) -> None:
@@ -260,6 +261,7 @@ def gone(pid: int) -> bool:
         return True
 
 
+@pytest.mark.exhaustive
 def test_the_log_arrives_while_the_job_runs_and_a_stop_cancels_it(registered: RunnerBox) -> None:
     """A line is readable within a fraction of a second; SIGINT cancels the job, which is reported."""
     registered.start()
@@ -352,6 +354,7 @@ def test_a_refused_version(registered: RunnerBox, variable: str, code: int) -> N
 # -- faults
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("fault", "code", "text"),
     [

@@ -79,6 +79,7 @@ def test_a_log_directory_that_refuses_aborts(box: RunnerBox) -> None:
     assert "Unhandled exception" in done.stderr
 
 
+@pytest.mark.exhaustive
 def test_a_job_runs_as_the_user(box: RunnerBox) -> None:
     """Its processes are the user's, and can change neither the runner's code nor its settings."""
     box.start(user=NOBODY)

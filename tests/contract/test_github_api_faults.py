@@ -81,6 +81,7 @@ def test_faults_of_the_network(api: Caller, control: Control) -> None:
     assert api("GET", f"{path}?name=jit").json()["total_count"] == 1
 
 
+@pytest.mark.exhaustive
 def test_down_for_a_time_until_cleared_and_refused(api: Caller, control: Control) -> None:
     path = f"{ORG}/actions/runners"
     control.fault("down", seconds=0.2)

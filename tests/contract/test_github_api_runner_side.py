@@ -130,6 +130,7 @@ def test_a_job_goes_only_where_labels_scope_and_group_fit(api: Caller, control: 
     assert grouped.poll(0.1).status_code == 204
 
 
+@pytest.mark.exhaustive
 def test_an_offer_that_nobody_takes_goes_back(api: Caller, control: Control) -> None:
     control.settings(assign_timeout_seconds=0.2)
     first, second = Listener(api, ORG, "first"), Listener(api, ORG, "second")
@@ -251,6 +252,7 @@ def test_a_busy_listener_keeps_its_job_over_a_restart(tmp_path: Path) -> None:
         assert second.control.job(job_id)["conclusion"] == "success"
 
 
+@pytest.mark.exhaustive
 def test_the_process_keeps_its_records_over_a_restart(tmp_path: Path) -> None:
     state, ready = tmp_path / "state.json", tmp_path / "ready"
     command = [

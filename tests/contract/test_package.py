@@ -169,6 +169,7 @@ def test_every_module_is_documented(installed: Installed) -> None:
             assert about["description"], f"{name}: {option}"
 
 
+@pytest.mark.exhaustive
 def test_every_role_is_documented(installed: Installed) -> None:
     """``ansible-doc -t role`` lists all of them with their options."""
     known = installed.documented("role", *(f"{NAME}.{role}" for role in sorted(ROLES)))

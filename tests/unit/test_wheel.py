@@ -36,6 +36,7 @@ def test_the_wheel_has_the_package_and_the_collection(built: Wheel) -> None:
     assert built.path.name == f"runnerctl-{built.version}-py3-none-any.whl"
 
 
+@pytest.mark.exhaustive
 def test_an_installation_gives_the_very_wheel_it_came_from(
     built: Wheel, installed: importlib.metadata.Distribution, tmp_path: Path
 ) -> None:
