@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from runnerctl.envs.bytecode import missing_bytecode
 from runnerctl.envs.facts import check_cuda, cuda_version, host_facts
 from runnerctl.envs.leases import Holder, Lease, holder, is_alive, job_holder, leases, take
 from runnerctl.envs.model import Event
 from runnerctl.envs.store import Store, boot_id
-from runnerctl.envs.store_build import missing_bytecode, scripts_of
+from runnerctl.envs.store_build import scripts_of
 from runnerctl.envs.store_files import harden, measure, remove_tree, write_file
 from runnerctl.envs.store_locks import locked
 from runnerctl.errors import DataError, TryAgainError, UnavailableError, UsageError

@@ -110,13 +110,15 @@ def _done(task: Task, tell: Callable[[Event], None]) -> Reply:
     order = msgspec.structs.replace(task.order, lock=task.lock) if task.lock else task.order
     prefix = Path(task.prefix)
     installed = engine.install(order, task.packages, prefix, tell)
-    return Reply(installed=msgspec.structs.replace(installed, activation=_activation(prefix)))
+    return Reply(
+        installed=msgspec.structs.replace(installed, activation=_activation(prefix, anyway=task.order.anyway))
+    )
 
 
-def _activation(prefix: Path) -> Activation:
+def _activation(prefix: Path, *, anyway: bool) -> Activation:
     from runnerctl.envs.activation import find_activation
 
-    return find_activation(prefix)
+    return find_activation(prefix, anyway=anyway)
 
 
 def local_engine(name: EngineName) -> Engine:

@@ -199,6 +199,7 @@ class _Run:
             files=self.meant.request.files,
             credentials=secret,
             pip_index=policy.pip_index,
+            anyway=policy.anyway,
         )
 
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from runnerctl.envs import _confine, lockfile
+from runnerctl.envs import lockfile, pip_guard, sandbox
 from runnerctl.envs._engine_errors import no_space, one_line
 from runnerctl.envs.model import EnvironmentFile, Event, Line
 from runnerctl.envs.ports import Order, Tell
@@ -25,6 +23,7 @@ REQUEST_SECONDS = 60
 # Passed on from the builder's own environment: the way to the network, nothing that changes an answer.
 KEPT = {"PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR"}
 KEPT |= {"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY"}
+CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 OPTIONS = {"--pre": ("--prerelease", "allow"), "--no-deps": ("--no-deps",)}
 PASSED_OVER = ("--prefer-binary", "--only-binary")  # wheels are all there is
 IN_A_STEP = "the store takes wheels only; ask for a version that has one, or install it in a step of the job"
@@ -56,11 +55,15 @@ def install_pip(
         raise DataError("has a pip section but no python", where=_where(file, file.pip[0]), remedy=remedy)
     tell(Event("pip", text=f"{len(file.pip)} lines"))
     before = distributions(prefix)
-    with tempfile.TemporaryDirectory(prefix="runnerctl-pip-") as directory:
-        folder = Path(directory)
+    if not order.anyway and not sandbox.is_available():
+        what = "has a pip section, which this host's kernel cannot install safely (no Landlock)"
+        raise ConfigError(what, where=_where(file, file.pip[0]), remedy="update the kernel to 5.13 or newer")
+    guard = pip_guard.Guard(prefix, order.caches)
+    with sandbox.scratch("pip") as folder:
         options = _write(order, folder, before)
-        command = [uv(), "pip", "install", "--python", _confined(python, folder), *options]
-        text, code = _call(command, _environment(order, folder), cwd=folder, seconds=seconds)
+        command = [uv(), "pip", "install", "--python", _confined(order, python, folder), *options]
+        rules = _rules(order, prefix, folder)
+        text, code = _call(command, _environment(order, folder), rules=rules, seconds=seconds)
     if code != 0:
         raise explain(text, file)
     after = distributions(prefix)
@@ -68,17 +71,57 @@ def install_pip(
     if changed:
         what = f"pip's section replaced what conda installed: {', '.join(changed)}"
         raise DataError(what, where=_where(file, file.pip[0]), remedy="list these among the dependencies")
+    if found := guard.changed():
+        name, path = found
+        line = next((one for one in file.pip if name and name in _folded(one.text)), file.pip[0])
+        what = f"the wheel of {name or 'a package'} replaces {path}, which conda installed"
+        raise DataError(what, where=_where(file, line), remedy="leave it out, or take conda's package of it")
     return tuple(f"{name}=={version}" for name, version in sorted(after.items()) if name not in before)
 
 
-def _confined(python: Path, folder: Path) -> str:
-    """The interpreter as uv asks it: it came out of a package, and may write to ``folder`` only."""
-    launcher = folder / ".bin" / "python"
+def _confined(order: Order, python: Path, folder: Path) -> str:
+    """The interpreter as uv asks it: it came out of a package, and may reach its environment only.
+
+    What it answers says where uv installs; uv's own rules keep that inside the environment.
+    """
+    own, launcher = folder / ".query", folder / ".bin" / "python"
+    own.mkdir()
     launcher.parent.mkdir()
-    own = [sys.executable, "-I", "-S", _confine.__file__, str(folder), str(python)]
-    launcher.write_text(f'#!/bin/sh\nexec {shlex.join(own)} "$@"\n', encoding="utf-8")
+    prefix = python.parent.parent
+    read = (prefix, folder / ".query", order.caches.wheels, *_homes(python))
+    rules = sandbox.Rules(write=(own,), read=read, anyway=order.anyway, tied=False)
+    plain = {**sandbox.PLAIN, "HOME": str(own), "TMPDIR": str(own)}
+    words = sandbox.command(rules, [str(python)], environment=plain)
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
     launcher.chmod(0o700)
-    return str(launcher if os.access(launcher, os.X_OK) else python)  # not where the disk is mounted noexec
+    return str(launcher)
+
+
+def _homes(python: Path) -> tuple[Path, ...]:
+    """Where an interpreter that is a link into another installation has its library."""
+    home = Path(os.path.realpath(python)).parent.parent
+    return () if home.is_relative_to(python.parent.parent.resolve()) else (home,)
+
+
+def _rules(order: Order, prefix: Path, folder: Path) -> sandbox.Rules:
+    """What uv may do: install here, keep wheels, reach the network; start our launcher, read certificates."""
+    index = (order.pip_index or "").removeprefix("file://")
+    resolver = Path(os.path.realpath("/etc/resolv.conf")).parent
+    read = [Path(uv()), Path(sys.prefix), Path(sys.base_prefix), Path(pip_guard.__file__).parent, resolver]
+    read += [Path(os.environ[name]) for name in CERTIFICATES if os.environ.get(name)]
+    read += [Path(index)] if index.startswith("/") else []
+    return sandbox.Rules(
+        # uv writes its RECORDs in place, and nothing else that is there
+        write=(*prefix.glob("lib/python3*/site-packages"), order.caches.wheels, folder),
+        make=(prefix,),
+        read=(*read, *_homes(prefix / "bin" / "python")),
+        network=True,
+        ours=True,
+        anyway=order.anyway,
+        file_bytes=64 << 30,
+        cpu_seconds=7200,
+        open_files=65536,
+    )
 
 
 def uv() -> str:
@@ -99,7 +142,7 @@ def distributions(prefix: Path) -> dict[str, str]:
     for one in metadata.distributions(path=folders):
         name = one.metadata["Name"] if one.metadata else None
         if name:
-            found[re.sub(r"[-_.]+", "-", name).lower()] = one.version
+            found[_folded(name)] = one.version
     return found
 
 
@@ -134,6 +177,7 @@ def _environment(order: Order, folder: Path) -> dict[str, str]:
         **kept,
         **index,
         "HOME": str(folder),
+        "TMPDIR": str(folder),
         "UV_CACHE_DIR": str(order.caches.wheels),
         "UV_HTTP_TIMEOUT": str(REQUEST_SECONDS),
         "UV_KEYRING_PROVIDER": "disabled",
@@ -146,22 +190,17 @@ def _environment(order: Order, folder: Path) -> dict[str, str]:
 
 
 def _call(
-    command: Sequence[str], environment: Mapping[str, str], *, cwd: Path, seconds: float
+    command: Sequence[str], environment: Mapping[str, str], *, rules: sandbox.Rules, seconds: float
 ) -> tuple[str, int]:
-    try:
-        run = subprocess.run(
-            command,
-            env=environment,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
+    ended = sandbox.run(rules, command, environment=environment, folder=rules.write[-1], seconds=seconds)
+    if ended.code is None:
         what = f"pip's section took longer than {seconds:.0f} s"
-        raise TryAgainError(what, remedy="try again; the package index may be slow") from None
-    return (run.stderr + run.stdout).decode("utf-8", "replace"), run.returncode
+        raise TryAgainError(what, remedy="try again; the package index may be slow")
+    return ended.output.decode("utf-8", "replace"), ended.code
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def explain(text: str, file: EnvironmentFile) -> RunnerctlError:
@@ -199,10 +238,10 @@ def _line(text: str, file: EnvironmentFile) -> Line:
     if number and 0 < int(number[1]) <= len(file.pip):
         return file.pip[int(number[1]) - 1]
     wanted = re.findall(r"(?i)you require ([a-z0-9][a-z0-9._-]*)", text)
-    folded = re.sub(r"[-_.]+", "-", " ".join(wanted) or text).lower()
+    folded = _folded(" ".join(wanted) or text)
     for line in file.pip:
         match = _PLAIN_NAME.match(line.text)
-        name = re.sub(r"[-_.]+", "-", match[1]).lower() if match else ""
+        name = _folded(match[1]) if match else ""
         if name and re.search(rf"(?<![a-z0-9-]){re.escape(name)}(?![a-z0-9-])", folded):
             return line
     return file.pip[0]

@@ -31,6 +31,7 @@ class Policy(msgspec.Struct, frozen=True):
     ``local``: whether a file may name directories (``file://``) that ``channels`` does not. ``credentials``:
     path of the builder's file of channel credentials. ``quota_bytes``: how much one owner's environments may
     take. ``reserve_bytes``: what has to stay free on the disk, whatever is built.
+    ``anyway``: code of packages runs where the kernel cannot confine it, too: the store is the user's own.
     """
 
     channels: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Policy(msgspec.Struct, frozen=True):
     local: bool = True
     quota_bytes: int | None = None
     reserve_bytes: int = 2 << 30
+    anyway: bool = False
 
     def fingerprint(self) -> str:
         """Changes when a file may stand for something else, or may not be asked any more."""

@@ -28,6 +28,7 @@ class Order(msgspec.Struct, frozen=True):
 
     ``credentials``: path of a file of channel credentials that only the builder can read, in the form of
     RATTLER_AUTH_FILE. ``pip_index``: address of the package index for pip's section; None for its default.
+    ``anyway``: code of packages runs where the kernel cannot confine it, too: the store is the user's own.
     """
 
     file: EnvironmentFile
@@ -38,6 +39,7 @@ class Order(msgspec.Struct, frozen=True):
     files: dict[str, str] = {}
     credentials: Path | None = None
     pip_index: str | None = None
+    anyway: bool = False
 
 
 class Installed(msgspec.Struct, frozen=True):

@@ -6,24 +6,20 @@ import contextlib
 import errno
 import os
 import re
-import signal
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from runnerctl.envs import bytecode
 from runnerctl.envs.model import Activation, EngineName, Event, Manifest, Solution
-from runnerctl.envs.ports import Engine, Installed, Order, Tell
+from runnerctl.envs.ports import Engine, Order, Tell
 from runnerctl.envs.store import Store
 from runnerctl.envs.store_files import harden, walk
 from runnerctl.errors import ConfigError, TryAgainError, UnavailableError
 
-__all__ = ["Build", "build", "missing_bytecode", "scripts_of"]
+__all__ = ["Build", "build", "scripts_of"]
 
-COMPILE_SECONDS = 1800.0
-COMPILERS = 4  # at most; a host's other cores belong to jobs
 LONGEST_PREFIX = 200  # conda writes paths into places of 255 characters, and a path goes on below the prefix
 _HEAD = 512
 
@@ -71,8 +67,9 @@ def build(work: Build) -> Manifest:
 
 def _built(work: Build, prefix: Path) -> Manifest:
     installed = work.engine.install(work.order, work.solution.packages, prefix, work.tell)
-    _compile(prefix, installed, work.tell)
+    notes = bytecode.compile_missing(prefix, installed, work.tell, anyway=work.order.anyway)
     activation = installed.activation or _activation(work, prefix)
+    activation = msgspec.structs.replace(activation, notes=(*activation.notes, *notes))
     scripts = scripts_of(prefix)
     files, size = harden(prefix)
     return Manifest(
@@ -107,63 +104,7 @@ def _activation(work: Build, prefix: Path) -> Activation:
         return work.activate(prefix)
     from runnerctl.envs.activation import find_activation
 
-    return find_activation(prefix)
-
-
-def missing_bytecode(prefix: Path) -> Iterator[str]:
-    """Every module below ``lib/python*`` without bytecode: where nobody may write it never gets any."""
-    for library in sorted((prefix / "lib").glob("python*")):
-        modules, compiled = [], set()
-        for entry in walk(library):
-            folder, _, name = entry.path.rpartition("/")
-            if name.endswith(".py"):
-                modules.append(entry.path)
-            elif name.endswith(".pyc") and folder.endswith("/__pycache__"):
-                compiled.add(f"{folder.removesuffix('/__pycache__')}/{name.partition('.')[0]}.py")
-        yield from (path for path in modules if path not in compiled)
-
-
-def _compile(prefix: Path, installed: Installed, tell: Tell, seconds: float = COMPILE_SECONDS) -> None:
-    """Compile what has no bytecode, by the environment's own Python. What is not Python 3 is passed over.
-
-    ``unchecked-hash``: the sources never change, and a date must not decide (PEP 552).
-    """
-    missing = list(missing_bytecode(prefix)) if installed.python else []
-    if not missing or installed.python is None:
-        return
-    tell(Event("compile", "bytecode", 0, len(missing)))
-    with tempfile.NamedTemporaryFile(
-        "w", suffix=".list", encoding="utf-8", errors="surrogateescape"
-    ) as names:
-        names.write("\n".join(name for name in missing if "\n" not in name) + "\n")
-        names.flush()
-        workers = str(max(1, min(COMPILERS, os.cpu_count() or 1)))
-        argv = [str(prefix / installed.python), "-I", "-S", "-m", "compileall", "-q", "-q", "-j", workers]
-        argv += ["--invalidation-mode", "unchecked-hash", "-i", names.name]
-        _run(argv, seconds)
-    tell(Event("compile", "bytecode", len(missing), len(missing)))
-
-
-def _run(argv: Sequence[str], seconds: float) -> None:
-    """Run to its end; its exit code says only that some file is no Python 3."""
-    child = subprocess.Popen(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-        start_new_session=True,
-    )
-    try:
-        child.wait(seconds)
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
-        child.wait(5)
-        if isinstance(error, subprocess.TimeoutExpired):
-            what = f"compiling the environment's modules took more than {seconds:.0f} s"
-            raise UnavailableError(what, where=argv[0], remedy="see what else runs on this host") from None
-        raise
+    return find_activation(prefix, anyway=work.order.anyway)
 
 
 def scripts_of(prefix: Path) -> tuple[str, ...]:
