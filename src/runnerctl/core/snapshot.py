@@ -29,6 +29,7 @@ from runnerctl.core.network_readings import Api, Clock, Stage, TimeSync
 from runnerctl.core.reading import Taken, Unavailable, UnavailableKind
 from runnerctl.core.slot_readings import PathFact, ReleaseFiles, SlotFiles
 from runnerctl.core.spec import HostSpec
+from runnerctl.core.store_readings import StoreState
 from runnerctl.errors import DataError
 
 __all__ = [
@@ -308,6 +309,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     gpu_history: GpuHistory | Unavailable | None = None
     deep: DeepProbe | Unavailable | None = None
     guard: GuardState | Unavailable | None = None
+    env_store: StoreState | Unavailable | None = None
     device_table: DeviceTable | Unavailable | None = None
 
     @property

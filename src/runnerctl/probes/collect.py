@@ -33,10 +33,12 @@ from runnerctl.core.snapshot import (
     Unit,
 )
 from runnerctl.core.spec import HostSpec, Slot
+from runnerctl.core.store_readings import has_store
 from runnerctl.probes import (
     baseline,
     device_nodes,
     docker_due,
+    env_store,
     guard,
     history,
     machine,
@@ -133,6 +135,7 @@ def collect(
         gpu_history=history.read_gpu_history(rootfs),
         docker_due=docker_due.read_docker_due(rootfs),
         guard=guard.parse_guard(outcomes["guard"]) if "guard" in outcomes else None,
+        env_store=env_store.parse_store(outcomes["env store"]) if "env store" in outcomes else None,
         device_table=device_nodes.read_table(rootfs),
         duration_seconds=round(time.monotonic() - started, 3),
         **_docker_readings(outcomes),
@@ -217,6 +220,9 @@ def _tasks(ground: _Ground) -> dict[str, Task]:
     if is_guarded(spec) and _asks_systemd(ground):
         call = partial(guard.read_guard, environ=ground.environ, timeout_seconds=deadline)
         tasks["guard"] = Task(call, deadline)
+    if has_store(spec) and _asks_systemd(ground):
+        call = partial(env_store.read_store, environ=ground.environ, timeout_seconds=deadline)
+        tasks["env store"] = Task(call, deadline)
     if ground.names:
         files = partial(slot_files.read_slot_files, rootfs=ground.rootfs, slots=ground.names)
         tasks["slot files"] = Task(files, deadline, guard="slot-files")

@@ -50,6 +50,7 @@ from runnerctl.core.checks.slot import (
 )
 from runnerctl.core.checks.slot_ephemeral import SLOT_MINTING
 from runnerctl.core.checks.slot_unit import SLOT_UNIT
+from runnerctl.core.checks.store import CONDA_STORE
 from runnerctl.core.findings import Check
 
 __all__ = ["CHECKS"]
@@ -91,6 +92,7 @@ CHECKS: tuple[Check, ...] = (
     *pending.CHECKS,
     *containers.CHECKS,
     CONDA_INSTALLED,
+    CONDA_STORE,
     GITHUB_ONLINE,
     GITHUB_LABELS,
     GITHUB_GROUP,
