@@ -90,7 +90,7 @@ class PrivateChannel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Miniforge, for the jobs' own ``conda`` calls, and the store of environments.
 
-    ``store_channels``: the only channels that environments may name (none: every one). ``store_aliases``:
+    ``store_channels``: the only channels that environments may name (none: every one without licence). ``store_aliases``:
     channel name -> address of a mirror. ``store_credentials_file`` is a path on the controller.
     """
 
@@ -106,7 +106,7 @@ class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     store_budget_gib: int = 200
     store_owner_quota_gib: int | None = None
     store_keep_days: int = 30
-    store_channels: tuple[str, ...] = ()
+    store_channels: tuple[str, ...] = ("conda-forge",)
     store_aliases: dict[str, str] = {}
     store_private_channels: tuple[PrivateChannel, ...] = ()
     store_credentials_file: str | None = None

@@ -27,7 +27,7 @@ from runnerctl.envs.service_asks import error_line, event_line, line_of, ready_l
 from runnerctl.envs.service_secrets import scrubber
 from runnerctl.envs.service_shelf import FactsFound, WorkOrder, driver_line
 from runnerctl.envs.store import Store
-from runnerctl.errors import AccessError, BugError, RunnerctlError, TryAgainError
+from runnerctl.errors import AccessError, BugError, DataError, RunnerctlError, TryAgainError
 
 __all__ = ["main"]
 
@@ -93,6 +93,10 @@ class _Worker:
     def _engine(self, request: Request) -> Engine:
         from runnerctl.envs.engine_child import child_engine
 
+        if request.engine != "rattler":  # its packages' link scripts would have the store's rights
+            what = f"the engine {request.engine} runs scripts of packages, which the host's store does not"
+            remedy = f"use the engine rattler, or a store of your own (--store user --engine {request.engine})"
+            raise DataError(what, where="--engine", remedy=remedy)
         return child_engine(request.engine)
 
     def _within_budget(self) -> None:
