@@ -202,6 +202,22 @@ def test_a_second_run_changes_nothing_and_no_output_has_a_secret(place: Place) -
     assert host.exec("getent", "passwd", "runnerctl-env").stdout.endswith(":/nonexistent:/usr/sbin/nologin\n")
 
 
+def test_health_says_when_the_store_is_not_there(place: Place) -> None:
+    """It listens, or it is a warning: jobs would make their environments themselves."""
+
+    def verdict() -> str:
+        done = place.site.host.exec("runnerctl", "health", "--no-network", "-o", "json", check=False)
+        findings = {each["id"]: each for each in json.loads(done.stdout)["findings"]}
+        return str(findings["conda.store"]["status"])
+
+    assert verdict() == "OK"
+    place.site.host.exec("systemctl", "stop", "runnerctl-env.socket")
+    try:
+        assert verdict() == "WARNING"
+    finally:
+        place.site.host.exec("systemctl", "start", "runnerctl-env.socket")
+
+
 def test_a_job_has_it_built_and_later_steps_use_it(place: Place) -> None:
     """No login shell, no activation: `run:` steps find Python, variables and a place to install to."""
     ensure = "runnerctl env ensure environment.yml --github"
