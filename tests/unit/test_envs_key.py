@@ -85,7 +85,8 @@ def test_a_digest_names_what_is_installed() -> None:
     assert digest(Solution((one, two), ""), file, Request(TEXT, lock="pins rich")) != first
     plain = parse(TEXT.replace("  - pip: [rich, -r more.txt]\n", ""))
     without = digest(Solution((one, two), ""), plain, request)
-    assert digest(Solution((one, two), ""), plain, Request(TEXT, lock="pins nothing")) == without
+    locked = digest(Solution((one, two), ""), plain, Request(TEXT, lock="says what it likes of a and b"))
+    assert locked != without, "a lock's words about packages are for those alone who give it"
 
 
 def test_the_raw_text_has_a_name_of_its_own() -> None:

@@ -11,7 +11,8 @@ import asyncio
 import hashlib
 import os
 import tempfile
-from collections.abc import Coroutine, Iterator, Sequence
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,8 +21,10 @@ from urllib.parse import unquote, urlsplit
 from runnerctl.envs import lockfile
 from runnerctl.envs._engine_errors import channel_error, install_error, one_line, unsatisfiable, wrong_hash
 from runnerctl.envs.model import Event, Line, Package, Solution, VirtualPackage
+from runnerctl.envs.package_paths import Linked, record_fault
 from runnerctl.envs.pip_section import install_pip
 from runnerctl.envs.ports import Installed, Order, Tell
+from runnerctl.envs.store_files import remove_tree
 from runnerctl.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -34,6 +37,7 @@ RETRIES = 3
 REQUEST_SECONDS = 300
 SHOWN_VERSIONS = 5
 ENVIRONMENT = "default"  # its name in a lock
+DISTRUST = "do not use it, and tell whoever keeps the channel"
 T = TypeVar("T")
 
 
@@ -73,6 +77,8 @@ class Rattler:
             if len(records) != len(wanted) or any(_package(one) != wanted[one.url] for one in records):
                 what = "a channel's index has changed between solving and installing"
                 raise DataError(what, where=order.file.where, remedy="run it again")
+            for record in records:
+                _check_record(record, order)
             _check_local(records, order.caches.packages)
             _run(self._linked(order, records, prefix, tell))
         for file in (prefix / "conda-meta").glob("*.json"):
@@ -125,6 +131,7 @@ class Rattler:
         layer = lib.PackageCacheLayer(order.caches.packages)
         cache = lib.PackageCache.from_layers([layer.with_validation_mode(lib.ValidationMode.full())])
         tell(Event("fetch", total=len(records)))
+        reporter = _Reporter(tell, {r.name.normalized: order.caches.packages / _stem(r) for r in records})
         try:
             await lib.install(
                 records,
@@ -132,12 +139,14 @@ class Rattler:
                 platform=lib.Subdir(order.facts.subdir),
                 execute_link_scripts=False,
                 client=self._client(),
-                reporter=_Reporter(tell),
+                reporter=reporter,
                 package_cache=cache,
                 show_progress=False,
             )
         except Exception as error:
-            raise install_error(str(error)) from None
+            raise (reporter.fault or install_error(str(error))) from None
+        if reporter.fault or reporter.unseen:
+            raise reporter.fault or install_error("packages were linked that nobody had looked at")
 
     def _specs(self, order: Order) -> list[MatchSpec]:
         return [self._spec(line, order.file.where) for line in order.file.specs]
@@ -253,9 +262,14 @@ class Rattler:
 class _Reporter:
     """rattler's callbacks as events; it calls those that are there."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, places: Mapping[str, Path]) -> None:
         self.tell = tell
         self.total = self.fetched = self.linked = 0
+        self.fault: DataError | None = None
+        self.unseen = dict(places)
+        self._names: list[str] = []
+        self._linked = Linked()
+        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("on_"):
@@ -266,9 +280,22 @@ class _Reporter:
         """How many packages there are."""
         self.total = total_operations
 
+    def on_populate_cache_start(self, operation: int, package_name: str) -> int:
+        """Remember which package it is."""
+        del operation
+        with self._lock:
+            self._names.append(package_name)
+            return len(self._names) - 1
+
     def on_populate_cache_complete(self, cache_entry: int) -> None:
-        """One package is in the cache and verified."""
-        del cache_entry
+        """One package is in the cache and verified. It is linked when this returns: unless it is gone."""
+        with self._lock:
+            name = self._names[cache_entry]
+            place = self.unseen.pop(name, None)
+            what = self._linked.fault(place) if place else None
+            if place and what:
+                self.fault = DataError(f"the package {name} {what}", where=place.name, remedy=DISTRUST)
+                remove_tree(place)
         self.fetched += 1
         self.tell(Event("fetch", done=self.fetched, total=self.total))
 
@@ -277,6 +304,34 @@ class _Reporter:
         del index
         self.linked += 1
         self.tell(Event("link", done=self.linked, total=self.total))
+
+
+def _stem(record: RepoDataRecord) -> str:
+    """The folder of a package in the cache."""
+    return f"{record.name.normalized}-{record.version}-{record.build}"
+
+
+def _check_record(record: RepoDataRecord, order: Order) -> None:
+    """What an index may say: it names files of its own channel, with a hash, by words that are no paths.
+
+    An environment is known by the addresses and hashes of its packages, so an index that spoke of another
+    channel's packages, in words of its own, would decide what others find under their names.
+    """
+    words = (record.name.normalized, str(record.version), str(record.build))
+    what = record_fault(*words, site=record.python_site_packages_path)
+    bases = tuple(_base(channel.url) for channel in order.channels)
+    if what is None and (not record.url.startswith(bases) or ".." in record.url):
+        what = "lies at another place than its channel"
+    if what is None and not record.sha256:
+        what = "has no sha256 in its channel's index"
+    if what is not None:
+        raise DataError(f"the package {words[0][:80]!r} {what}", where=order.file.where, remedy=DISTRUST)
+
+
+def _base(channel: str) -> str:
+    from rattler import Channel
+
+    return str(Channel(channel).base_url)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

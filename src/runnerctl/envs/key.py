@@ -91,8 +91,9 @@ def digest(
             "pip": [normal_pip(line.text) for line in file.pip],
             "files": _files(request.files) if file.pip else [],
             "index": pip_index if file.pip else None,
-            # a lock pins what pip's section comes to
-            "lock": _sha(request.lock) if file.pip and request.lock is not None else None,
+            # a lock pins what pip's section comes to, and says of packages what their own channel does not
+            # have to: nobody else may find what it made
+            "lock": _sha(request.lock) if request.lock is not None else None,
         }
     )[:DIGITS]
 
