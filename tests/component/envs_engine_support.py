@@ -43,8 +43,19 @@ class Heard(list[Event]):
         self.append(event)
 
 
-def wheel(folder: Path, name: str, version: str, *, requires: Sequence[str] = ()) -> Path:
-    """Write a wheel of one module into ``folder``/simple/<name>, which a plain file server makes an index."""
+def wheel(
+    folder: Path,
+    name: str,
+    version: str,
+    *,
+    requires: Sequence[str] = (),
+    more: Mapping[str, str] | None = None,
+    commands: Sequence[str] = (),
+) -> Path:
+    """Write a wheel of one module into ``folder``/simple/<name>, which a plain file server makes an index.
+
+    ``more``: further files of the archive. ``commands``: names of further commands.
+    """
     info = f"{name}-{version}.dist-info"
     metadata = [
         f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}",
@@ -54,7 +65,9 @@ def wheel(folder: Path, name: str, version: str, *, requires: Sequence[str] = ()
         f"{name}.py": f"version = '{version}'\n",
         f"{info}/METADATA": "\n".join(metadata) + "\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": f"[console_scripts]\n{name}-tool = {name}:main\n",
+        f"{info}/entry_points.txt": "[console_scripts]\n"
+        + "".join(f"{command} = {name}:main\n" for command in (f"{name}-tool", *commands)),
+        **(more or {}),
     }
     files[f"{info}/RECORD"] = _record(files, info)
     place = folder / "simple" / name / f"{name}-{version}-py3-none-any.whl"
