@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from runnerctl.envs import _confine, sandbox
+from runnerctl.envs import _confine, _query, sandbox
 from runnerctl.envs.activation import find_activation
 from runnerctl.envs.engine_rattler import Rattler
 from runnerctl.envs.ensure import Asked, ensure
@@ -282,6 +282,25 @@ def test_a_wheel_that_replaces_files_of_conda(site: Site, name: str, what: str) 
 @pytest.mark.exhaustive
 def test_a_wheel_may_bring_the_same_file(site: Site) -> None:
     assert site.ask("common", pip=("shared",)).status == "built"
+
+
+def test_where_an_interpreter_may_send_uv(tmp_path: Path) -> None:
+    cache, prefix = tmp_path / "store/cache/uv", tmp_path / "store/envs/one"
+    prefix.mkdir(parents=True)
+    (prefix / "lib").symlink_to("../../cache/uv")
+    for text, steered in (
+        (str(prefix / "bin"), False),
+        ("bin", False),
+        ("/usr", False),
+        (str(cache / "archive"), True),
+        ("../../cache//uv", True),
+        ("lib/python", True),
+        (f"/proc/self/root{cache}", True),
+        (str(tmp_path / "store"), True),
+        ("/", True),
+    ):
+        answer = {"result": "success", "scheme": {"data": text}}
+        assert _query.is_steered(answer, cache=str(cache), prefix=str(prefix)) == steered, text
 
 
 def test_a_kernel_that_cannot_confine(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

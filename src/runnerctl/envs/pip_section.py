@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from runnerctl.envs import lockfile, pip_guard, sandbox
+from runnerctl.envs import _query, lockfile, pip_guard, sandbox
 from runnerctl.envs._engine_errors import no_space, one_line
 from runnerctl.envs.model import EnvironmentFile, Event, Line
 from runnerctl.envs.ports import Order, Tell
@@ -82,7 +82,7 @@ def install_pip(
 def _confined(order: Order, python: Path, folder: Path) -> str:
     """The interpreter as uv asks it: it came out of a package, and may reach its environment only.
 
-    What it answers says where uv installs; uv's own rules keep that inside the environment.
+    What it answers says where uv installs: `_query` looks at that.
     """
     own, launcher = folder / ".query", folder / ".bin" / "python"
     own.mkdir()
@@ -91,7 +91,8 @@ def _confined(order: Order, python: Path, folder: Path) -> str:
     read = (prefix, folder / ".query", order.caches.wheels, *_homes(python))
     rules = sandbox.Rules(write=(own,), read=read, anyway=order.anyway, tied=False)
     plain = {**sandbox.PLAIN, "HOME": str(own), "TMPDIR": str(own)}
-    words = sandbox.command(rules, [str(python)], environment=plain)
+    words = [sys.executable, "-I", "-S", _query.__file__, str(order.caches.wheels), str(prefix)]
+    words += sandbox.command(rules, [str(python)], environment=plain)
     launcher.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
     launcher.chmod(0o700)
     return str(launcher)
