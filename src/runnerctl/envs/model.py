@@ -126,7 +126,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     ``python``: path of its interpreter below the prefix, None without one. ``scripts``: names in ``bin`` that
     begin with a line naming that interpreter; a layer has its own of each. ``pip``: ``name==version`` of what
-    pip installed.
+    pip installed. ``seal``: sha256 of what no package vouches for, see `seal.sealed`; empty: unknown.
     """
 
     digest: str
@@ -145,6 +145,7 @@ class Manifest(msgspec.Struct, frozen=True):
     scripts: tuple[str, ...] = ()
     owner: str | None = None
     lock: str = ""
+    seal: str = ""
 
 
 class Solved(msgspec.Struct, frozen=True):

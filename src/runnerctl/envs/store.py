@@ -24,6 +24,7 @@ import msgspec
 
 from runnerctl.envs.model import SCHEMA, Activation, Manifest, Solved
 from runnerctl.envs.ports import Caches, Tell
+from runnerctl.envs.seal import sealed
 from runnerctl.envs.store_files import measure, remove_tree, sync_disk, write_file
 from runnerctl.envs.store_locks import locked, silent
 from runnerctl.errors import DataError, UnavailableError
@@ -192,8 +193,9 @@ class Store:
 
     def publish(self, manifest: Manifest) -> None:
         """From now on the environment exists. Everything else of it is on the disk first."""
+        whole = msgspec.structs.replace(manifest, seal=sealed(self.prefix(manifest.digest), manifest))
         sync_disk(self.envs)
-        write_file(self.marker(manifest.digest), msgspec.json.encode(manifest))
+        write_file(self.marker(manifest.digest), msgspec.json.encode(whole))
 
     def touch(self, digest: str, now: float) -> None:
         """It is used now; a reader without the right to write leaves that to the owner."""
