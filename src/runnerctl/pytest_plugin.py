@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,16 @@ _MARK = (
     " one it is skipped, and with --require-gpu the run fails; vram='2GiB' and max_median='5ms' are budgets"
 )
 _KNOWN = {"vram", "count", "max_median", "max_p95", "max_spread"}
+_OURS = "no GPU can be used: "
+# What tests say when they skip themselves because they see no GPU at all; not "needs two GPUs".
+_NO_GPU = re.compile(
+    r"\b(no|without|missing|lacks?)( (a|an|any|available|usable|working|nvidia))* (cuda|gpus?)\b(?! with)"
+    r"|\b(cuda|gpus?)( (device|support|driver|runtime)s?)?( (is|are|was))?"
+    r"(( not|n't) (available|found|present|usable|detected)| unavailable| missing| required$)"
+    r"|\b(needs?|requires?)( (a|an|any))?( (available|nvidia|cuda))? (cuda|gpu)( device)?\.?$"
+    r"|cuda\.is_available\(\)",
+    re.IGNORECASE,
+)
 _VARIABLE = "RUNNERCTL_GPU_TEST"  # of runnerctl.gpu_tree
 _ATTRIBUTE = "runnerctl_gpu"  # of a report; pytest-xdist carries a report's attributes over
 
@@ -55,7 +66,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the marker, and what acts on it."""
     config.addinivalue_line("markers", _MARK)
     config.stash[_PLUGIN] = GpuPlugin(config)
-    config.pluginmanager.register(config.stash[_PLUGIN], "runnerctl-gpu")
+    registered = config.pluginmanager.register(config.stash[_PLUGIN], "runnerctl-gpu")
+    if registered is None and config.getoption("require_gpu"):
+        raise pytest.UsageError("--require-gpu: -p no:runnerctl-gpu switches off what would judge the run")
 
 
 class GpuLatency:
@@ -137,7 +150,7 @@ class GpuPlugin:
     def pytest_itemcollected(self, item: pytest.Item) -> None:
         """A mark that cannot be read is an error before anything runs, in a worker one of the test."""
         mark = item.get_closest_marker("gpu")
-        if mark is None:
+        if mark is None or _WISH in item.stash:
             return
         try:
             item.stash[_WISH] = _Wish(mark)
@@ -145,6 +158,11 @@ class GpuPlugin:
             if self._main:
                 raise pytest.UsageError(f"{item.nodeid}: {error}") from None
             item.stash[_BAD] = str(error)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Marks that a conftest puts on whole folders come when everything is collected."""
+        for item in session.items:
+            self.pytest_itemcollected(item)
 
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Skip or refuse without a GPU; else begin to look at its memory."""
@@ -156,7 +174,7 @@ class GpuPlugin:
         sight = self._watching().sight()
         if len(sight.usable) < wish.count:
             less = f"{len(sight.usable)} of {wish.count} GPUs: " if sight.usable else ""
-            reason = f"no GPU can be used: {less}{sight.reason or 'there are no more'}"
+            reason = f"{_OURS}{less}{sight.reason or 'there are no more'}"
             if self._required and not sight.usable:
                 pytest.fail(reason, pytrace=False)
             pytest.skip(reason)
@@ -186,7 +204,7 @@ class GpuPlugin:
         """The report carries what was measured, also from a worker of pytest-xdist."""
         report = yield
         if _WISH in item.stash:
-            setattr(report, _ATTRIBUTE, self._told(item))
+            setattr(report, _ATTRIBUTE, self._told(item) | {"want": _want(report)})
             if report.when == "teardown":
                 self._end(item)
         return report
@@ -252,24 +270,52 @@ class GpuPlugin:
             return
         kept = self._seen.setdefault(report.nodeid, {"ran": False})
         if report.when == "call":
-            kept.update(told, outcome=report.outcome)
-            kept["ran"] = not report.skipped or hasattr(report, "wasxfail")
+            kept.update(told, outcome=report.outcome, ran=not report.skipped)
         elif report.failed:
             kept.update(told, outcome=f"{report.when} failed", ran=True)
+        if told["want"]:
+            kept["want"] = told["want"]
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Judge the run; the child that asks NVML is not needed any more."""
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """A module that skips itself for want of a GPU hides how many tests it has."""
+        if report.skipped and (want := _want(report)):
+            self._seen[report.nodeid] = {"ran": False, "want": want}
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None, object, object]:
+        """Judge the run; the child that asks NVML is not needed any more.
+
+        Before all others, which show the verdict, and after them: a conftest may take exit status 5 for 0.
+        """
         if self._watch is not None:
             self._watch.close()
             self._watch = None
-        if not (self._required and self._main) or self._ended or session.config.option.collectonly:
-            return
+        if self._required and self._main and not self._ended and not session.config.option.collectonly:
+            self._verdict = self._fault()
+        self._refuse(session)
+        result = yield
+        self._refuse(session)
+        return result
+
+    def _fault(self) -> str:
+        """Why the tests are no proof of a GPU, empty when they are."""
+        wanting = {nodeid: kept["want"] for nodeid, kept in self._seen.items() if kept.get("want")}
         if not any(kept["ran"] for kept in self._seen.values()):
-            why = f"all {len(self._seen)} were skipped" if self._seen else "none was selected"
-            self._verdict = f"--require-gpu: no test marked gpu ran: {why}"
-            if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            why = (
+                f"all {len(self._seen)} were skipped or expected to fail"
+                if self._seen
+                else "none was selected"
+            )
+            return f"--require-gpu: no test marked gpu ran: {why}"
+        if wanting:
+            first, reason = next(iter(wanting.items()))
+            more = f", and {len(wanting) - 1} more" if len(wanting) > 1 else ""
+            return f"--require-gpu: {first}{more} skipped itself for want of a GPU: {reason}"
+        return ""
+
+    def _refuse(self, session: pytest.Session) -> None:
+        if self._verdict and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """A line for each GPU test that ran, and the verdict when the run fails for want of them."""
@@ -288,6 +334,18 @@ _BAD = pytest.StashKey[str]()
 _TOKEN = pytest.StashKey[str]()
 _PEAK: pytest.StashKey[Any] = pytest.StashKey()
 _LATENCY = pytest.StashKey[GpuLatency]()
+
+
+def _want(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """The reason of a test that skipped, or expected to fail, since it saw no CUDA: NVML may see one.
+
+    A build of torch without CUDA in it is such a case: every test that asks it skips, on the best of GPUs.
+    """
+    if not report.skipped:
+        return ""
+    told = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    reason = str(getattr(report, "wasxfail", "") or told).removeprefix("Skipped: ").removeprefix("reason: ")
+    return reason if not reason.startswith(_OURS) and _NO_GPU.search(reason) else ""
 
 
 def _over(budget: int, peak: Peak | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from runnerctl import pytest_plugin
 from tests.fakes import nvml
 
 GIB = 2**30
@@ -114,6 +115,67 @@ def test_cpu(): pass
 """
 
 
+XFAILED = """
+@pytest.mark.gpu
+@pytest.mark.xfail
+def test_expected(): assert 0
+"""
+WANTING = """
+@pytest.mark.gpu
+@pytest.mark.skipif(True, reason="CUDA not available")
+def test_wants(): pass
+"""
+TWO = """
+@pytest.mark.gpu(count=2)
+def test_two(): pass
+"""
+
+
+@pytest.mark.parametrize(
+    "reason,wants",
+    [
+        ("no CUDA", True),
+        ("CUDA not available", True),
+        ("requires a GPU", True),
+        ("GPU required", True),
+        ("condition: not torch.cuda.is_available()", True),
+        ("needs two GPUs", False),
+        ("requires CUDA 12.4", False),
+        ("no GPU with tensor cores", False),
+        ("no GPU can be used: 1 of 2 GPUs: there are no more", False),
+    ],
+)
+def test_the_reason_of_a_skip_tells_what_it_wants(reason: str, wants: bool) -> None:
+    """A GPU that the test does not see at all is one thing, a better one another."""
+    place = ("test_it.py", 1, f"Skipped: {reason}")
+    report = pytest.TestReport("test_it.py::a", place, {}, "skipped", place, "setup")
+    assert bool(pytest_plugin._want(report)) is wants
+
+
+@pytest.mark.exhaustive
+def test_a_conftest_may_mark_and_may_not_take_the_verdict_away(project: Project) -> None:
+    """Marks that come late count, and exit status 5 that is made 0 is 1 in the end."""
+    conftest = project.root / "conftest.py"
+    late = """
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker("gpu")
+"""
+    before = conftest.read_text()
+    conftest.write_text(before + late)
+    assert project.run("def test_late(): pass", "--require-gpu")[0] == 0
+    (project.root / "dev" / "nvidia0").unlink()
+    assert "1 skipped" in project.run("def test_late(): pass")[1]
+    (project.root / "dev" / "nvidia0").touch()
+    hides = "\ndef pytest_sessionfinish(session, exitstatus):\n    session.exitstatus = 0\n"
+    conftest.write_text(before + hides)
+    assert project.run("", "--require-gpu")[0] == 1
+    module = "pytest.skip('CUDA is not available', allow_module_level=True)"
+    (project.root / "test_other.py").write_text("import pytest\n" + GREEN)
+    status, output = project.run(module, "--require-gpu")
+    assert (status, "test_it.py skipped itself for want of a GPU" in output) == (1, True), output
+
+
 def test_without_a_gpu_tests_are_skipped_and_where_it_is_required_the_run_fails(project: Project) -> None:
     """The device that NVML lists may be opened by others only."""
     (project.root / "dev" / "nvidia0").unlink()
@@ -164,7 +226,17 @@ def test_a_dead_driver_fails_the_run(
         ("@pytest.mark.gpu(vram='2 lb')\ndef test_gpu(): pass", [], 4, "'2 lb' is no amount of memory"),
         ("@pytest.mark.gpu(count=0)\ndef test_gpu(): pass", ["-n1"], 1, "0 is no number of GPUs"),
         ("@pytest.mark.gpu(mem='2GiB')\ndef test_gpu(): pass", [], 4, "the mark gpu takes count, max_median"),
-        ("@pytest.mark.gpu\n@pytest.mark.xfail\ndef test_gpu(): assert 0", [], 0, "1 xfailed"),
+        (XFAILED, [], 1, "no test marked gpu ran: all 1 were skipped or expected to fail"),
+        (GREEN + XFAILED, [], 0, "1 xfailed"),
+        (
+            GREEN + WANTING,
+            [],
+            1,
+            "::test_wants skipped itself for want of a GPU: CUDA not available",
+        ),
+        (GREEN + WANTING, ["-n1"], 1, "skipped itself for want of a GPU"),
+        (GREEN + TWO, [], 0, "1 skipped"),
+        (GREEN, ["-p", "no:runnerctl-gpu"], 4, "switches off what would judge the run"),
     ],
 )
 def test_a_run_that_requires_a_gpu(
