@@ -128,8 +128,9 @@ class Recorder(System):
 
     group_exists = user_exists
 
-    def add_user(self, name: str, home: str) -> None:
+    def add_user(self, name: str, home: str, *, comment: str = "") -> None:
         """Add it."""
+        del comment
         self._note("useradd", name, home)
         self.users.add(name)
 

@@ -90,8 +90,9 @@ class PrivateChannel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Conda(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Miniforge, for the jobs' own ``conda`` calls, and the store of environments.
 
-    ``store_channels``: the only channels that environments may name (none: every one without licence). ``store_aliases``:
-    channel name -> address of a mirror. ``store_credentials_file`` is a path on the controller.
+    ``store_channels``: the only channels that environments may name (none: every one without
+    licence). ``store_aliases``: channel name -> address of a mirror. ``store_credentials_file`` is a path on
+    the controller.
     """
 
     manage: bool = True

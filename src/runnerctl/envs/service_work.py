@@ -95,7 +95,7 @@ class _Worker:
 
         if request.engine != "rattler":  # its packages' link scripts would have the store's rights
             what = f"the engine {request.engine} runs scripts of packages, which the host's store does not"
-            remedy = f"use the engine rattler, or a store of your own (--store user --engine {request.engine})"
+            remedy = f"use rattler, or a store of your own (--store user --engine {request.engine})"
             raise DataError(what, where="--engine", remedy=remedy)
         return child_engine(request.engine)
 
