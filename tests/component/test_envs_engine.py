@@ -220,3 +220,16 @@ def test_a_lock_from_elsewhere(channel: Path, served: Served, tmp_path: Path) ->
     ):
         with pytest.raises(RunnerctlError, match=what):
             Rattler().solve(order(tmp_path, text, lock=wrong), Heard())
+
+
+@pytest.mark.parametrize("kept", [0, 10, 200])
+def test_an_index_that_was_cut_short_is_fetched_anew(served: Served, tmp_path: Path, kept: int) -> None:
+    """By a kill or a full disk; the library would fail on it for ever."""
+    asked = order(tmp_path, yml(served.url, ["tiny"]))
+    first = Rattler().solve(asked, Heard())
+    files = list((tmp_path / "repodata").rglob("*.shards-cache-v1"))
+    assert files
+    for file in files:
+        os.truncate(file, kept)
+    assert Rattler().solve(asked, Heard()).packages == first.packages
+    assert Rattler().solve(asked, Heard()).packages == first.packages

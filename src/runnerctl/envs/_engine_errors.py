@@ -60,6 +60,11 @@ def channel_error(text: str, channels: Mapping[str, Line], where: str) -> Runner
     return UnavailableError(f"the channel {shown} did not answer: {reason}", where=place, remedy=remedy)
 
 
+def is_spoilt(text: str) -> bool:
+    """Whether what was kept of a channel's index may be the trouble: a channel that is far away is not."""
+    return "304 Not Modified" in text or not (DENIED.search(text) or OFFLINE.search(text) or no_space(text))
+
+
 def install_error(text: str) -> RunnerctlError:
     """Why packages could not be fetched or put into the prefix."""
     if full := no_space(text):

@@ -8,7 +8,6 @@ process (a panic), so it belongs into a child: `engine_child`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import tempfile
 import threading
@@ -16,10 +15,16 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from runnerctl.envs import lockfile
-from runnerctl.envs._engine_errors import channel_error, install_error, one_line, unsatisfiable, wrong_hash
+from runnerctl.envs._engine_errors import (
+    channel_error,
+    install_error,
+    is_spoilt,
+    one_line,
+    unsatisfiable,
+)
+from runnerctl.envs._local_archives import check_local
 from runnerctl.envs.model import Event, Line, Package, Solution, VirtualPackage
 from runnerctl.envs.package_paths import Linked, record_fault
 from runnerctl.envs.pip_section import install_pip
@@ -79,7 +84,7 @@ class Rattler:
                 raise DataError(what, where=order.file.where, remedy="run it again")
             for record in records:
                 _check_record(record, order)
-            _check_local(records, order.caches.packages)
+            check_local(records, order.caches.packages)
             _run(self._linked(order, records, prefix, tell))
         for file in (prefix / "conda-meta").glob("*.json"):
             file.chmod(0o644)  # rattler's are for the owner alone
@@ -89,23 +94,37 @@ class Rattler:
         return Installed(pip, program, python.version if python and program else None)
 
     async def _solved(self, order: Order, tell: Tell) -> list[RepoDataRecord]:
-        specs, gateway = self._specs(order), self._gateway(order)
         try:
-            return await self._lib.solve(
-                self._channels(order),
-                specs,
-                gateway=gateway,
-                platforms=self._platforms(order),
-                virtual_packages=[self._virtual(one) for one in order.facts.virtual],
-                channel_priority=self._lib.ChannelPriority.Strict,
-            )
+            return await self._answer(order)
         except self._exceptions().GatewayError as error:
             raise channel_error(str(error), self._lines(order), order.file.where) from None
         except self._exceptions().SolverError as error:
             text = str(error)
         tell(Event("solve", text="\n".join(text.splitlines()[:60])))
-        versions = await self._versions(order, gateway, text)
+        versions = await self._versions(order, self._gateway(order), text)
         raise unsatisfiable(text, order.file, versions=lambda _: versions)
+
+    async def _answer(self, order: Order) -> list[RepoDataRecord]:
+        """The solver's. An index that was kept, and is not what it was, is fetched anew.
+
+        rattler neither mends a file that a kill or a full disk cut short, nor takes "not modified" for one.
+        """
+        specs = self._specs(order)
+        for is_last in (False, True):
+            try:
+                return await self._lib.solve(
+                    self._channels(order),
+                    specs,
+                    gateway=self._gateway(order),
+                    platforms=self._platforms(order),
+                    virtual_packages=[self._virtual(one) for one in order.facts.virtual],
+                    channel_priority=self._lib.ChannelPriority.Strict,
+                )
+            except self._exceptions().GatewayError as error:
+                if is_last or not is_spoilt(str(error)):
+                    raise
+                remove_tree(order.caches.repodata)
+        raise AssertionError("unreachable")
 
     async def _versions(self, order: Order, gateway: Gateway, text: str) -> list[str]:
         """The newest versions of the one package that nothing fits, newest first."""
@@ -366,22 +385,3 @@ def _credentials(order: Order) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = before
-
-
-def _check_local(records: Sequence[RepoDataRecord], cache: Path) -> None:
-    """Compare archives of ``file://`` channels with their hashes: rattler does so for fetched ones."""
-    for record in records:
-        parts = urlsplit(record.url)
-        stem = record.file_name.removesuffix(".conda").removesuffix(".tar.bz2")
-        if parts.scheme != "file" or not record.sha256 or (cache / stem).exists():
-            continue
-        try:
-            with open(unquote(parts.path), "rb") as file:
-                found = hashlib.sha256()
-                while piece := file.read(1 << 20):
-                    found.update(piece)
-        except OSError as error:
-            text = f"failed to fetch {record.file_name} Caused by: {error.strerror}"
-            raise install_error(text) from None
-        if found.digest() != record.sha256:
-            raise wrong_hash(record.file_name)
