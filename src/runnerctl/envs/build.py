@@ -99,7 +99,7 @@ def encode(task: Task) -> bytes:
 
 def _path(kind: type, value: object) -> object:
     if kind is not Path or not isinstance(value, str):
-        raise NotImplementedError
+        raise TypeError(f"a task has no {kind.__name__}")
     return Path(value)
 
 

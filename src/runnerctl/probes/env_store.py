@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import msgspec
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.core.store_readings import StoreState
 from runnerctl.probes.bounded import Outcome, Report
+from runnerctl.probes.unit_states import unit_states
 
 __all__ = ["parse_store", "read_store"]
 
@@ -20,19 +20,7 @@ _UNITS = ("runnerctl-env.service", "runnerctl-env.socket")
 def read_store(report: Report, *, environ: Mapping[str, str], timeout_seconds: float) -> dict[str, Any]:
     """The state of its units. Raises OSError."""
     report.stage("systemctl show of the store of environments")
-    done = subprocess.run(
-        ["systemctl", "show", "--no-pager", "--property=Id,ActiveState", *_UNITS],
-        env={**environ, "LC_ALL": "C.UTF-8"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=timeout_seconds,
-        check=False,
-    )
-    found = {}
-    for block in done.stdout.decode("utf-8", "replace").strip().split("\n\n"):
-        fields = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        found[fields.get("Id", "")] = fields.get("ActiveState", "")
-    service, listening = (found.get(unit, "") for unit in _UNITS)
+    service, listening = unit_states(_UNITS, environ=environ, timeout_seconds=timeout_seconds)
     if not service and not listening:
         raise OSError("systemctl does not tell of the store's units")
     state: dict[str, Any] = msgspec.to_builtins(StoreState(service, listening))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import msgspec
 from runnerctl.core.guard_readings import GuardState
 from runnerctl.core.snapshot import Unavailable
 from runnerctl.probes.bounded import Outcome, Report
+from runnerctl.probes.unit_states import unit_states
 
 __all__ = ["SOCKET", "parse_guard", "read_guard"]
 
@@ -28,19 +28,7 @@ def read_guard(
 ) -> dict[str, Any]:
     """The state of its units, and for root its answer to "are you there?". Raises OSError."""
     report.stage("systemctl show of the guard")
-    done = subprocess.run(
-        ["systemctl", "show", "--no-pager", "--property=Id,ActiveState", *_UNITS],
-        env={**environ, "LC_ALL": "C.UTF-8"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=timeout_seconds,
-        check=False,
-    )
-    found = {}
-    for block in done.stdout.decode("utf-8", "replace").strip().split("\n\n"):
-        fields = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        found[fields.get("Id", "")] = fields.get("ActiveState", "")
-    service, listening = (found.get(unit, "") for unit in _UNITS)
+    service, listening = unit_states(_UNITS, environ=environ, timeout_seconds=timeout_seconds)
     failure = None
     if os.geteuid() == 0 and listening == "active":
         report.stage("the guard's answer")
