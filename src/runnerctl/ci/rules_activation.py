@@ -16,6 +16,7 @@ _TOOLS = frozenset(
     | {"isort", "flake8", "pylint", "sphinx-build", "jupyter", "ipython"}
 )
 _LOGIN = re.compile(r"bash\b.*(\s-\w*l\w*\b|--login)|micromamba-shell|\bcmd\b|pwsh|powershell")
+_ACTIVATIONS = (("conda", "activate"), ("mamba", "activate"), ("micromamba", "activate"))
 _SHELL = "bash -el {0}"
 
 
@@ -48,6 +49,9 @@ def login_shell_missing(repository: Repository) -> Iterator[Hit]:
             more = f" ({len(found)} steps of the job)" if len(found) > 1 else ""
             message = f"step without a login shell does not see the environment{more}"
             yield Hit("ci.login_shell_missing", step.file, step.line, message, _edits(repository, job, found))
+        for step in list(_after_activation(job))[:1] if not found else ():
+            message = "the activation of an earlier step ended with that step"
+            yield Hit("ci.login_shell_missing", step.file, step.line, message)
 
 
 def _blind(job: Job) -> Iterator[Step]:
@@ -65,6 +69,23 @@ def _blind(job: Job) -> Iterator[Step]:
             yield step
 
 
+def _after_activation(job: Job) -> Iterator[Step]:
+    """Steps with a Python tool behind one that does nothing after `conda activate`."""
+    active = False
+    for step in job.steps:
+        if re.search(r"GITHUB_(PATH|ENV)\b", step.run) or step.action_name.endswith("/conda-env"):
+            return
+        if not step.run or _sees_by_itself(step):
+            last = step.commands[-1].words[:2] if step.commands else ()
+            active = active or last in _ACTIVATIONS
+        elif (
+            active
+            and not _LOGIN.search(step.shell)
+            and any(command.program in _TOOLS and not command.via for command in step.commands)
+        ):
+            yield step
+
+
 def _activated(step: Step) -> bool:
     if "activate-environment" in step.inputs and not step.input("activate-environment"):
         return False
@@ -74,11 +95,7 @@ def _activated(step: Step) -> bool:
 def _sees_by_itself(step: Step) -> bool:
     """The script activates, or sources something that does."""
     words = {command.words[:2] for command in step.commands}
-    return any(
-        pair[:2] in (("conda", "activate"), ("mamba", "activate"), ("micromamba", "activate"))
-        or pair[0] in ("source", ".", "eval")
-        for pair in words
-    )
+    return any(pair[:2] in _ACTIVATIONS or pair[0] in ("source", ".", "eval") for pair in words)
 
 
 def _edits(repository: Repository, job: Job, blind: list[Step]) -> tuple[Edit, ...]:

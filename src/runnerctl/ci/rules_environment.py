@@ -14,12 +14,18 @@ from runnerctl.ci.rules_shared import (
     environment_files,
     without_lines,
 )
-from runnerctl.ci.workflow_model import Repository, Step
+from runnerctl.ci.workflow_model import Job, Repository, Step
 from runnerctl.ci.workflow_shell import Command
+from runnerctl.ci.workflow_yaml import as_list, as_map, text_of
 
 __all__ = ["RULES"]
 
 _SETUP_PYTHON = "actions/setup-python"
+_PROFILE = re.compile(
+    r"(>|\btee\b)[^|;&#]*[\"' ](~|\$HOME|\$\{HOME\})"
+    r"/\.(bashrc|bash_profile|bash_login|profile|zshrc|condarc)\b"
+)
+_PYTHON_SPEC = re.compile(r"(?:^|\s)[\"']?python\s*==?\s*(\d[\d.]*)")
 
 
 @rule(
@@ -123,15 +129,42 @@ def auto_update_conda(repository: Repository) -> Iterator[Hit]:
     ),
 )
 def profiles_edited(repository: Repository) -> Iterator[Hit]:
-    """setup-miniconda on a self-hosted runner, unless run-init and remove-profiles are both switched off."""
+    """setup-miniconda on a self-hosted runner, unless run-init and remove-profiles are both switched off.
+
+    Also ``conda init`` and its like in a script, and lines that a script adds to a start-up file.
+    """
     for job in repository.jobs:
-        for step in job.steps:
-            if step.action_name != SETUP_CONDA or not job.self_hosted or step.hosted_only:
+        for step in job.steps if job.self_hosted and not job.node.get("container") else ():
+            if step.hosted_only:
+                continue
+            for command in step.commands:
+                if _edits_profile(command):
+                    message = f"{' '.join(command.words[:2])} edits the profiles of job {job.id!r}'s machine"
+                    yield Hit("ci.profiles_edited", step.file, step.at(command), message)
+            for line in _appended(step):
+                message = f"a start-up file of job {job.id!r}'s machine is written to"
+                yield Hit("ci.profiles_edited", step.file, line, message)
+            if step.action_name != SETUP_CONDA:
                 continue
             if step.input("run-init") == "false" and step.input("remove-profiles") == "false":
                 continue
             message = f"setup-miniconda edits the profiles of the machine that runs job {job.id!r}"
             yield Hit("ci.profiles_edited", step.file, step.line, message)
+
+
+def _edits_profile(command: Command) -> bool:
+    if command.program in ("conda", "mamba", "micromamba"):
+        words = command.arguments
+        asked = words[:1] == ("init",) or words[:2] == ("shell", "init")
+        return asked and not command.has("--dry-run", "-d", "--reverse")
+    return False
+
+
+def _appended(step: Step) -> Iterator[int]:
+    """Lines of a script that write to a start-up file."""
+    for number, line in enumerate(step.run.splitlines()):
+        if _PROFILE.search(line) and not line.lstrip().startswith("#"):
+            yield step.run_line + number
 
 
 @rule(
@@ -147,19 +180,34 @@ def profiles_edited(repository: Repository) -> Iterator[Hit]:
     example="with:\n  environment-file: environment.yml # python=3.11\n  python-version: '3.12'",
 )
 def python_version_conflict(repository: Repository) -> Iterator[Hit]:
-    """python-version of the set-up step against the pin in environment.yml; an expression is not judged."""
+    """python-version of the set-up step against the pin in environment.yml; of a matrix, each value."""
     pinned = repository.environment.version("python") if repository.environment else ""
     for job in repository.jobs if pinned else ():
         made = any(creates(step) for step in job.steps)
-        for step in job.steps:
-            given = step.input("python-version").strip()
-            relevant = step.action_name in (SETUP_CONDA, SETUP_MICROMAMBA, _SETUP_PYTHON) and made
-            if not relevant or not given or "${{" in given or _agree(given, pinned):
+        for step in job.steps if made else ():
+            given, key = _pythons(job, step)
+            other = next((each for each in given if not _agree(each, pinned)), None)
+            if other is None:
                 continue
-            line = step.input_line("python-version")
-            edits = without_lines(step.file, line) if environment_files(step) else ()
-            message = f"python-version {given} against python={pinned} in {repository.environments[0].file}"
+            line = step.input_line(key)
+            alone = key == "python-version" and "${{" not in step.input(key)
+            edits = without_lines(step.file, line) if alone and environment_files(step) else ()
+            message = f"python-version {other} against python={pinned} in {repository.environments[0].file}"
             yield Hit("ci.python_version_conflict", step.file, line, message, edits)
+
+
+def _pythons(job: Job, step: Step) -> tuple[list[str], str]:
+    """The versions of Python that a set-up step is given, and by which input; none when a run decides."""
+    if step.action_name not in (SETUP_CONDA, SETUP_MICROMAMBA, _SETUP_PYTHON):
+        return [], ""
+    if step.action_name == SETUP_MICROMAMBA:
+        return _PYTHON_SPEC.findall(step.input("create-args")), "create-args"
+    text = step.input("python-version").strip()
+    axis = re.fullmatch(r"\$\{\{\s*matrix\.([\w-]+)\s*\}\}", text)
+    if axis and environment_files(step):
+        values = as_list(as_map(as_map(job.node.get("strategy")).get("matrix")).get(axis[1]))
+        return [text_of(each) for each in values if re.match(r"\d", text_of(each))], "python-version"
+    return ([text] if text and "${{" not in text else []), "python-version"
 
 
 def _agree(given: str, pinned: str) -> bool:
@@ -186,8 +234,9 @@ def pip_beside_environment(repository: Repository) -> Iterator[Hit]:
     for job in repository.jobs if repository.environments else ():
         if not any(creates(step) or _activates(step) for step in job.steps):
             continue
-        for step, command in job.programs("pip", "pip3"):
-            found = _foreign(command) if command.words[1:2] == ("install",) else []
+        for step, command in job.programs("pip", "pip3", "uv"):
+            words = command.words[1:] if command.program == "uv" else command.words
+            found = _foreign(words) if words[1:2] == ("install",) and words[0] != "tool" else []
             if found:
                 message = f"pip installs {', '.join(found[:4])} beside environment.yml"
                 yield Hit("ci.pip_beside_environment", step.file, step.at(command), message)
@@ -204,9 +253,10 @@ def _built(word: str) -> bool:
     return word.startswith((".", "/", "$", "dist/", "wheels/")) or word.endswith((".whl", ".tar.gz", ".zip"))
 
 
-def _foreign(command: Command) -> list[str]:
+def _foreign(words: tuple[str, ...]) -> list[str]:
     """What a pip install names beside the project itself."""
-    found, words, at = [], command.words[2:], 0
+    words, at = words[2:], 0
+    found: list[str] = []
     while at < len(words):
         word = words[at]
         following = words[at + 1] if at + 1 < len(words) else ""

@@ -114,6 +114,10 @@ def _nobody(job: Job, labels: frozenset[str], fleet: tuple[frozenset[str], ...])
 def package_gone(repository: Repository) -> Iterator[Hit]:
     """Names of the table, where no label or container names a release that still has the package."""
     for job, step in _steps(repository):
+        if "apt" in step.action_name:  # such as awalsh128/cache-apt-pkgs-action
+            for name in re.split(r"[\s,]+", step.input("packages")):
+                if name in GONE and _release(job) >= GONE[name][1]:
+                    yield _gone(repository, step, step.input_line("packages"), name)
         for command in step.commands:
             words = command.words
             if command.program not in ("apt-get", "apt", "aptitude") or "install" not in words:

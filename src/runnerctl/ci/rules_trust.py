@@ -15,7 +15,7 @@ from runnerctl.ci.workflow_yaml import expressions, texts
 
 __all__ = ["RULES"]
 
-_EVENTS = ("pull_request", "pull_request_target", "workflow_run")
+_EVENTS = ("pull_request", "pull_request_target", "workflow_run", "issue_comment")
 _HEAD = re.compile(
     r"pull_request\.head\.(sha|ref|repo)|workflow_run\.head_(sha|branch|commit)|github\.head_ref|/pull/"
 )
@@ -54,9 +54,10 @@ def fork_reaches_runner(repository: Repository) -> Iterator[Hit]:
             if event is None:
                 continue
             trusted = event != "pull_request" and not _takes_head(job)
-            if trusted and event == "workflow_run":
+            if trusted and event in ("workflow_run", "issue_comment"):
                 continue  # it runs the default branch's code on nothing of the stranger's
-            severity: Severity | None = "warning" if trusted or "environment" in job.node else None
+            asked = event == "issue_comment" and bool(job.condition or job.needs)  # by somebody who may?
+            severity: Severity | None = "warning" if trusted or asked or "environment" in job.node else None
             message = f"{event} of a fork reaches the self-hosted runner of job {job.id!r}"
             line = job.own_line("if") if job.condition else job.own_line("runs-on")
             yield Hit("ci.fork_reaches_runner", job.file, line, message, severity=severity)
@@ -118,14 +119,16 @@ def _fetches_head(step: Step) -> bool:
 def fork_code_trusted(repository: Repository) -> Iterator[Hit]:
     """A check-out of the head in a workflow of such an event, in a job that no condition guards."""
     for workflow in repository.workflows:
-        for event in ("pull_request_target", "workflow_run"):
+        for event in ("pull_request_target", "workflow_run", "issue_comment"):
             if event not in workflow.events:
                 continue
             for job in workflow.jobs:
                 step = next((each for each in job.steps if _fetches_head(each)), None)
                 if step and not job.self_hosted and not _guarded(workflow, job, event):
                     message = f"{event} checks out code of the pull request with the repository's secrets"
-                    yield Hit("ci.fork_code_trusted", step.file, step.line, message)
+                    asked = event == "issue_comment" and bool(job.condition or job.needs)
+                    severity: Severity | None = "warning" if asked else None
+                    yield Hit("ci.fork_code_trusted", step.file, step.line, message, severity=severity)
 
 
 @rule(

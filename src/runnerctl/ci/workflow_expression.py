@@ -6,6 +6,7 @@ The grammar is that of GitHub's "Evaluate expressions" page: literals, propertie
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,8 +21,15 @@ class _Unknown:
         return "UNKNOWN"
 
 
+class _Own(str):
+    """A name of the repository itself, whatever it is: a text that it is compared with is meant to be it."""
+
+    __slots__ = ()
+
+
 UNKNOWN: Final = _Unknown()
 FORK, OWN = True, False
+_STRANGER = "stranger"
 _TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)"
     r"|(?P<name>[A-Za-z_][\w-]*(?:\s*\.\s*(?:[\w-]+|\*))*)"
@@ -96,7 +104,7 @@ class _Reader:
             if value is UNKNOWN or other is UNKNOWN or sign not in ("==", "!="):
                 value = UNKNOWN
             else:
-                value = (_plain(value) == _plain(other)) == (sign == "==")
+                value = _same(value, other) == (sign == "==")
         return value
 
     def negated(self) -> Any:
@@ -146,11 +154,34 @@ def _call(name: str, given: list[Any]) -> Any:
     fixed = {"always": True, "cancelled": False, "failure": False, "success": True}
     if name in fixed:
         return fixed[name]
+    if any(isinstance(each, _Own) for each in given):
+        return UNKNOWN
+    if name == "fromjson" and len(given) == 1 and isinstance(given[0], str):
+        return _json(given[0])
+    if name == "contains" and len(given) == 2 and isinstance(given[0], list) and isinstance(given[1], str):
+        return any(_plain(each) == _plain(given[1]) for each in given[0])
     if len(given) == 2 and all(isinstance(each, str) for each in given):
         first, second = (each.lower() for each in given)
         answers = {"startswith": first.startswith(second), "endswith": first.endswith(second)}
         return {**answers, "contains": second in first}.get(name, UNKNOWN)
     return UNKNOWN
+
+
+def _json(text: str) -> Any:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return UNKNOWN
+    return found if isinstance(found, list) else UNKNOWN
+
+
+def _same(first: Any, second: Any) -> bool:
+    """``github.repository == 'acme/widgets'`` holds for a fork's pull request, which runs in acme/widgets."""
+    own = [isinstance(each, _Own) for each in (first, second)]
+    if own in ([True, False], [False, True]):
+        other = second if own[0] else first
+        return isinstance(other, str) and not other.startswith(_STRANGER)
+    return bool(_plain(first) == _plain(second))
 
 
 def _plain(value: Any) -> Any:
@@ -171,23 +202,25 @@ def _tokens(text: str) -> list[str]:
 
 def pull_request_context(event: str, *, fork: bool) -> dict[str, Any]:
     """What is known of a run for a pull request of a fork, or of the repository itself."""
-    owner = "stranger" if fork else "owner"
+    owner: str = _STRANGER if fork else _Own("owner")
+    full_name: str = f"{_STRANGER}/repository" if fork else _Own("owner/repository")
     target = event != "pull_request"
     known: dict[str, Any] = {
         "github.event_name": event,
-        "github.repository": "owner/repository",
-        "github.repository_owner": "owner",
+        "github.repository": _Own("owner/repository"),
+        "github.repository_owner": _Own("owner"),
         "github.ref": "refs/heads/main" if target else "refs/pull/1/merge",
         "github.ref_name": "main" if target else "1/merge",
         "github.ref_type": "branch",
     }
     pull, run = "github.event.pull_request.", "github.event.workflow_run."
-    head = {"full_name": f"{owner}/repository", "fork": fork, "owner.login": owner}
+    head = {"full_name": full_name, "fork": fork, "owner.login": owner}
     if event == "workflow_run":
         known |= {f"{run}head_repository.{name}": value for name, value in head.items()}
         known[run + "event"] = "pull_request"
         return known
+    known["github.event.comment.author_association"] = "NONE" if fork else "MEMBER"
     known |= {f"{pull}head.repo.{name}": value for name, value in head.items()}
-    known |= {pull + "base.repo.full_name": "owner/repository", pull + "head.user.login": owner}
+    known |= {pull + "base.repo.full_name": _Own("owner/repository"), pull + "head.user.login": owner}
     known[pull + "author_association"] = "NONE" if fork else "MEMBER"
     return known
