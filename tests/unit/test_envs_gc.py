@@ -191,3 +191,17 @@ def test_the_caches_are_left_alone_while_an_engine_installs(
     assert _cached(store) == ["new-1-0"]
     assert collect(store, Limits(), now=NOW).packages == 1
     assert _cached(store) == []
+
+
+def test_a_job_cannot_fill_the_disk_with_names(store: Store) -> None:
+    """Any number of comments means one environment; the newest are found without a look, and no more."""
+    key = _environment(store, 1, days=0)
+    for number in range(2, 107):
+        store.remember_text(f"{number:064x}", key)
+        path = store.root / "texts" / f"{number:064x}.json"
+        os.utime(path, (1000 + number, 1000 + number))
+    collect(store, Limits())
+    assert len(list((store.root / "texts").iterdir())) == 100
+    assert store.text(f"{106:064x}") is not None
+    assert store.text(f"{4:064x}") is None
+    assert store.solved(key) is not None

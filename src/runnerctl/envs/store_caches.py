@@ -21,6 +21,7 @@ CACHE_LOCK = ".cache.lock"  # rattler holds it (flock) as long as it installs
 CACHE_LOCK_SECONDS = 5.0
 TEMPORARY_SECONDS = 3600.0
 OLD_LOCK_SECONDS = 7 * 86400.0
+MOST_KEYS, MOST_TEXTS = 1000, 100  # of one environment, of one key
 KEEP_SECONDS = 30 * 86400.0
 _KEEP = (CACHE_LOCK, "urls", "urls.txt", "cache", ".trash")
 
@@ -114,19 +115,44 @@ def tidy(store: Store, *, now: float, keep_seconds: float | None, alive: Callabl
 
 
 def _names(store: Store) -> None:
-    """A key whose environment is gone, and a text whose key is."""
-    keys = set()
-    for path in _files(store.root / "specs"):
+    """A key whose environment is gone, a text whose key is; and of many for one thing all but the newest.
+
+    Each costs whoever comes again a look, no more, and a job can think of any number.
+    """
+    keys, specs, texts = set(), _Newest(MOST_KEYS), _Newest(MOST_TEXTS)
+    for path in _newest_first(store.root / "specs"):
         key = path.name.removesuffix(".json")
-        solved = store.solved(key) if not path.name.startswith(".") else None
-        if solved is not None and store.published(solved.digest) is not None:
+        solved = store.solved(key)
+        if solved and store.published(solved.digest) is not None and specs.takes(solved.digest):
             keys.add(key)
-        elif not path.name.startswith("."):
+        else:
             _unlink(path)
-    for path in _files(store.root / "texts"):
+    for path in _newest_first(store.root / "texts"):
         text = store.text(path.name.removesuffix(".json"))
-        if not path.name.startswith(".") and (text is None or text.key not in keys):
+        if text is None or text.key not in keys or not texts.takes(text.key):
             _unlink(path)
+
+
+class _Newest:
+    """Counts how many names there are already for one thing."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._found: dict[str, int] = {}
+
+    def takes(self, thing: str) -> bool:
+        """Whether there is place for one more."""
+        self._found[thing] = self._found.get(thing, 0) + 1
+        return self._found[thing] <= self._most
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    found = []
+    for path in _files(folder):
+        with contextlib.suppress(OSError):
+            if not path.name.startswith("."):
+                found.append((path.stat().st_mtime, path))
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def _remains(store: Store) -> None:

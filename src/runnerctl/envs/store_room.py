@@ -11,6 +11,7 @@ from runnerctl.envs.leases import is_alive
 from runnerctl.envs.model import Solution
 from runnerctl.envs.policy import Policy
 from runnerctl.envs.store import Store
+from runnerctl.envs.store_sizes import sizes_of
 from runnerctl.envs.store_use import Clock
 from runnerctl.errors import TryAgainError
 
@@ -50,6 +51,9 @@ def make_room(
     if free(store.root) >= need + policy.reserve_bytes:
         return
     store.empty_trash()
+    reach = free(store.root) + sum(sizes_of(each).total for each in store.all())
+    if reach < need + policy.reserve_bytes:  # whatever an index says: nobody's environments go in vain
+        raise _no_room(store, need, reach, policy, "could be free")
     for _, each, digest in oldest_first(store.all(), is_alive, clock.now()):
         if free(store.root) >= need + policy.reserve_bytes:
             return
@@ -59,10 +63,14 @@ def make_room(
         collect(store, Limits(), now=clock.now())  # the caches' packages that nobody names now
     left = free(store.root)
     if left < need + policy.reserve_bytes:
-        what = f"no room: the environment needs about {_gib(need)}, and {_gib(left)} are free"
-        what += f", of which {_gib(policy.reserve_bytes)} stay free"
-        remedy = "free space on that disk, or run it again when the jobs that use environments are done"
-        raise TryAgainError(what, where=str(store.root), remedy=remedy)
+        raise _no_room(store, need, left, policy, "are free")
+
+
+def _no_room(store: Store, need: int, left: int, policy: Policy, how: str) -> TryAgainError:
+    what = f"no room: the environment needs about {_gib(need)}, and {_gib(left)} {how}"
+    what += f", of which {_gib(policy.reserve_bytes)} stay free"
+    remedy = "free space on that disk, or run it again when the jobs that use environments are done"
+    return TryAgainError(what, where=str(store.root), remedy=remedy)
 
 
 def _quota(mine: Store, need: int, quota: int, clock: Clock) -> None:
