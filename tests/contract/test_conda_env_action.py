@@ -31,7 +31,7 @@ printf '%s\\n' 'export LD_LIBRARY_PATH=/lib1' 'export FROM_SCRIPT="$CONDA_PREFIX
 """
 RUNNERCTL = """#!/bin/bash
 echo "$*" >>"$CALLS"
-echo '{"schema": "runnerctl.env/1", "status": "hit", "prefix": "/store/envs/abc"}'
+echo '{"schema": "runnerctl.env/1", "status": "hit", "prefix": "/store/envs/abc", "duration_seconds": 0.0389}'
 """
 
 
@@ -203,6 +203,7 @@ def test_our_host_gets_it_from_its_store(machine: Machine) -> None:
     outputs = yaml.safe_load(ACTION.read_text())["outputs"]
     told = {name: machine.value(output["value"]) for name, output in outputs.items()}
     assert told == {"prefix": "/store/envs/abc", "cache-hit": "true", "mode": "store"}
+    assert machine.log == "conda-env: hit in 0.04 s, in this host's store: /store/envs/abc\n"
 
 
 def test_another_machine_keeps_nothing(machine: Machine) -> None:
@@ -214,6 +215,27 @@ def test_another_machine_keeps_nothing(machine: Machine) -> None:
     assert machine.steps["place"]["prefix"].startswith(str(machine.root / "temp"))
     assert list((machine.root / "home").iterdir()) == []
     assert "::notice title=conda-env::this runner has no store" in machine.log
+
+
+def test_windows_is_refused(machine: Machine) -> None:
+    """In the first step, with what to do."""
+    machine.environ["RUNNER_OS"] = "Windows"
+    assert machine.run() == 1
+    assert machine.log == "::error title=conda-env::Windows is not supported: runs-on a Linux runner\n"
+
+
+def test_the_key_follows_files_that_files_include(machine: Machine) -> None:
+    """Also those that a requirements file names, and a circle of them ends."""
+    work = machine.root / "work"
+    (work / "environment.yml").write_text("dependencies:\n  - pip:\n      - -r requirements.txt\n")
+    (work / "requirements.txt").write_text("-rmore/base.txt\n-r requirements.txt\n")
+    (work / "more").mkdir()
+    found = set()
+    for version in ("1", "2"):
+        (work / "more" / "base.txt").write_text(f"six=={version}\n")
+        assert machine.run() == 0, machine.log
+        found.add(machine.steps["place"]["facts"])
+    assert len(found) == 2
 
 
 def test_a_lock_decides_every_package(machine: Machine) -> None:
