@@ -208,6 +208,9 @@ def test_what_is_no_place_for_it(tmp_path: Path) -> None:
     assert call("ci", "init", str(repository), "--integration", "tests/none.py").code == 64
     (repository / "environment.yml").unlink()
     assert "environment.yml: is not there" in call("ci", "init", str(repository)).err
+    (repository / "ci").mkdir()
+    (repository / "ci/environment.yaml").write_text("dependencies: [python]\n")
+    assert "give --environment-file ci/environment.yaml" in call("ci", "init", str(repository)).err
     shutil.rmtree(repository / "src")
     assert "--source-package" in call("ci", "init", str(repository)).err
 

@@ -16,7 +16,7 @@ from runnerctl.ci.edit_coverage import edit_coverage
 from runnerctl.ci.edit_environment import Needs, add_packages, build_needs, cuda_version, missing
 from runnerctl.ci.edit_hooks import edit_hooks, hooks_for
 from runnerctl.ci.edit_ini import IniConfig
-from runnerctl.ci.edit_pytest import edit_pytest, unregistered
+from runnerctl.ci.edit_pytest import edit_pytest, registered, unregistered
 from runnerctl.ci.edit_toml import TomlConfig, read_toml
 from runnerctl.ci.init_mark import command_of, marked, state
 from runnerctl.ci.init_model import Options
@@ -173,6 +173,14 @@ def test_a_list_of_options_gets_one_more() -> None:
     config = TomlConfig('[pytest]\naddopts = ["-ra"]\n', "pytest.toml", ("pytest",))
     edit_pytest(config)
     assert read_toml(config.render(), "").unwrap()["pytest"]["addopts"] == ["-ra", "--strict-markers"]
+
+
+def test_a_marker_that_a_conftest_registers_is_registered() -> None:
+    """Its text is read, not run."""
+    conftest = 'def pytest_configure(config):\n    config.addinivalue_line("markers", "slow: takes long")\n'
+    config = IniConfig("", "pytest.ini", "pytest")
+    assert unregistered("@pytest.mark.slow\n", config) == ["slow"]
+    assert unregistered("@pytest.mark.slow\n", config, registered([conftest])) == []
 
 
 def test_markers_that_nobody_registers_are_found() -> None:
@@ -486,6 +494,57 @@ def test_a_failure_half_way_is_undone(tmp_path: Path, monkeypatch: pytest.Monkey
         Repository(tmp_path).write([("a", "old", "new"), ("d/b", None, "new"), ("z", "old", "new")])
     assert (tmp_path / "a").read_text() == "old"
     assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "z"]
+
+
+def test_what_a_killed_run_left_is_taken_away(tmp_path: Path) -> None:
+    """A file that was not whole yet lies beside its place, under a name that GitHub does not read."""
+    left, other = tmp_path / ".ci.yml.0123.runnerctl-new", tmp_path / ".ci.yml.swp"
+    left.write_text("half")
+    other.write_text("mine")
+    Repository(tmp_path).sweep(["ci.yml", "none/there.yml"])
+    assert not left.exists() and other.exists()
+
+
+def test_a_read_only_file_is_not_replaced(tmp_path: Path) -> None:
+    """It can be replaced, but whoever made it so did not mean that."""
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "a").chmod(0o444)
+    with pytest.raises(RunnerctlError, match="is read-only") as refused:
+        Repository(tmp_path).write([("a", "1", "2")])
+    assert "--keep a" in str(refused.value)
+    assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+ORIGIN = "refs/remotes/origin"
+
+
+@pytest.mark.parametrize(
+    "files,branch",
+    [
+        ({"HEAD": "ref: refs/heads/master\n"}, "master"),
+        ({"HEAD": "ref: refs/heads/topic\n"}, None),
+        ({"HEAD": "ref: refs/heads/topic\n", "refs/heads/master": "1"}, "master"),
+        ({"HEAD": "ref: refs/heads/master\n", "packed-refs": "# x\n1 refs/heads/main\n"}, "main"),
+        (
+            {"HEAD": "ref: refs/heads/x\n", "refs/remotes/origin/HEAD": "ref: refs/remotes/origin/dev\n"},
+            "dev",
+        ),
+    ],
+)
+def test_the_branch_is_the_one_that_is_there(
+    tmp_path: Path, files: dict[str, str], branch: str | None
+) -> None:
+    """Also of a worktree, whose .git is a file."""
+    for name, text in files.items():
+        (tmp_path / "top/.git" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "top/.git" / name).write_text(text)
+    tree = tmp_path / "top/.git/worktrees/tree"
+    tree.mkdir(parents=True)
+    (tree / "commondir").write_text("../..\n")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/.git").write_text(f"gitdir: {tree}\n")
+    assert Repository(tmp_path / "top").default_branch() == branch
+    assert Repository(tmp_path / "tree").default_branch() == branch
 
 
 def test_rights_of_a_file_stay(tmp_path: Path) -> None:

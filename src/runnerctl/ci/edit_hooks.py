@@ -39,7 +39,12 @@ def edit_hooks(text: str | None, where: str, hooks: Sequence[Hook]) -> tuple[str
     content = document(text, where)
     repos = content.get("repos")
     present = dict(_present(repos))
-    notes = [f"{name} comes from {repo}, not from the environment" for name, repo in present.items() if repo]
+    own = {hook.id for hook in hooks}
+    notes = [
+        f"{name} comes from {repo}, not from the environment"
+        for name, repo in present.items()
+        if repo and name in own
+    ]
     missing = [hook for hook in hooks if hook.id not in present]
     if not missing:
         return text, notes

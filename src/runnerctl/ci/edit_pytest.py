@@ -6,10 +6,11 @@ Facts: docs.pytest.org, "Configuration" and "Working with custom markers".
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from runnerctl.ci.edit_config import Config, is_true
 
-__all__ = ["edit_pytest", "unregistered"]
+__all__ = ["edit_pytest", "registered", "unregistered"]
 
 MARKER = "gpu: needs a GPU; runs in the job gpu_tests"
 # pytest's own, and those that widely used plugins register themselves.
@@ -44,6 +45,7 @@ _KNOWN = frozenset(
         "mpl_image_compare",
     ]
 )
+_LINE = re.compile(r"""addinivalue_line\(\s*["']markers["'],\s*f?["'](\w+)""")
 _USE = re.compile(r"^\s*(?:@|pytestmark\s*=\s*\[?\s*)pytest\.mark\.([A-Za-z_]\w*)", re.MULTILINE)
 
 
@@ -65,7 +67,12 @@ def _name(line: str) -> str:
     return re.split(r"[:(]", line, maxsplit=1)[0].strip()
 
 
-def unregistered(source: str, config: Config) -> list[str]:
-    """Markers that a test file uses and nobody registers, in order."""
-    known = _KNOWN | {_name(line) for line in config.items("", "markers")}
+def registered(conftests: Iterable[str]) -> frozenset[str]:
+    """Markers that conftest files register by themselves."""
+    return frozenset(name for text in conftests for name in _LINE.findall(text))
+
+
+def unregistered(source: str, config: Config, more: frozenset[str] = frozenset()) -> list[str]:
+    """Markers that a test file uses and neither settings nor ``more`` register, in order."""
+    known = _KNOWN | more | {_name(line) for line in config.items("", "markers")}
     return sorted({name for name in _USE.findall(source) if name not in known})

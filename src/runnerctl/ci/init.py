@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from runnerctl.ci.edit_config import Config
 from runnerctl.ci.edit_coverage import edit_coverage
 from runnerctl.ci.edit_hooks import edit_hooks, hooks_for
-from runnerctl.ci.edit_pytest import edit_pytest, unregistered
+from runnerctl.ci.edit_pytest import edit_pytest, registered, unregistered
 from runnerctl.ci.init_environment import Environment, Judge, read_environment
 from runnerctl.ci.init_mark import command_of, marked, state
 from runnerctl.ci.init_model import FileChange, InitPlan, Options
@@ -61,6 +61,7 @@ def write_init(repository: Repository, plan: InitPlan) -> None:
         for each in plan.changes
         if each.writes and each.after is not None
     ]
+    repository.sweep([each.path for each in plan.changes])
     repository.write(files)
 
 
@@ -199,8 +200,10 @@ class _Settings:
     def _markers(self, pytest: Config, project: Project) -> list[str]:
         """Markers in use that nobody registers: with strict markers each is an error."""
         found: dict[str, str] = {}
-        for path in project.tests:
-            for name in unregistered(self._repository.glance(path), pytest):
+        texts = {path: self._repository.glance(path) for path in project.tests}
+        known_here = registered(text for path, text in texts.items() if path.endswith("conftest.py"))
+        for path, text in texts.items():
+            for name in unregistered(text, pytest, known_here):
                 found.setdefault(name, path)
         known = [
             f"{path} uses the marker {name}, which is not registered: add it to markers"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -28,6 +29,7 @@ __all__ = ["Environment", "Judge", "read_environment"]
 Judge = Callable[[str, str], object]  # text of an environment.yml, and its name for messages
 
 TOOLS = ("python", "pip", "pytest", "coverage", "pre-commit", "black", "ruff", "mypy")
+FILES = ("environment.yml", "environment.yaml")
 PLUGIN = "runnerctl"  # brings pytest's plugin: --require-gpu, budgets
 
 
@@ -49,7 +51,10 @@ def read_environment(
     path = options.environment_file or "environment.yml"
     before = repository.read(path)
     if before is None:
+        found = None if options.environment_file else repository.elsewhere(FILES)
         remedy = "write down the environment the project is developed in: conda env export --from-history"
+        if found and re.fullmatch(r"[\w./-]+", found, re.ASCII):
+            remedy = f"give --environment-file {found}"
         raise ConfigError("is not there", where=path, remedy=remedy)
     judge(before, path)
     text = before.replace("\r\n", "\n")

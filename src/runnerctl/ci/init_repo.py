@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import stat
@@ -23,6 +24,7 @@ __all__ = ["Repository"]
 
 MAX_BYTES = 1 << 20  # of a file that is read; GitHub refuses larger workflows, too
 MAX_SCANNED = 5000  # folders, and Python files, that are looked at
+_TEMPORARY = ".runnerctl-new"  # the end of a name that holds a file until it is whole
 _SKIPPED = {"node_modules", "build", "dist", "site-packages", "__pycache__", "venv"}
 
 
@@ -39,13 +41,33 @@ class Repository:
         return next((each for each in (self.root, *self.root.parents) if (each / ".git").exists()), None)
 
     def default_branch(self) -> str | None:
-        """The default branch of ``origin``, as far as the clone knows it."""
-        head = self.root / ".git/refs/remotes/origin/HEAD"
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            text = head.read_text("utf-8")[:300].strip()
-            if text.startswith("ref: refs/remotes/origin/"):
-                return text.removeprefix("ref: refs/remotes/origin/")
-        return None
+        """The default branch of ``origin``, as far as the clone knows it; else ``main`` or ``master``.
+
+        Whichever is there, or will be with the first commit; None when nothing tells.
+        """
+        if (git := self._git()) is None:
+            return None
+        head = _reference(git / "refs/remotes/origin/HEAD", "refs/remotes/origin/")
+        if head:
+            return head
+        packed = _first_bytes(git / "packed-refs").split()
+        for name in ("main", "master"):
+            places = (f"refs/remotes/origin/{name}", f"refs/heads/{name}")
+            if any((git / place).exists() or place in packed for place in places):
+                return name
+        first = _reference(git / "HEAD", "refs/heads/")
+        return first if first in ("main", "master") else None
+
+    def _git(self) -> Path | None:
+        """Where git keeps the branches; a worktree's ``.git`` is a file that names a folder elsewhere."""
+        git = self.root / ".git"
+        if git.is_dir():
+            return git
+        link = _first_bytes(git).strip().removeprefix("gitdir:").strip()
+        if not link:
+            return None
+        own = self.root / link
+        return own / (_first_bytes(own / "commondir").strip() or ".")
 
     def read(self, path: str) -> str | None:
         """A file's text; None when it is not there.
@@ -86,6 +108,17 @@ class Repository:
     def exists(self, path: str) -> bool:
         """Whether something is there, and within the repository."""
         return self.target(path).exists()
+
+    def elsewhere(self, names: Sequence[str]) -> str | None:
+        """The first file of such a name, the top's before those of folders."""
+        for count, (folder, inner, files) in enumerate(os.walk(self.root)):
+            here = Path(folder)
+            inner[:] = sorted(each for each in inner if not self._foreign(here / each))
+            if found := next((name for name in names if name in files), None):
+                return str((here / found).relative_to(self.root))
+            if count >= MAX_SCANNED:
+                break
+        return None
 
     def python_files(self) -> Iterator[str]:
         """Paths of Python files, in order; hidden, built and foreign directories are left out."""
@@ -139,7 +172,11 @@ class Repository:
         except OSError as error:
             raise _refused(path, error) from None
         if len(data) > MAX_BYTES:
-            raise DataError(f"is larger than {MAX_BYTES} bytes", where=path)
+            raise DataError(
+                f"is larger than {MAX_BYTES} bytes",
+                where=path,
+                remedy="make it smaller: GitHub reads no more",
+            )
         return data
 
     def write(self, files: Sequence[tuple[str, str | None, str]]) -> None:
@@ -159,6 +196,14 @@ class Repository:
                 back.pop_all()
                 undo.pop_all()
 
+    def sweep(self, paths: Sequence[str]) -> None:
+        """Take away what a run left beside these files that was killed while it wrote."""
+        for path in paths:
+            real = self.target(path)
+            for each in real.parent.glob(f".{glob.escape(real.name)}.*{_TEMPORARY}"):
+                with contextlib.suppress(OSError):
+                    each.unlink()
+
     def _staged(self, path: str, before: str | None, after: str, undo: contextlib.ExitStack) -> Path:
         """The new content beside its place; what was made for it goes when ``undo`` ends."""
         if self.read(path) != before:
@@ -168,7 +213,8 @@ class Repository:
             for folder in reversed([each for each in real.parents if not each.exists()]):
                 folder.mkdir()
                 undo.callback(_remove_folder, folder)
-            temporary = real.with_name(f".{real.name}.{secrets.token_hex(6)}")
+            _refuse_read_only(path, real)
+            temporary = real.with_name(f".{real.name}.{secrets.token_hex(6)}{_TEMPORARY}")
             undo.callback(temporary.unlink, missing_ok=True)
             _fill(temporary, after.encode(), real)
         except OSError as error:
@@ -184,6 +230,19 @@ class Repository:
                 real.write_bytes(before.encode())
 
 
+def _first_bytes(path: Path) -> str:
+    with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
+        return file.read(MAX_BYTES)
+    return ""
+
+
+def _reference(path: Path, beginning: str) -> str | None:
+    """The branch that a symbolic reference of git leads to, when it begins so."""
+    text = _first_bytes(path).strip()
+    found = text.removeprefix("ref: ").removeprefix(beginning)
+    return found if text == f"ref: {beginning}{found}" and found else None
+
+
 def _fill(temporary: Path, data: bytes, like: Path) -> None:
     """Write and sync; rights and owner are those of what it replaces, else the folder's owner."""
     with open(temporary, "xb") as file:
@@ -196,6 +255,12 @@ def _fill(temporary: Path, data: bytes, like: Path) -> None:
         if os.geteuid() == 0 and owner.st_uid != 0:
             os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
         os.fsync(file.fileno())
+
+
+def _refuse_read_only(path: str, real: Path) -> None:
+    if real.exists() and not real.stat().st_mode & 0o222:
+        remedy = f"chmod u+w {path}, or leave it alone with --keep {path}"
+        raise AccessError("is read-only; nothing was changed", where=path, remedy=remedy)
 
 
 def _replace(path: str, temporary: Path, real: Path) -> None:

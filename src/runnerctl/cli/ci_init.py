@@ -272,9 +272,12 @@ def _next(plan: InitPlan) -> list[str]:
     kept = [each.path for each in plan.changes if each.action == "keep"]
     look = "run `runnerctl ci check`: it finds what else would make this CI red, slow or unsafe"
     merge = f"merge what is shown for {', '.join(kept)}, then run this command again"
+    if any(each.startswith(".github/workflows/") for each in kept):
+        merge += " (or leave that workflow as it is: --workflow gpu-ci.yml writes another beside it)"
     labels = ", ".join(plan.labels)
+    branch = f" --branch {plan.branch}" if plan.branch != "main" else ""
     return [
         merge if kept else look,
         f"commit it on a branch and open a pull request to {plan.branch}; a runner needs the labels {labels}",
-        "run `runnerctl ci protect`: nothing is merged then before the job `gate` is green",
+        f"run `runnerctl ci protect{branch}`: nothing is merged then before the job `gate` is green",
     ]
