@@ -143,6 +143,13 @@ def test_fix_keeps_line_ends_and_rights(files: Path) -> None:
     call("ci", "check", str(files), "--fix")
     assert path.read_bytes() == FIXED.replace("\n", "\r\n").encode()
     assert path.stat().st_mode & 0o777 == 0o640
+    settings = files / "pyproject.toml"
+    settings.write_bytes(b"[tool.coverage.run] # mine\r\nbranch = true\r\n")
+    (files / "pool.py").write_text("import multiprocessing\n")
+    written(files, WORKFLOW + "      - run: coverage run -m pytest\n")
+    call("ci", "check", str(files), "--fix")
+    after = settings.read_bytes()
+    assert b"parallel = true\r\n" in after and after.count(b"\n") == after.count(b"\r\n")
 
 
 def test_severity_is_a_threshold(files: Path) -> None:
@@ -165,6 +172,19 @@ def test_one_broken_file_does_not_hide_the_others(files: Path) -> None:
         "latin.yml",
     }
     assert "ci.package_gone" in {each["id"] for each in found}
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("on: push\njobs: " + "[" * 2000, "is nested too deeply"),
+        ("on: push\n---\non: pull_request\n", "expected a single document in the stream, but found another"),
+    ],
+)
+def test_why_a_file_is_broken_reads_well(files: Path, text: str, said: str) -> None:
+    """No words of a parser's inside."""
+    written(files, text)
+    assert said in " ".join(call("ci", "check", str(files)).out.split())
 
 
 def test_labels_are_judged_by_a_file(files: Path, tmp_path: Path) -> None:

@@ -222,6 +222,27 @@ def test_without_a_credential_it_says_how(files: Path) -> None:
     assert call("ci", "protect", str(files), "-o", "json").json["body"] == body
 
 
+@pytest.mark.parametrize(
+    "address,said",
+    [
+        ("ssh://git@github.com/acme/widgets.git", "gh api --method POST repos/acme/widgets/rulesets"),
+        ("https://me:secret@github.com/acme/widgets", "gh api --method POST repos/acme/widgets/rulesets"),
+        ("ssh://git@git.acme.org:2222/acme/widgets", "gh api --hostname git.acme.org --method POST"),
+    ],
+)
+def test_the_origin_may_be_written_in_many_ways(files: Path, address: str, said: str) -> None:
+    """A credential in it is shown nowhere; the branch is the one that the clone has."""
+    ci = files / ".github/workflows/ci.yml"
+    ci.write_text(ci.read_text().replace("main", "trunk"))
+    (files / ".git/refs/remotes/origin").mkdir(parents=True)
+    (files / ".git/refs/remotes/origin/HEAD").write_text("ref: refs/remotes/origin/trunk\n")
+    (files / ".git/config").write_text(f'[remote "origin"]\n\turl = {address}\n', encoding="utf-8")
+    ran = call("ci", "protect", str(files))
+    assert ran.code == 0 and said in ran.out, ran.out + ran.err
+    assert "secret" not in ran.out + ran.err
+    assert "refs/heads/trunk" in ran.out
+
+
 def test_an_organisation_is_no_repository(files: Path) -> None:
     """The URL must name one."""
     ran = call("ci", "protect", str(files), "--url", "https://github.com/acme")

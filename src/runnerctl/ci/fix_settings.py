@@ -16,7 +16,11 @@ def with_settings(file: str, text: str, wanted: _Wanted) -> str:
 
     A list gets the value as one more item. Of an ini file only coverage's part is edited.
     """
-    return _toml(text, wanted) if file.endswith(".toml") else _ini(file, text, wanted)
+    if not file.endswith(".toml"):
+        return _ini(file, text, wanted)
+    plain = text.replace("\r\n", "\n")
+    after = _toml(plain, wanted)  # tomlkit ends what it adds with a line feed alone
+    return after.replace("\n", "\r\n") if plain != text else after
 
 
 def _toml(text: str, wanted: _Wanted) -> str:

@@ -55,10 +55,13 @@ def load(text: str) -> Any:
         return reader.load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise YamlError(
-            str(error.problem or "is no YAML").split("\n")[0], mark.line + 1 if mark else 1
-        ) from None
-    except (YAMLError, ValueError, RecursionError, AttributeError, TypeError) as error:
+        what = str(error.problem or "is no YAML").split("\n")[0]
+        if what.startswith("but ") and error.context:
+            what = f"{error.context}, {what}"
+        raise YamlError(what, mark.line + 1 if mark else 1) from None
+    except RecursionError:
+        raise YamlError("is nested too deeply", 1) from None
+    except (YAMLError, ValueError, AttributeError, TypeError) as error:
         raise YamlError(str(error).split("\n")[0] or "is no YAML", 1) from None
 
 

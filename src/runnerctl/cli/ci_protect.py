@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,7 +48,13 @@ RepositoryUrlOption = Annotated[
     ),
 ]
 BranchOption = Annotated[
-    str, typer.Option("--branch", metavar="NAME", help="The branch that is merged into.")
+    str | None,
+    typer.Option(
+        "--branch",
+        metavar="NAME",
+        help="The branch that is merged into. Default: origin's, or main.",
+        show_default=False,
+    ),
 ]
 RequireOption = Annotated[
     list[str] | None,
@@ -63,7 +70,7 @@ def command(
     context: typer.Context,
     repository: RepositoryArgument = None,
     url: RepositoryUrlOption = None,
-    branch: BranchOption = "main",
+    branch: BranchOption = None,
     require: RequireOption = None,
     check: CheckOption = False,
     api_url: ApiUrlOption = None,
@@ -76,6 +83,7 @@ def command(
     of its own in the repository, and touches nothing of anybody else's. Without a credential it prints how
     to do it by hand.
     """
+    from runnerctl.ci.init_repo import Repository
     from runnerctl.ci.protect import required_checks
     from runnerctl.ci.workflow_read import read_repository
     from runnerctl.ci.workflow_tests import TestFacts
@@ -86,8 +94,9 @@ def command(
     broken = next((hit for hit in hits if hit.file.startswith(".github/workflows/")), None)
     if broken:
         raise DataError(broken.message, where=f"{broken.file}:{broken.line}", remedy="see runnerctl ci check")
-    checks = required_checks(found, tuple(require or ()), branch=branch)
-    desk = _Desk(asked, root, url, api_url, max_wait=max_wait, branch=branch)
+    into = branch or Repository(root).default_branch() or "main"
+    checks = required_checks(found, tuple(require or ()), branch=into)
+    desk = _Desk(asked, root, url, api_url, max_wait=max_wait, branch=into)
     return desk.run(checks, check=check, output=output)
 
 
@@ -176,7 +185,7 @@ class _Desk:
         lines += [f"    {each}" for each in names]
         lines += ["", f"for {self.branch}, somebody with admin rights runs", ""]
         lines += [
-            f"gh api --method POST repos/{name}/rulesets --input - <<'EOF'",
+            f"gh api{_at(site)} --method POST repos/{name}/rulesets --input - <<'EOF'",
             json.dumps(body, indent=2),
             "EOF",
         ]
@@ -186,6 +195,12 @@ class _Desk:
             "(New branch ruleset, Require status checks to pass)",
         ]
         self.context.say("\n".join(escape(line, keep="\n") for line in lines))
+
+
+def _at(site: str) -> str:
+    """The option of `gh` for a GitHub of one's own."""
+    host = site.partition("://")[2].partition("/")[0]
+    return "" if host == "github.com" else f" --hostname {shlex.quote(host)}"
 
 
 def _scope(context: Context, root: Path, url: str | None) -> Scope | None:
@@ -217,4 +232,8 @@ def _origin(root: Path) -> str:
         return ""
     if address.startswith("git@"):
         address = "https://" + address.removeprefix("git@").replace(":", "/", 1)
-    return address.removesuffix(".git") if address.startswith("https://") and "@" not in address else ""
+    elif address.startswith(("ssh://", "https://")):  # who logs in there is not part of the place
+        host, _, path = address.partition("://")[2].partition("/")
+        host = host.rpartition("@")[2]
+        address = f"https://{host.partition(':')[0] if address.startswith('ssh') else host}/{path}"
+    return address.removesuffix(".git") if address.startswith("https://") else ""
