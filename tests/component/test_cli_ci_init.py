@@ -198,6 +198,22 @@ def test_a_bad_file_is_one_line(tmp_path: Path, files: dict[str, str], where: st
     assert _files(repository) == before
 
 
+def test_names_that_mean_something_elsewhere_stay_out(tmp_path: Path) -> None:
+    """Folders of a repository are text from outside: for YAML, an expression and a shell."""
+    evil = ("x;touch pwn", "q'\"${{ github.token }}", "n\nl: evil", "::set-env name=A::b", "-rf")
+    files = {f"src/{name}/__init__.py": "" for name in evil}
+    files |= {f"tests/{name}/integration/test_integration.py": "def test(): pass\n" for name in evil}
+    project = '[build-system]\nrequires = ["setuptools"]\n'
+    repository = _repository(tmp_path / "r", **files, **{"pyproject.toml": project})
+    ran = call("ci", "init", str(repository))
+    assert ran.code == 0 and "\n::" not in ran.out, ran.err
+    written = "".join(
+        (repository / name).read_text() for name in (CI, "pyproject.toml", ".pre-commit-config.yaml")
+    )
+    assert not [text for text in ("touch pwn", "token }}", "l: evil", "::set-env") if text in written]
+    assert call("ci", "check", str(repository)).code == 0
+
+
 def test_what_is_no_place_for_it(tmp_path: Path) -> None:
     """No directory; no environment; no package; below a repository's top; a branch that is none."""
     assert call("ci", "init", str(tmp_path / "none")).code == 64

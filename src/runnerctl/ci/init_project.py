@@ -23,6 +23,7 @@ _INTEGRATION = re.compile(r"test_(?:.*_)?integration(?:_.*)?\.py|test_async_comm
 _INTEGRATION_FOLDERS = ("integration", "integration_tests")
 _NO_PACKAGE = ("setup.py", "noxfile.py", "conftest.py", "tasks.py", "fabfile.py")
 _NO_FOLDER = ("tests", "test", "docs", "doc", "examples", "example", "benchmarks", "scripts", "tools")
+_PLAIN = re.compile(r"\w[\w./ -]*")  # a path that means itself in YAML, in an expression and in a shell
 _GPU = re.compile(r"\bmark\.gpu\b")
 
 
@@ -85,13 +86,16 @@ def _packages(files: Sequence[str], settings: Mapping[str, Any]) -> dict[str, st
     found: dict[str, str] = {}
     for path in files:
         parts = PurePosixPath(path).parts
+        if not parts[min(1, len(parts) - 1)].removesuffix(".py").isidentifier():
+            continue  # nothing that could be imported, and a name that means something to a shell
         if len(parts) == 3 and parts[0] == "src" and parts[2] == "__init__.py":
             found[parts[1]] = f"src/{parts[1]}"
         elif len(parts) == 2 and parts[0] == "src" and parts[1] != "__init__.py":
             found[parts[1].removesuffix(".py")] = path
     if not found:
         tops = [PurePosixPath(path).parts for path in files if path.endswith("/__init__.py")]
-        found = {parts[0]: parts[0] for parts in tops if len(parts) == 2 and parts[0] not in _NO_FOLDER}
+        names = {parts[0] for parts in tops if len(parts) == 2 and parts[0].isidentifier()}
+        found = {name: name for name in sorted(names - set(_NO_FOLDER))}
     name = re.sub(r"[-.]+", "_", str(_table(settings, "project").get("name", ""))).lower()
     if own := {key: value for key, value in found.items() if key.lower() == name}:
         return own
@@ -107,6 +111,7 @@ def _is_module(path: str) -> bool:
 def _integration(tests: Sequence[str]) -> Iterator[str]:
     """The suite that follows the GPU tests: folders of that name, and files of such names elsewhere."""
     folders: dict[str, None] = {}
+    tests = [path for path in tests if _PLAIN.fullmatch(path)]
     for path in tests:
         parts = PurePosixPath(path).parts
         at = next((i for i, part in enumerate(parts[:-1]) if i and part in _INTEGRATION_FOLDERS), None)
