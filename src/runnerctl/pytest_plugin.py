@@ -156,7 +156,8 @@ class GpuPlugin:
             item.stash[_WISH] = _Wish(mark)
         except ValueError as error:
             if self._main:
-                raise pytest.UsageError(f"{item.nodeid}: {error}") from None
+                leave = "-p no:runnerctl leaves this plugin out, for a marker of your own"
+                raise pytest.UsageError(f"{item.nodeid}: {error} ({leave})") from None
             item.stash[_BAD] = str(error)
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
