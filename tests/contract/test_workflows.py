@@ -191,3 +191,10 @@ def test_coverage_is_counted_when_asked_for(given: list[str], tmp_path: Path) ->
     tests = next(line for line in ran if "pytest" in line)
     assert ("--require-gpu" in tests) is ("--gpu" in given)
     assert tests.endswith("-k|a b") or "-k" not in given
+
+
+def test_a_fork_runs_on_whole_names_of_hosted_machines_alone() -> None:
+    """`ubuntu-gpu` may be a runner of one's own."""
+    text = (ROOT / ".github/workflows/conda-env.yml").read_text()
+    condition = text[text.index("    if: >-") : text.index("    runs-on: ${{")]
+    assert "startsWith" not in condition and "fromJSON(inputs.runs-on))" in condition
