@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -44,6 +45,9 @@ def test_the_demonstration_shows_the_whole_path(lab: Lab) -> None:
         f"| {name}-gpu1: /dev/nvidia0 Operation not permitted; /dev/nvidia1 let through: Succeeded" in shown
     )
     assert "isolation.devices gpu0" in shown
+    assert re.search(r"job 1: environment: \w+ \(built; ", shown), shown
+    assert re.search(r"job 2: environment: \w+ \(was there; ", shown), shown
+    assert "no problem found in" in shown
     assert "Traceback" not in shown + done.stderr
     assert "\x1b" not in shown, "no colour where there is no terminal"
     assert all(len(line) <= 80 for line in shown.splitlines() if not line.startswith("      |"))

@@ -165,7 +165,7 @@ def place(
         assert module_world.control.violations() == []
 
 
-def eventually(what: Callable[[], bool], *, seconds: float = 20.0) -> None:
+def eventually(what: Callable[[], bool], *, seconds: float = 60.0) -> None:
     """Wait until it comes true."""
     end = time.monotonic() + seconds
     while not what():
