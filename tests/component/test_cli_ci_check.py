@@ -202,7 +202,7 @@ def test_labels_are_judged_by_a_file(files: Path, tmp_path: Path) -> None:
     assert not unknown(json.dumps({"runners": [{"labels": [{"name": "self-hosted"}, "gpu", "a100"]}]}))
     labels.write_text("[1]", encoding="utf-8")
     assert call("ci", "check", str(files), "--labels-from", str(labels)).code == 65
-    assert "nobody told which labels" in call("ci", "check", str(files), "-o", "json").json["not_judged"][0]
+    assert "labels of the fleet (give" in call("ci", "check", str(files), "-o", "json").json["not_judged"][0]
 
 
 @pytest.fixture(scope="module")

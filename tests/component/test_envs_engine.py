@@ -16,6 +16,7 @@ from runnerctl.envs.activation import find_activation
 from runnerctl.envs.engine_rattler import Rattler
 from runnerctl.envs.model import Channel
 from runnerctl.envs.ports import Installed
+from runnerctl.envs.store_files import remove_tree
 from runnerctl.envs.verify import verify
 from runnerctl.errors import DataError, RunnerctlError, UnavailableError
 from tests.component.envs_engine_support import Heard, facts, order, yml
@@ -168,6 +169,38 @@ def test_another_process_installs_what_one_solved(served: Served, tmp_path: Path
     packages = Rattler().solve(asked, Heard()).packages
     Rattler().install(asked, packages, tmp_path / "one", Heard())
     assert (tmp_path / "one/share/tiny").exists()
+
+
+class Once(dict[str, int]):
+    """Faults that strike one request."""
+
+    def items(self) -> Any:
+        """What is there, and nothing from then on."""
+        left = dict(super().items())
+        self.clear()
+        return left.items()
+
+
+@pytest.mark.parametrize("do", ["solve", "install"])
+def test_an_index_that_is_said_to_be_unchanged_is_fetched_anew(
+    served: Served, tmp_path: Path, do: str
+) -> None:
+    """What is kept may belong to another time; rattler takes "not modified" for an error."""
+    asked = order(tmp_path, yml(served.url, ["tiny"]))
+    packages = Rattler().solve(asked, Heard()).packages
+    if do == "install":
+        remove_tree(asked.caches.repodata)
+    before, served.faults = served.faults, Once({"*repodata*": 304})
+    try:
+        if do == "solve":
+            remove_tree(asked.caches.repodata)
+            assert Rattler().solve(asked, Heard()).packages == packages
+        else:
+            Rattler().install(asked, packages, tmp_path / "one", Heard())
+            assert (tmp_path / "one/share/tiny").exists()
+        assert not served.faults
+    finally:
+        served.faults = before
 
 
 @pytest.mark.parametrize("kind", ["token", "basic"])

@@ -106,9 +106,7 @@ def _not_judged(repository: Repository) -> list[str]:
     found = []
     asks = any(job.self_hosted for job in repository.jobs)
     if repository.fleet is None and asks:
-        found.append(
-            "labels: nobody told which labels the fleet has (give --inventory, --url or --labels-from)"
-        )
+        found.append("labels of the fleet (give --inventory, --url or --labels-from)")
     unknown = sorted(
         {
             f"{job.file}: job {job.id!r}"

@@ -11,7 +11,7 @@ import asyncio
 import os
 import tempfile
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -105,26 +105,33 @@ class Rattler:
         raise unsatisfiable(text, order.file, versions=lambda _: versions)
 
     async def _answer(self, order: Order) -> list[RepoDataRecord]:
-        """The solver's. An index that was kept, and is not what it was, is fetched anew.
+        specs = self._specs(order)
+
+        async def solve() -> list[RepoDataRecord]:
+            found: list[RepoDataRecord] = await self._lib.solve(
+                self._channels(order),
+                specs,
+                gateway=self._gateway(order),
+                platforms=self._platforms(order),
+                virtual_packages=[self._virtual(one) for one in order.facts.virtual],
+                channel_priority=self._lib.ChannelPriority.Strict,
+            )
+            return found
+
+        return await self._indexed(order, solve)
+
+    async def _indexed(self, order: Order, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer. An index that was kept, and is not what it was, is fetched anew.
 
         rattler neither mends a file that a kill or a full disk cut short, nor takes "not modified" for one.
         """
-        specs = self._specs(order)
-        for is_last in (False, True):
-            try:
-                return await self._lib.solve(
-                    self._channels(order),
-                    specs,
-                    gateway=self._gateway(order),
-                    platforms=self._platforms(order),
-                    virtual_packages=[self._virtual(one) for one in order.facts.virtual],
-                    channel_priority=self._lib.ChannelPriority.Strict,
-                )
-            except self._exceptions().GatewayError as error:
-                if is_last or not is_spoilt(str(error)):
-                    raise
-                remove_tree(order.caches.repodata)
-        raise AssertionError("unreachable")
+        try:
+            return await ask()
+        except self._exceptions().GatewayError as error:
+            if not is_spoilt(str(error)):
+                raise
+        remove_tree(order.caches.repodata)
+        return await ask()
 
     async def _versions(self, order: Order, gateway: Gateway, text: str) -> list[str]:
         """The newest versions of the one package that nothing fits, newest first."""
@@ -140,8 +147,9 @@ class Rattler:
         return [record for each in found for record in each]
 
     async def _queried(self, order: Order, packages: Sequence[Package]) -> list[RepoDataRecord]:
+        names = sorted({one.name for one in packages})
         try:
-            return await self._query(order, self._gateway(order), sorted({one.name for one in packages}))
+            return await self._indexed(order, lambda: self._query(order, self._gateway(order), names))
         except self._exceptions().GatewayError as error:
             raise channel_error(str(error), self._lines(order), order.file.where) from None
 
