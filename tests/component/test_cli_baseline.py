@@ -12,6 +12,8 @@ from runnerctl.probes.baseline import BASELINE_FILE
 from tests.component.cli_support import Ran, call, spawn
 from tests.fakes.nvml import build, environment
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 TWO = """count 2
 driver 575.57.08
 gpu.*.name NVIDIA H100

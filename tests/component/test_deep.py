@@ -27,6 +27,8 @@ from runnerctl.probes.stuck import Guard
 from tests.fakes import nvml
 from tests.fakes.cuda import build, environment
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 HEALTHY = Path(__file__).parents[1] / "unit/cases/healthy.json"
 FIRST, SECOND = "GPU-11111111-1111-4111-8111-111111111111", "GPU-22222222-2222-4222-8222-222222222222"
 DEADLINE_SECONDS = 1.2

@@ -15,6 +15,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.first_baselin
     FirstBaseline,
 )
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 WITH_GPUS = json.dumps({"nvidia_driver": {"gpu_count": 2}, "github_runner": {"slots": [{"name": "a"}]}})
 CLAIMED = json.dumps({"github_runner": {"slots": [{"name": "a", "gpus": ["GPU-1"]}]}})
 WITHOUT = json.dumps({"nvidia_driver": {}, "github_runner": {"slots": [{"name": "a"}]}})

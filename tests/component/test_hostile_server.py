@@ -15,6 +15,8 @@ from runnerctl.github.client import GitHubClient
 from runnerctl.github.connect import Connector
 from runnerctl.github.models import Runner
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 Reply = Callable[[socket.socket], None]
 MOMENT = 0.3  # seconds a call may take here
 

@@ -15,6 +15,8 @@ from runnerctl.guard.meter import GpuMeter
 from runnerctl.probes import stuck
 from tests.fakes.nvml import build, environment
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 GPU, OTHER = (f"GPU-00000000-0000-4000-8000-{number:012d}" for number in range(2))
 MIG = "MIG-00000000-0000-4000-0000-000000000000"
 SCENARIO = """

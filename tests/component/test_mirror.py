@@ -23,6 +23,8 @@ import requests
 from tests.fakes.mirror import Mirror, build_miniforge
 from tests.fakes.mirror.miniforge import VERSION
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 MACHINE = "aarch64" if platform.machine() == "aarch64" else "x86_64"
 
 

@@ -15,6 +15,8 @@ from runnerctl.core.snapshot import Nvml, Unavailable
 from tests.component.nvml_support import EVERYTHING, read
 from tests.fakes.nvml import SONAME, build
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 MIB = 2**20
 ONCE = """
 import msgspec

@@ -30,6 +30,8 @@ from ansible_collections.runnerctl.gpu_runner.plugins.module_utils.repository_rp
 from tests.fakes.mirror import Mirror
 from tests.fakes.mirror.apt_repo import AptRepo, Deb, SigningKey
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 TOOL = Deb("acme-tool", "1.0-1", files={"/usr/share/acme": "tool\n"})
 
 

@@ -22,6 +22,8 @@ from tests.fakes.github_api import GithubApi
 from tests.fakes.runner_dist import build, filename, sha256
 from tests.fakes.runner_dist.box import TOKEN, RunnerBox, eventually
 
+pytestmark = pytest.mark.exhaustive  # one thing in each of its ways
+
 SCOPE = "/repos/acme/engine"
 WRITES = 'cat /proc/$PPID/comm; echo "$LINE|$FROM_HOOK|$PWD"; echo ADDED=yes >>$GITHUB_ENV'
 LABELS = ["self-hosted", "linux", "gpu"]
